@@ -1,0 +1,137 @@
+"""Prints the flags of vLLM's own parsers as TOML, for ernie_deploy/catalog/engines/<version>.flags.toml."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+HEADER = """\
+# The flags of `vllm serve` and `vllm bench serve`, read from vLLM's own parsers.
+# Made by `python .ci/flag_table.py`, with a python that has vLLM; do not edit.
+"""
+
+TYPE_NAMES = {
+    "loads": "json",
+    "parse_dataclass": "json",
+    "union_dict_and_str": "json-or-str",
+    "human_readable_int": "human-int",
+    "human_readable_int_or_auto": "human-int",
+    "check_port": "int",
+    "<lambda>": "str",
+    "_parse_mm_bucket_config": "json",
+}
+
+Row = tuple[str, dict[str, Any]]
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    """Make vLLM's parser of `vllm serve`."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser: argparse.ArgumentParser = make_arg_parser(FlexibleArgumentParser())
+    return parser
+
+
+def bench_parser() -> argparse.ArgumentParser:
+    """Make vLLM's parser of `vllm bench serve`."""
+    from vllm.benchmarks.serve import add_cli_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser: argparse.ArgumentParser = FlexibleArgumentParser()
+    add_cli_args(parser)
+    return parser
+
+
+def unwrapped(converter: Any) -> Any:
+    """Return the converter inside vLLM's wrappers."""
+    # vLLM wraps converters in closures (optional_type, parse_type); the wrapped one says the type.
+    while getattr(converter, "__name__", "") in ("_optional_type", "_parse_type"):
+        converter = inspect.getclosurevars(converter).nonlocals["return_type"]
+    return converter
+
+
+def type_name(action: argparse.Action) -> str:
+    """Name what a flag's value is converted to."""
+    if action.type is None:
+        return "str"
+    name = getattr(unwrapped(action.type), "__name__", type(action.type).__name__)
+    known = {"int", "float", "str"} | set(TYPE_NAMES.values())
+    name = TYPE_NAMES.get(name, name)
+    if name not in known:
+        raise SystemExit(f"{action.option_strings}: no name for its type {name!r}; add it to TYPE_NAMES")
+    return name
+
+
+def kind(action: argparse.Action) -> str:
+    """Tell how many values a flag takes."""
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return "boolean"
+    if action.nargs == 0:
+        return "switch"
+    by_nargs = {None: "value", "?": "optional", "*": "list", "+": "list"}
+    return by_nargs[action.nargs]  # type: ignore[index]
+
+
+def choices(action: argparse.Action) -> list[Any]:
+    """Return a flag's choices, sorted."""
+    # Some of vLLM's choices are sets: only sorted ones are the same on every run.
+    values: Iterable[Any] = action.choices or ()
+    named = ("None" if value is None else value for value in values)
+    return sorted(named, key=lambda value: (value if isinstance(value, int) else 0, str(value)))
+
+
+def long_names(action: argparse.Action) -> list[str]:
+    """Return a flag's --names, the main one first."""
+    names = [name for name in action.option_strings if name.startswith("--")]
+    if isinstance(action, argparse.BooleanOptionalAction):
+        return [name for name in names if not name.startswith("--no-")]
+    return names
+
+
+def entry(action: argparse.Action) -> dict[str, Any]:
+    """Describe one flag."""
+    fields: dict[str, Any] = {"kind": kind(action)}
+    if fields["kind"] not in ("switch", "boolean"):
+        fields["type"] = type_name(action)
+    fields["short"] = sorted(name for name in action.option_strings if not name.startswith("--"))
+    fields["aliases"] = long_names(action)[1:]
+    fields["choices"] = choices(action)
+    return {key: value for key, value in fields.items() if value}
+
+
+def rows(parser: argparse.ArgumentParser) -> Iterator[Row]:
+    """Describe every flag of a parser but --help."""
+    for action in parser._actions:  # noqa: SLF001 - argparse lists them nowhere else
+        if action.option_strings and action.dest != "help":
+            yield long_names(action)[0], entry(action)
+
+
+def toml_line(row: Row) -> str:
+    """Write one flag as a line."""
+    # A TOML basic string and a JSON string are written alike for the ASCII of flag names.
+    name, fields = row
+    body = ", ".join(f"{key} = {json.dumps(value)}" for key, value in fields.items())
+    return f"{json.dumps(name)} = {{ {body} }}"
+
+
+def table(title: str, parser: argparse.ArgumentParser) -> str:
+    """Write one parser as a table."""
+    return "\n".join([f"[{title}]", *map(toml_line, sorted(rows(parser)))]) + "\n"
+
+
+def main() -> None:
+    """Print the whole file."""
+    import vllm
+
+    version = json.dumps(vllm.__version__.split("+")[0])
+    tables = [table("serve", serve_parser()), table("bench", bench_parser())]
+    sys.stdout.write("\n".join([f"{HEADER}\nversion = {version}\n", *tables]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,630 @@
+"""Downloads and verifies model weights (`fetch`), or checks them and becomes the engine (`serve`)."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from http import HTTPStatus
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+CACHE_DIR = Path("/cache/hf")
+ENGINE_DIR = Path("/cache/engine")
+WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.ttf")
+UNWANTED = ("original/*", "consolidated*", ".*")
+GIT_HASH_DIGITS = 40
+DISK_MARGIN = 1.05
+PARTIAL_KEPT_S = 600
+PROGRESS_S = 10.0
+CHUNK_BYTES = 8 << 20
+FAILED_STARTS = 3
+BACK_OFF_S = 600.0
+
+# Exit codes.
+REFUSED, NOT_FOUND, UNREACHABLE, DISK_FULL, DAMAGED, NOT_WRITABLE, UNFIT, NOT_FETCHED = range(20, 28)
+
+
+class KnownError(Exception):
+    """A failure with a known cause: its exit code, what happened, why, and what to do before the next start."""
+
+    def __init__(self, code: int, sentence: str) -> None:
+        super().__init__(f"{sentence}, then run `docker compose up -d`")
+        self.code = code
+
+
+class FileStamp(NamedTuple):
+    """What a file looked like just before its hash was computed."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    hash: str
+
+    def fits(self, path: Path) -> bool:
+        """Tell whether the file looks as it did then."""
+        info = path.stat()
+        return (info.st_size, info.st_mtime_ns, info.st_ino) == self[:3]
+
+
+class Stamp(NamedTuple):
+    """The verified files of one revision; `folder` is seen from the stamp's own folder."""
+
+    repo: str
+    revision: str
+    commit: str
+    folder: str
+    files: dict[str, FileStamp]
+
+    def moved(self, folder: Path) -> bool:
+        """Tell whether somebody updated the cache, so that the revision names another commit by now."""
+        ref = folder.parent.parent / "refs" / self.revision
+        return bool(self.commit) and ref.is_file() and ref.read_text().strip() != self.commit
+
+
+class Options(argparse.Namespace):
+    """The arguments of `fetch` and the places that follow from them."""
+
+    model: str
+    revision: str
+    owner: tuple[int, int]
+    weights: Path | None
+    architecture: str | None
+    cache_dir: Path
+    engine_dir: Path
+
+    @property
+    def stamp(self) -> Path:
+        """The stamp; a folder of the user's is read-only, so its stamp lies on the engine's volume."""
+        if self.weights:
+            return self.engine_dir / "ernie" / "weights.json"
+        name = f"{self.model.replace('/', '--')}@{self.revision.replace('/', '-')}.json"
+        return self.cache_dir / "ernie" / name
+
+    @property
+    def storage(self) -> Path:
+        """Where huggingface_hub keeps all revisions of the model."""
+        return self.cache_dir / "hub" / f"models--{self.model.replace('/', '--')}"
+
+
+def say(text: str, file: TextIO = sys.stdout) -> None:
+    """Print for the container's log, without secrets."""
+    print(redact(text), file=file, flush=True)
+
+
+def token() -> str:
+    """Read the user's token; empty means anonymous."""
+    with contextlib.suppress(OSError):
+        return Path(os.environ.get("HF_TOKEN_PATH", os.devnull)).read_text().strip()
+    return ""
+
+
+def redact(text: str) -> str:
+    """Blank out whatever may be a token or the password of a proxy."""
+    text = text.replace(token() or "\0", "***")
+    return re.sub(r"hf_[A-Za-z0-9]{8,}|(?<=//)[^/@\s]+(?=@)", "***", text)
+
+
+# --- hashing, and the line that shows how far a long step got ---
+
+
+def progress_line(step: str, done: int, total: int, bytes_per_s: float) -> str:
+    """One line that people and programs read."""
+    line = f"{step}: {done / 1e9:.1f} of {total / 1e9:.1f} GB, {bytes_per_s / 1e6:.0f} MB/s"
+    return f"{line}, about {(total - done) / bytes_per_s:.0f} s left" if bytes_per_s > 0 else line
+
+
+@contextlib.contextmanager
+def progress(step: str, total: int, done: Callable[[], int]) -> Iterator[None]:
+    """Print a line every PROGRESS_S while the block runs."""
+    finished = threading.Event()
+
+    def report() -> None:
+        before = done()
+        while not finished.wait(PROGRESS_S):
+            now = done()
+            say(progress_line(step, now, total, (now - before) / PROGRESS_S))
+            before = now
+
+    threading.Thread(target=report, daemon=True).start()
+    try:
+        yield
+    finally:
+        finished.set()
+
+
+def examine(path: Path, expected: str, counts: list[int]) -> FileStamp:
+    """Hash one file: SHA-256, or git's blob id where that is expected."""
+    info = path.stat()
+    git = hashlib.sha1(b"blob %d\0" % info.st_size, usedforsecurity=False)
+    state = git if len(expected) == GIT_HASH_DIGITS else hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            state.update(chunk)
+            counts.append(len(chunk))
+    return FileStamp(info.st_size, info.st_mtime_ns, info.st_ino, state.hexdigest())
+
+
+def examine_all(folder: Path, expected: Mapping[str, str]) -> dict[str, FileStamp]:
+    """Hash the named files in threads: hashlib releases the interpreter lock."""
+    counts: list[int] = []
+    total = sum((folder / name).stat().st_size for name in expected)
+    with (
+        progress("verify", total, lambda: sum(counts)),
+        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
+    ):
+        found = pool.map(lambda name: examine(folder / name, expected[name], counts), expected)
+        return dict(zip(expected, found, strict=True))
+
+
+# --- the stamp ---
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """Return the stamp; one that cannot be parsed counts as none."""
+    try:
+        data = json.loads(path.read_text())
+        files = {name: FileStamp(**entry) for name, entry in data.pop("files").items()}
+        return Stamp(files=files, **data)
+    except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError):
+        return None
+
+
+def write_stamp(path: Path, stamp: Stamp) -> None:
+    """Replace the stamp in one step."""
+    files = {name: entry._asdict() for name, entry in sorted(stamp.files.items())}
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({**stamp._asdict(), "files": files}, indent=1) + "\n")
+    fresh.replace(path)
+
+
+def recheck(folder: Path, files: Mapping[str, FileStamp]) -> tuple[dict[str, FileStamp], dict[str, str]]:
+    """Return the files as they are now, hashing only what changed, and what is wrong with which."""
+    wrong: dict[str, str] = {}
+    touched: dict[str, str] = {}
+    for name, entry in files.items():
+        path = folder / name
+        if not path.exists():
+            wrong[name] = "is missing"
+        elif not os.access(path, os.R_OK):
+            wrong[name] = f"is not readable for user {os.geteuid()}"
+        elif path.stat().st_size != entry.size:
+            wrong[name] = f"has {path.stat().st_size} bytes instead of {entry.size}"
+        elif not entry.fits(path):
+            touched[name] = entry.hash
+    now = dict(files) | (examine_all(folder, touched) if touched else {})
+    wrong |= {name: "has the wrong hash" for name in touched if now[name].hash != touched[name]}
+    return now, wrong
+
+
+def summary(wrong: Mapping[str, str]) -> str:
+    """Name the first of what is wrong."""
+    name, what = next(iter(wrong.items()))
+    return f"{name} {what}" + (f" (and {len(wrong) - 1} more)" if wrong.keys() - {name} else "")
+
+
+# --- what a folder of weights must hold ---
+
+
+def wanted(name: str) -> bool:
+    """Tell whether the engine reads a file of this name."""
+    return any(fnmatch(name, mask) for mask in WANTED) and not any(fnmatch(name, mask) for mask in UNWANTED)
+
+
+def wanted_files(folder: Path) -> list[str]:
+    """Name the files in a folder that the engine reads."""
+    names = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(filter(wanted, names))
+
+
+def is_whole(path: Path) -> bool:
+    """Tell whether a safetensors file is as long as its header says."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(header_bytes, size)))
+            ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return False
+    return bool(size == 8 + header_bytes + max(ends, default=0))
+
+
+def folder_fault(folder: Path, architecture: str | None) -> str | None:
+    """Say what makes a folder unfit to be served, if anything does."""
+    index = folder / "model.safetensors.index.json"
+    shards = {path.name for path in folder.glob("*.safetensors")}
+    try:
+        found = json.loads((folder / "config.json").read_text())["architectures"][0]
+        listed = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else shards
+    except (OSError, ValueError, LookupError, TypeError):
+        return "has no config.json that names an architecture, or a broken index"
+    if architecture not in (None, found):
+        return f"holds {found} instead of {architecture}"
+    if not shards or listed - shards:
+        return f"lacks {min(listed - shards, default='*.safetensors')}"
+    broken = sorted(name for name in shards if not is_whole(folder / name))
+    return f"has a truncated or damaged {broken[0]}" if broken else None
+
+
+# --- the serving user ---
+
+
+def allows(info: os.stat_result, owner: tuple[int, int], need: int) -> bool:
+    """Tell whether the mode lets a user without capabilities in."""
+    shift = 6 if info.st_uid == owner[0] else 3 if info.st_gid == owner[1] else 0
+    return info.st_mode >> shift & need == need
+
+
+def prepare(folder: Path, owner: tuple[int, int], need: int) -> None:
+    """Give a fresh volume (root's) to the serving user; the folder of somebody else stays theirs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.stat().st_uid == os.geteuid() == 0:
+        os.chown(folder, *owner)
+        folder.chmod(0o2775)
+    if not allows(folder.stat(), owner, need):
+        raise KnownError(
+            NOT_WRITABLE,
+            f"{folder} is closed to the serving user {owner[0]}:{owner[1]}, because it belongs to "
+            f"user {folder.stat().st_uid}: give it to {owner[0]} with chown",
+        )
+
+
+def prepare_folders(options: Options) -> None:
+    """Prepare what the engine writes to and what it only reads."""
+    for folder in (options.engine_dir, options.engine_dir / "ernie"):
+        prepare(folder, options.owner, need=7)
+    if not options.weights:
+        for folder in (options.cache_dir, options.cache_dir / "hub", options.stamp.parent):
+            prepare(folder, options.owner, need=5)
+
+
+def hand_over(options: Options) -> None:
+    """Give the serving user what this process, running as root, created."""
+    hub = options.cache_dir / "hub"
+    tops = [
+        options.stamp.parent,
+        options.storage,
+        options.cache_dir / "xet",
+        hub / ".locks",
+        hub / "CACHEDIR.TAG",
+    ]
+    for path in (path for top in tops if top.exists() for path in (top, *top.rglob("*"))):
+        if path.lstat().st_uid == os.geteuid() == 0:
+            os.chown(path, *options.owner, follow_symlinks=False)
+
+
+# --- the hub ---
+
+
+def prepare_environment(options: Options) -> None:
+    """Set what huggingface_hub reads once, on import."""
+    for name, value in list(os.environ.items()):
+        # Compose passes a variable that the host did not set as an empty one, an unset CA bundle as /dev/null.
+        if not value or (name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE") and not Path(value).is_file()):
+            del os.environ[name]
+    if bundle := os.environ.get("REQUESTS_CA_BUNDLE"):
+        os.environ.setdefault("SSL_CERT_FILE", bundle)
+    os.environ |= {"HF_HOME": str(options.cache_dir), "HF_HUB_VERBOSITY": "error"}
+    os.environ |= dict.fromkeys(("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_SHARED_BLOBS"), "1")
+
+
+def snapshot(options: Options, *, local_files_only: bool) -> Path:
+    """Return the folder of the snapshot, complete as far as huggingface_hub knows."""
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(
+        options.model,
+        revision=options.revision,
+        cache_dir=options.cache_dir / "hub",
+        allow_patterns=list(WANTED),
+        ignore_patterns=list(UNWANTED),
+        local_files_only=local_files_only,
+        # A file that is broken off by a kill starts again from nothing, so few are under way at a time.
+        max_workers=4,
+    )
+    return Path(folder)
+
+
+def download(options: Options) -> Path:
+    """Download what is missing, if it fits on the disk."""
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(options.model, revision=options.revision, files_metadata=True, timeout=30)
+    files = [file for file in info.siblings or () if wanted(file.rfilename)]
+    sizes = {file.lfs.sha256 if file.lfs else str(file.blob_id): file.size or 0 for file in files}
+    blobs = options.storage / "blobs"
+    drop_partials(blobs)
+    missing = sum(size for name, size in sizes.items() if not (blobs / name).exists())
+    require_space(options.cache_dir, missing)
+    say(f"fetch: {missing / 1e9:.1f} GB of {options.model} at {options.revision} to download")
+    there, stored = sum(sizes.values()) - missing, stored_bytes(blobs)
+    with progress("fetch", there + missing, lambda: there + stored_bytes(blobs) - stored):
+        return snapshot(options, local_files_only=False)
+
+
+def drop_partials(blobs: Path) -> None:
+    """Delete what killed downloads left: huggingface_hub 2 never takes such a file up again."""
+    for path in blobs.glob("*.????????.incomplete"):
+        if time.time() - path.stat().st_mtime > PARTIAL_KEPT_S:
+            path.unlink(missing_ok=True)
+
+
+def require_space(folder: Path, missing_bytes: int) -> None:
+    """Refuse a download that would fill the disk, before its first byte."""
+    needed, free = DISK_MARGIN * missing_bytes, shutil.disk_usage(folder).free
+    if free < needed:
+        raise KnownError(
+            DISK_FULL,
+            f"the download needs {needed / 1e9:.1f} GB and {folder} has {free / 1e9:.1f} GB free: "
+            "free space or set HF_CACHE_DIR to a larger disk",
+        )
+
+
+def stored_bytes(blobs: Path) -> int:
+    """Count what is on the disk; a file given its full length ahead of its content has holes."""
+    total = 0
+    for path in blobs.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            info = path.stat()
+            total += min(info.st_size, info.st_blocks * 512)
+    return total
+
+
+def download_or_reuse(options: Options) -> Path:
+    """Return the folder of the snapshot; without the hub, of one that is already complete."""
+    prepare_environment(options)
+    try:
+        with known_errors(options):
+            return download(options)
+    except KnownError as error:
+        folder = complete_snapshot(options) if error.code == UNREACHABLE else None
+        if folder is None:
+            raise
+        say("fetch: the hub is out of reach; going on with the complete snapshot in the cache")
+        return folder
+
+
+def complete_snapshot(options: Options) -> Path | None:
+    """Return the folder of a snapshot that lacks nothing, if there is one."""
+    try:
+        folder = snapshot(options, local_files_only=True)
+    except FileNotFoundError:
+        return None
+    return None if folder_fault(folder, None) else folder
+
+
+def verify(folder: Path) -> dict[str, FileStamp]:
+    """Hash a snapshot once against the names of its blobs, which are the hashes that the hub gave."""
+    expected = {name: blob_name(folder / name) for name in wanted_files(folder)}
+    found = examine_all(folder, expected)
+    wrong = [name for name, entry in found.items() if entry.hash != expected[name]]
+    for name in wrong:
+        remove(folder / name)
+    if wrong:
+        raise KnownError(
+            DAMAGED,
+            f"{', '.join(wrong)} arrived with a wrong hash, likely from a faulty proxy or disk, and was "
+            "deleted to be downloaded again: check both",
+        )
+    return found
+
+
+def blob_name(path: Path) -> str:
+    """Return the hash of a file in a snapshot, which is a link to its blob."""
+    name = path.readlink().name if path.is_symlink() else ""
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name):
+        raise KnownError(
+            UNFIT,
+            f"the cache keeps no hash for {path.name}, likely because its file system has no symbolic links "
+            "or HF_ENDPOINT sends no hashes: change that",
+        )
+    return name
+
+
+def remove(path: Path) -> None:
+    """Delete a file with all links on the way to it, so that huggingface_hub sees that it is missing."""
+    while path.is_symlink():
+        target = path.parent / path.readlink()
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)
+
+
+def known_error(error: BaseException, options: Options) -> KnownError | None:
+    """Translate by status and errno what huggingface_hub raised: its classes differ between versions."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    number, file = getattr(error, "errno", None), getattr(error, "filename", None)
+    cache, model = options.cache_dir, options.model
+    if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        return KnownError(DISK_FULL, f"{cache} is full: free space or set HF_CACHE_DIR to a larger disk")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS) and file:
+        reason = f"{file} cannot be written ({os.strerror(number or 0)})"
+        return KnownError(NOT_WRITABLE, f"{reason}: check its mount and its owner")
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        given = "the token in HF_TOKEN_FILE was refused" if token() else "HF_TOKEN_FILE names no token"
+        reason = f"the hub answers {status} for {model}: {given}, or the model is gated or misspelt"
+        return KnownError(REFUSED, f"{reason}: set HF_TOKEN_FILE to the file of a token with access")
+    if status == HTTPStatus.NOT_FOUND:
+        return KnownError(
+            NOT_FOUND, f"the hub has no {model} at revision {options.revision}: correct the name"
+        )
+    if (
+        status
+        or type(error).__module__.startswith(("httpx", "huggingface_hub"))
+        or "Consistency" in str(error)
+    ):
+        reason = (
+            f"the hub is out of reach or broke off ({f'HTTP {status}' if status else type(error).__name__})"
+        )
+        advice = "check HF_ENDPOINT, HTTPS_PROXY, NO_PROXY and CA_BUNDLE; complete files are kept"
+        return KnownError(UNREACHABLE, f"{reason}: {advice}")
+    return None
+
+
+@contextlib.contextmanager
+def known_errors(options: Options) -> Iterator[None]:
+    """Translate what is raised inside, beginning with its deepest cause."""
+    try:
+        yield
+    except KnownError:
+        raise
+    except Exception as error:
+        for cause in reversed(list(causes(error))):
+            if known := known_error(cause, options):
+                raise known from None
+        raise
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, its cause, the cause of that."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+# --- fetch ---
+
+
+def fetch(arguments: list[str]) -> None:
+    """Make the weights ready for the serving user, and stamp them."""
+    options = parse(arguments)
+    os.umask(0o002)
+    with known_errors(options):
+        prepare_folders(options)
+        try:
+            (fetch_folder if options.weights else fetch_snapshot)(options)
+        finally:
+            hand_over(options)
+
+
+def parse(arguments: list[str]) -> Options:
+    """Read the command line of `fetch`."""
+    parser = argparse.ArgumentParser("fetch")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--revision", default="main")
+    parser.add_argument("--owner", required=True, type=lambda text: tuple(map(int, text.split(":"))))
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--architecture")
+    parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
+    parser.add_argument("--engine-dir", type=Path, default=ENGINE_DIR)
+    return parser.parse_args(arguments, Options())
+
+
+def fetch_snapshot(options: Options) -> None:
+    """Bring the snapshot into the cache and stamp it; where the stamp still holds, touch no network."""
+    stamp = read_stamp(options.stamp)
+    if stamp is None or not still_holds(options, stamp):
+        folder = download_or_reuse(options)
+        place = os.path.relpath(folder, options.stamp.parent)
+        stamp = Stamp(options.model, options.revision, folder.name, place, verify(folder))
+        write_stamp(options.stamp, stamp)
+        say(f"fetch: {len(stamp.files)} files of {options.model} verified")
+    link(options.stamp.parent / options.model.rpartition("/")[2], stamp.folder)
+
+
+def still_holds(options: Options, stamp: Stamp) -> bool:
+    """Tell whether the stamped files are what they were; delete those that are not."""
+    folder = options.stamp.parent / stamp.folder
+    if stamp.moved(folder):
+        say(f"fetch: {options.revision} is another commit by now")
+        return False
+    now, wrong = recheck(folder, stamp.files)
+    for name in wrong:
+        remove(folder / name)
+    if wrong:
+        say(f"fetch: {summary(wrong)}: deleted, to be downloaded again")
+        return False
+    if now != stamp.files:
+        write_stamp(options.stamp, stamp._replace(files=now))
+    say(f"fetch: {len(now)} files of {options.model} are as verified before")
+    return True
+
+
+def link(path: Path, target: str) -> None:
+    """Give the snapshot a name that does not change, for clients that take no revision."""
+    fresh = path.with_name(f".{path.name}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(path)
+
+
+def fetch_folder(options: Options) -> None:
+    """Stamp a folder of the user's: no hash to compare with is known, so this start vouches for it."""
+    folder = options.weights or Path()
+    if fault := folder_fault(folder, options.architecture):
+        raise KnownError(
+            UNFIT, f"{folder} {fault}, likely from an incomplete copy: copy the model there again"
+        )
+    stamp, names = read_stamp(options.stamp), wanted_files(folder)
+    known = stamp.files if stamp else {}
+    kept = {name: known[name] for name in names if name in known and known[name].fits(folder / name)}
+    fresh = examine_all(folder, {name: "" for name in names if name not in kept})
+    if kept != known or fresh:
+        stamp = Stamp(options.model, options.revision, "", str(folder), kept | fresh)
+        write_stamp(options.stamp, stamp)
+    say(f"fetch: {len(names)} files in {folder} stamped, {len(fresh)} of them new or changed")
+
+
+# --- serve ---
+
+
+def serve(arguments: list[str]) -> None:
+    """Refuse weights that are not the verified ones, else become the engine."""
+    path, command = Path(arguments[0]), arguments[1:]
+    back_off(ENGINE_DIR / "ernie" / f"starts-{os.uname().nodename}")
+    stamp = read_stamp(path)
+    if stamp is None:
+        raise KnownError(NOT_FETCHED, f"{path} is missing, so nobody verified the weights: `fetch` does it")
+    folder = path.parent / stamp.folder
+    _, wrong = recheck(folder, stamp.files)
+    if stamp.moved(folder):
+        wrong[stamp.revision] = "is another commit by now"
+    if wrong:
+        reason = f"{summary(wrong)}, likely from a failing disk or another writer"
+        raise KnownError(DAMAGED, f"{reason}: copy a folder of your own again, `fetch` repairs a download")
+    os.execvp(command[0], command)  # noqa: S606 - the words come from the compose file
+
+
+def back_off(path: Path) -> None:
+    """Count this start; the healthcheck deletes the count of an engine that became healthy."""
+    starts = 0
+    with contextlib.suppress(OSError, ValueError):
+        starts = int(path.read_text())
+    with contextlib.suppress(OSError):
+        path.write_text(f"{starts + 1}\n")
+    if starts >= FAILED_STARTS:
+        say(
+            f"serve: {starts} starts in a row never became healthy, likely for the reason in the log above: "
+            f"waiting {BACK_OFF_S:.0f} s; after a repair `docker compose up -d --force-recreate serve` starts at once"
+        )
+        time.sleep(BACK_OFF_S)
+
+
+def main(mode: str = "", *arguments: str) -> int:
+    """Run one mode; what has a known cause ends in one sentence, the rest in a traceback."""
+    try:
+        {"fetch": fetch, "serve": serve}[mode](list(arguments))
+    except KnownError as error:
+        say(f"{mode}: {error}", sys.stderr)
+        return error.code
+    except Exception:
+        say(traceback.format_exc(), sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""The catalog: every fact the kit decides from, as data with its source, read when asked for."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from ernie_deploy.catalog import schema
+from ernie_deploy.catalog.load import load
+from ernie_deploy.errors import CatalogError
+from ernie_deploy.paths import CATALOG
+
+AnyFact = TypeVar("AnyFact", bound=schema.Fact)
+ENGINE = "0.32.0"
+DEFAULT_MODEL = {"nvidia": "21b", "amd": "21b", "cpu": "0.3b"}
+
+
+class Catalog:
+    """Reads each file at most once, and only those a command needs."""
+
+    def __init__(self, folder: Path = CATALOG) -> None:
+        self.folder = folder
+        self._read: dict[Path, schema.Fact] = {}
+
+    def model(self, model_id: str) -> schema.Model:
+        """The checkpoint `model_id`, such as `21b`."""
+        return self._one("models", model_id, schema.Model)
+
+    def target(self, target_id: str) -> schema.Target:
+        """The node kind `target_id`, such as `mi300x`."""
+        return self._one("targets", target_id, schema.Target)
+
+    def profile(self, profile_id: str) -> schema.Profile:
+        """The profile `profile_id`, such as `mtp`."""
+        return self._one("profiles", profile_id, schema.Profile)
+
+    @cached_property
+    def engine(self) -> schema.Engine:
+        """The pinned vLLM version."""
+        return load(self.folder / "engines" / f"{ENGINE}.toml", schema.Engine)
+
+    @cached_property
+    def recipes(self) -> schema.Recipes:
+        """The published commands and where they no longer hold."""
+        return load(self.folder / "recipes.toml", schema.Recipes)
+
+    @cached_property
+    def variables(self) -> list[schema.Variable]:
+        """Every `${VAR}` a stack may read."""
+        return load(self.folder / "variables.toml", schema.Variables).variables
+
+    @property
+    def defaults(self) -> dict[str, str]:
+        """Default of each `${VAR}`; empty where the plan decides it."""
+        return {variable.name: variable.default for variable in self.variables}
+
+    @cached_property
+    def baselines(self) -> list[schema.Baseline]:
+        """The published result blocks."""
+        return load(self.folder / "baselines.toml", schema.Baselines).baselines
+
+    def support(self, model_id: str, target_id: str) -> schema.Support:
+        """What is known of the pairing."""
+        return self._support[model_id].of(target_id)
+
+    @cached_property
+    def _support(self) -> dict[str, schema.SupportRow]:
+        return load(self.folder / "support.toml", schema.SupportTable).models
+
+    def models(self) -> list[schema.Model]:
+        """Every checkpoint, smallest first."""
+        return sorted(
+            (self.model(i) for i in self.ids("models")),
+            key=lambda m: (m.vision is not None, m.figures.hidden_size, m.figures.layers, m.id),
+        )
+
+    def targets(self) -> list[schema.Target]:
+        """Every node kind, by vendor and memory."""
+        order = ("nvidia", "amd", "cpu")
+        return sorted(
+            (self.target(i) for i in self.ids("targets")),
+            key=lambda t: (order.index(t.vendor), t.memory_gib, t.id),
+        )
+
+    def profiles(self) -> list[schema.Profile]:
+        """Every profile by name."""
+        return [self.profile(i) for i in self.ids("profiles")]
+
+    def ids(self, noun: str) -> list[str]:
+        """The ids of one kind of fact, which are its file names."""
+        return sorted(path.name.removesuffix(".toml") for path in (self.folder / noun).glob("*.toml"))
+
+    def _one(self, noun: str, wanted: str, kind: type[AnyFact]) -> AnyFact:
+        path = self.folder / noun / f"{wanted}.toml"
+        if path in self._read:
+            fact = self._read[path]
+            assert isinstance(fact, kind)
+            return fact
+        if wanted not in self.ids(noun):
+            raise _unknown(noun, wanted, self.ids(noun))
+        fact = self._read[path] = load(path, kind)
+        return fact
+
+
+def _unknown(noun: str, wanted: str, known: list[str]) -> CatalogError:
+    import difflib
+
+    near = difflib.get_close_matches(wanted, known, n=1)
+    return CatalogError(
+        f"There is no {noun[:-1]} {wanted[:60]!r}.",
+        cause=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}",
+        next_step=f"list them with: ernie-deploy {noun}",
+    )

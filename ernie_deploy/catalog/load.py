@@ -1,0 +1,85 @@
+"""Reads one catalog file into its type, and tells all of the file's faults at once."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ernie_deploy.catalog.schema import Fact
+from ernie_deploy.errors import CatalogError
+
+AnyFact = TypeVar("AnyFact", bound=Fact)
+
+
+def load(path: Path, kind: type[AnyFact]) -> AnyFact:
+    """Read `path` as `kind`; raises `CatalogError` naming the file, each key and its fault."""
+    data = _read(path)
+    try:
+        return msgspec.convert(data, kind, strict=True)
+    except msgspec.ValidationError:
+        # msgspec stops at the first fault; an author wants to see all of them.
+        raise _faulty(path, list(faults(data, kind, ""))) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+        raise _faulty(path, [str(fault)]) from fault
+
+
+def _faulty(path: Path, found: list[str]) -> CatalogError:
+    lines = "\n".join(f"  {path.parent.name}/{path.name}: {fault}" for fault in found)
+    count = "1 fault" if len(found) == 1 else f"{len(found)} faults"
+    return CatalogError(
+        f"The catalog has {count}:\n{lines}",
+        cause="a catalog file was edited, or belongs to another version of the kit",
+        next_step="mend the file; ernie_deploy/catalog/schema.py says what each table takes",
+    )
+
+
+def faults(data: object, kind: Any, at: str) -> "list[str]":
+    """Every fault of `data` as a `kind`, each with its path, such as `figures.layers: ...`."""
+    if not (isinstance(kind, type) and issubclass(kind, Fact)):
+        return _fault_of_value(data, kind, at)
+    if not isinstance(data, dict):
+        return [f"{at}: expected a table"]
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    found = [f"{_join(at, key)}: unknown key" for key in data if key not in fields]
+    for name, field in fields.items():
+        if name in data:
+            found += _fault_of_field(data[name], field.type, _join(at, name))
+        elif field.required:
+            found.append(f"{_join(at, name)}: missing")
+    return found
+
+
+def _fault_of_field(value: object, kind: Any, at: str) -> list[str]:
+    """Descend into tables, optional tables and lists of tables."""
+    inner = [arg for arg in getattr(kind, "__args__", ()) if _is_fact(arg)]
+    if _is_fact(kind):
+        return faults(value, kind, at)
+    if inner and isinstance(value, list):
+        return [f for i, item in enumerate(value) for f in faults(item, inner[0], f"{at}[{i}]")]
+    if inner and isinstance(value, dict) and getattr(kind, "__origin__", None) is not dict:
+        return faults(value, inner[0], at)
+    if inner and isinstance(value, dict):
+        return [f for key, item in value.items() for f in faults(item, inner[0], _join(at, key))]
+    return _fault_of_value(value, kind, at)
+
+
+def _fault_of_value(value: object, kind: Any, at: str) -> list[str]:
+    try:
+        msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as fault:
+        return [f"{at}: {fault}"]
+    return []
+
+
+def _is_fact(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Fact)
+
+
+def _join(at: str, key: str) -> str:
+    return f"{at}.{key}" if at else key

@@ -1,0 +1,257 @@
+"""The catalog's types: what a model, a target, an engine, a profile and a recipe row are."""
+
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct, field
+
+Vendor: TypeAlias = Literal["nvidia", "amd", "cpu"]
+Value: TypeAlias = bool | int | float | str | list[Any] | dict[str, Any]
+Settings: TypeAlias = dict[str, Value]
+
+
+class Fact(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of every table: frozen, and a key that nobody reads is refused."""
+
+
+class Figures(Fact, frozen=True):
+    """Architecture of the language model, as config.json spells it."""
+
+    source: str
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    tied_embeddings: bool
+
+
+class Experts(Fact, frozen=True):
+    """Mixture-of-experts figures; a dense model has no such table."""
+
+    source: str
+    count: int
+    per_token: int
+    intermediate_size: int
+    shared: int
+    first_layer: int
+    vision_intermediate_size: int = 0
+
+
+class Vision(Fact, frozen=True):
+    """The vision tower and its resampler, which every GPU holds whole or in part."""
+
+    source: str
+    parameters: int
+
+
+class Model(Fact, frozen=True):
+    """One ERNIE checkpoint."""
+
+    id: str
+    title: str
+    hf_id: str
+    revision: str
+    architecture: str
+    min_vllm: str
+    context_tokens: int
+    source: str
+    figures: Figures
+    experts: Experts | None = None
+    vision: Vision | None = None
+    mtp: bool = False
+    trust_remote_code: bool = False
+    reasoning_parser: str = ""
+    tool_call_parser: str = ""
+
+
+class EngineDefaults(Fact, frozen=True):
+    """What vLLM itself would choose on this card; the CPU platform does not show it."""
+
+    source: str
+    max_num_batched_tokens: int
+    max_num_seqs: int
+
+
+class Target(Fact, frozen=True):
+    """One kind of node; `gpus` is 0 where vLLM runs on the processor."""
+
+    id: str
+    title: str
+    vendor: Vendor
+    gpus: int
+    memory_gib: float
+    memory_source: str
+    bandwidth_gb_per_s: float
+    bandwidth_source: str
+    peak_bf16_tflops: float
+    peak_source: str
+    fp8: Literal["native", "weight-only", "none"]
+    fp8_source: str
+    engine_defaults: EngineDefaults
+    environment: dict[str, str] = {}
+
+
+class Image(Fact, frozen=True):
+    """One vendor's container image of an engine; `user` is empty where root is the only one."""
+
+    reference: str
+    source: str
+    user: str = ""
+    min_driver: str = ""
+    older_cuda: dict[str, str] = {}
+
+
+class Lifetime(Fact, frozen=True):
+    """A flag, or a value of one, that this engine no longer takes or soon will not."""
+
+    flag: str
+    state: Literal["removed", "deprecated"]
+    since: str
+    remedy: str
+    source: str
+    value: str = ""
+
+
+class Engine(Fact, frozen=True):
+    """One pinned vLLM version: an image per vendor and the lifetimes of its flags."""
+
+    version: str
+    gpu_memory_utilization: float
+    gpu_memory_utilization_source: str
+    images: dict[Vendor, Image]
+    lifetimes: list[Lifetime]
+
+
+Need: TypeAlias = Literal["fp8", "gpu", "large", "moe", "mtp", "published", "reasoning", "tools", "vision"]
+
+
+class Profile(Fact, frozen=True):
+    """An opt-in change to a plan; `needs` are capabilities of the pairing.
+
+    `parsers` are flags whose value is the model's own (`reasoning-parser`).
+    """
+
+    id: str
+    summary: str
+    source: str
+    needs: list[Need] = []
+    conflicts: list[str] = []
+    parsers: list[str] = []
+    settings: Settings = {}
+
+
+class Row(Fact, frozen=True):
+    """One serve or bench command of a published recipe, word for word as settings.
+
+    `lines` are the first and last line of the command in the recipe file; `variant` are the
+    profiles that the command stands for.
+    """
+
+    id: str
+    recipe: str
+    lines: tuple[int, int]
+    model: str
+    targets: list[str]
+    nodes: int = 1
+    gpus: int = 0
+    variant: list[str] = []
+    settings: Settings = {}
+    environment: dict[str, str] = {}
+
+
+class Bench(Fact, frozen=True):
+    """One published benchmark command, word for word as settings."""
+
+    id: str
+    recipe: str
+    lines: tuple[int, int]
+    models: list[str]
+    vendors: list[Vendor]
+    settings: Settings
+
+
+class Disagreement(Fact, frozen=True):
+    """Where a published recipe and today's vLLM differ, and what the kit does about it.
+
+    `drop` never renders the setting; `published` renders it with `--profile published` only;
+    `replace` renders `today` instead; `note` tells of something that is not a setting.
+    """
+
+    id: str
+    action: Literal["drop", "published", "replace", "note"]
+    reason: str
+    source: str
+    setting: str = ""
+    value: Value | None = None
+    today: Value | None = None
+    keep_for: Literal["", "remote-code"] = ""
+    applies_to: list[str] = []
+
+
+class Recipes(Fact, frozen=True):
+    """The published recipes: their commands, and where they no longer hold."""
+
+    serve: list[Row]
+    bench: list[Bench]
+    disagreements: list[Disagreement]
+
+
+class Support(Fact, frozen=True):
+    """What is known of one model on one target; a refusal has its reason."""
+
+    state: Literal["recipe", "derived", "refused"]
+    reason: str = ""
+
+
+class SupportRow(Fact, frozen=True):
+    """One model on every target; `refused` gives each reason."""
+
+    recipe: list[str]
+    derived: list[str]
+    refused: dict[str, str] = {}
+
+    def of(self, target_id: str) -> Support:
+        """The state of one target."""
+        if target_id in self.refused:
+            return Support(state="refused", reason=self.refused[target_id])
+        return Support(state="recipe" if target_id in self.recipe else "derived")
+
+
+class SupportTable(Fact, frozen=True):
+    """Every model on every target, by model id."""
+
+    models: dict[str, SupportRow]
+
+
+class Variable(Fact, frozen=True):
+    """One `${NAME}` that a host may set; an empty default is decided by the plan."""
+
+    name: str
+    default: str
+    summary: str
+
+
+class Variables(Fact, frozen=True):
+    """Every variable that any stack reads, in the order of `.env.example`."""
+
+    variables: list[Variable] = field(name="variable")
+
+
+class Baseline(Fact, frozen=True):
+    """A published result block, figure by figure, and what is unknown about it."""
+
+    id: str
+    recipe: str
+    lines: tuple[int, int]
+    model: str
+    unknown: list[str]
+    cell: dict[str, int | float]
+    figures: dict[str, int | float]
+
+
+class Baselines(Fact, frozen=True):
+    """Published results; none of them is a gate."""
+
+    baselines: list[Baseline] = field(name="baseline")

@@ -1,0 +1,34 @@
+"""Judges compose files, anybody's, by what vLLM and Docker would do; nothing is started.
+
+`document` takes a file apart, the `..._rules` modules judge its services, `report` writes down
+what they found.
+"""
+
+from ernie_deploy.check import (
+    engine_rules,
+    lifecycle_rules,
+    model_rules,
+    secret_rules,
+    security_rules,
+    storage_rules,
+    wiring_rules,
+)
+from ernie_deploy.check.document import judge
+from ernie_deploy.check.findings import RULES, Finding, Rule
+
+RULE_MODULES = (
+    engine_rules,
+    model_rules,
+    wiring_rules,
+    security_rules,
+    secret_rules,
+    lifecycle_rules,
+    storage_rules,
+)
+
+__all__ = ["RULE_MODULES", "Finding", "judge", "rules"]
+
+
+def rules() -> list[Rule]:
+    """Every rule by id."""
+    return [RULES[identity] for identity in sorted(RULES)]

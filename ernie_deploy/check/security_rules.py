@@ -1,0 +1,228 @@
+"""ED2xx, first part: what opens the host or the API to others."""
+
+import re
+from collections.abc import Iterator
+
+from ernie_deploy.check.findings import Spot, rule
+from ernie_deploy.check.service import Port, Service
+from ernie_deploy.check.values import shown, truth, whole
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SOCKETS = re.compile(r"(?:docker|containerd|podman|crio)\.sock")
+UNCONFINED = re.compile(r"(?:seccomp|apparmor|systempaths)[:=]unconfined|label[:=]disable")
+# Each is the host's root in other words.
+ROOT_CAPABILITIES = {"ALL", "SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "BPF"}
+STRONG_CAPABILITIES = {"SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH", "PERFMON", "SYS_TIME", "SYSLOG"}
+DEVICES = {"/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg", "/dev"}
+HOST_FOLDERS = {"/", "/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/usr", "/var", "/var/run"}
+SWITCHES = {
+    "VLLM_SERVER_DEV_MODE": "opens /sleep, /reset_prefix_cache, /collective_rpc and others to every client",
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "lets every client load adapters from any path or repository",
+    "VLLM_ALLOW_INSECURE_SERIALIZATION": "lets pickled objects in, which run code when they are read",
+}
+
+
+@rule(
+    "ED201",
+    "error",
+    "The API is published beyond this host without an API key.",
+    remedy='publish it as "127.0.0.1:8000:8000", or give vLLM a key: --config with a secret file',
+    source="vLLM 0.32.0 docs/usage/security.md; Docker publishes on every address and past the firewall",
+)
+def open_api(service: Service) -> Iterator[Spot]:
+    """A server that strangers may use."""
+    if service.answers and not _has_key(service):
+        for line, where in _exposures(service):
+            sentence = f"everyone who reaches {where} can use the model"
+            # What an env_file holds cannot be seen here.
+            yield Spot(line, sentence, severity="warning" if service.value("env_file") else "error")
+
+
+@rule(
+    "ED202",
+    "note",
+    "The API key guards /v1, /v2, /inference and /cohere alone.",
+    remedy="put a gateway with a list of allowed paths before it",
+    source="run with vLLM 0.32.0 (authenticate.py GUARDED_PREFIX): /invocations infers without a key",
+)
+def half_guarded_api(service: Service) -> Iterator[Spot]:
+    """A published server that relies on vLLM's own key."""
+    if service.answers and _has_key(service):
+        for line, where in _exposures(service):
+            sentence = f"/invocations, /tokenize and /metrics answer without the key on {where}"
+            yield Spot(line, sentence)
+
+
+def _has_key(service: Service) -> bool:
+    """Whether clients must show a key or a certificate, as far as the file says."""
+    argv, word = service.serve, service.environment.get("VLLM_API_KEY")
+    if argv is None or argv.text("api-key") or argv.has("config") or argv.text("ssl-cert-reqs") == "2":
+        return True
+    return word is not None and (word.null or word.text != "")
+
+
+def _exposures(service: Service) -> Iterator[tuple[int, str]]:
+    """Lines and addresses by which other hosts reach the API."""
+    if service.host_network and service.serve and service.serve.text("host") not in LOOPBACK:
+        yield service.line_of("network_mode"), "any address of this host"
+        return
+    for port in service.ports:
+        if not port.loopback and _leads_to_api(port, service):
+            where = port.address if port.address not in ("", "0.0.0.0", "::") else "any address of this host"  # noqa: S104
+            yield port.line, shown(where)
+
+
+def _leads_to_api(port: Port, service: Service) -> bool:
+    return whole(port.target) in (None, service.api_port) or service.api_port is None
+
+
+@rule(
+    "ED203",
+    "error",
+    "The container is privileged.",
+    remedy="leave it out: on AMD devices /dev/kfd and /dev/dri are enough, on NVIDIA the reservation",
+    source="CIS Docker Benchmark 5.5; inference runs with no capability at all (run with vLLM 0.32.0)",
+)
+def privileged(service: Service) -> Iterator[Spot]:
+    """Every device, every capability, no filter."""
+    if service.truth("privileged"):
+        yield Spot(
+            service.line_of("privileged"),
+            "privileged: root in the container is root on the host",
+            severity="error" if service.uses_vllm else "warning",
+        )
+
+
+@rule(
+    "ED204",
+    "error",
+    "A container engine's socket is mounted.",
+    remedy="leave it out; restart policies and health checks need no socket",
+    source="CIS Docker Benchmark 5.32: whoever writes to it starts any container, as root, with any mount",
+)
+def engine_socket(service: Service) -> Iterator[Spot]:
+    """The Docker socket, in any spelling, read-only too."""
+    for mount in service.mounts:
+        if SOCKETS.search(mount.source):
+            yield Spot(mount.line, f"{shown(mount.source)} is root on the host, read-only too")
+    if service.truth("use_api_socket"):
+        yield Spot(service.line_of("use_api_socket"), "use_api_socket is root on the host")
+
+
+@rule(
+    "ED205",
+    "error",
+    "The container gets capabilities that inference never needs.",
+    remedy="leave them out; real vLLM runs with none",
+    source="CIS Docker Benchmark 5.4; run with vLLM 0.32.0: CapEff 0; SYS_ADMIN is for performance counters only",
+)
+def capabilities(service: Service) -> Iterator[Spot]:
+    """SYS_ADMIN and its like are errors, debuggers' capabilities a warning."""
+    for word in service.words("cap_add") if service.uses_vllm else ():
+        name = word.text.upper().removeprefix("CAP_")
+        if name in ROOT_CAPABILITIES:
+            yield Spot(word.line, f"{name} is root on the host in other words")
+        if name in STRONG_CAPABILITIES:
+            yield Spot(word.line, f"{name} reaches beyond the container", severity="warning")
+
+
+@rule(
+    "ED206",
+    "error",
+    "The container gets a device that is the host's memory, or all devices.",
+    remedy="leave it out: /dev/kfd and /dev/dri are all that ROCm needs",
+    source="rocm.docs.amd.com, Running ROCm Docker containers; /dev/mem came from recipes PR #228",
+)
+def devices(service: Service) -> Iterator[Spot]:
+    """/dev/mem and its like."""
+    for word in service.words("devices"):
+        path = word.text.partition(":")[0].rstrip("/")
+        if path in DEVICES:
+            yield Spot(word.line, f"{path} is not needed for inference")
+
+
+@rule(
+    "ED207",
+    "warning",
+    "The container shares the host's network.",
+    remedy="leave it out and publish the port on 127.0.0.1; only several nodes need it",
+    source="CIS Docker Benchmark 5.10; torch.distributed's TCPStore then listens on every address of the host",
+)
+def host_network(service: Service) -> Iterator[Spot]:
+    """`network_mode: host` for a server on one node."""
+    several = service.serve is not None and service.serve.number("nnodes", 1) != 1
+    if service.uses_vllm and service.host_network and not several:
+        yield Spot(service.line_of("network_mode"), "network_mode: host opens vLLM's internal ports to the host's network")
+
+
+@rule(
+    "ED208",
+    "warning",
+    "The container shares the host's processes or shared memory.",
+    remedy="ipc: private with shm_size: 16g; leave out pid",
+    source="CIS Docker Benchmark 5.16, 5.17; vLLM's documentation: either ipc=host or --shm-size",
+)
+def host_namespaces(service: Service) -> Iterator[Spot]:
+    """`ipc: host` and `pid: host`."""
+    for key in ("ipc", "pid"):
+        if service.uses_vllm and service.text(key) == "host":
+            yield Spot(service.line_of(key), f"{key}: host reads what other processes of the host hold")
+
+
+@rule(
+    "ED209",
+    "warning",
+    "seccomp, AppArmor or SELinux is switched off.",
+    remedy="leave it out; vLLM and RCCL run under Docker's default profile",
+    source="CIS Docker Benchmark 5.2, 5.22; ROCm/jax#878: eight MI355X clean under the default profile",
+)
+def unconfined(service: Service) -> Iterator[Spot]:
+    """Filters that a copied `docker run` turned off."""
+    for word in service.words("security_opt") if service.uses_vllm else ():
+        if UNCONFINED.fullmatch(word.text):
+            yield Spot(word.line, f"{shown(word.text)}: a process may make itself root of a new namespace")
+
+
+@rule(
+    "ED210",
+    "warning",
+    "A folder of the host's system is mounted writable.",
+    remedy="mount the one folder that is needed, read-only where possible",
+    source="CIS Docker Benchmark, section 5: no sensitive host directories",
+)
+def host_folders(service: Service) -> Iterator[Spot]:
+    """/, /etc and their like."""
+    for mount in service.mounts:
+        source = mount.source.rstrip("/") or mount.source[:1]
+        if mount.kind == "bind" and source in HOST_FOLDERS and "ro" not in mount.options.split(","):
+            yield Spot(mount.line, f"{source} of the host is writable from the container")
+
+
+@rule(
+    "ED211",
+    "warning",
+    "A variable opens vLLM to its clients.",
+    remedy="leave it out; it is for development",
+    source="vLLM 0.32.0 vllm/envs.py, docs/usage/security.md",
+)
+def development_mode(service: Service) -> Iterator[Spot]:
+    """VLLM_SERVER_DEV_MODE and its like; an error where the port is published."""
+    published = bool(service.ports) or service.host_network
+    for name, effect in SWITCHES.items():
+        if service.serve and truth(service.variable(name)):
+            line = service.environment[name].line
+            yield Spot(line, f"{name} {effect}", severity="error" if published else "warning")
+
+
+@rule(
+    "ED212",
+    "warning",
+    "Clients may have the server read its own files.",
+    remedy="leave out --allowed-local-media-path; let clients send media as data: URLs",
+    source="vLLM 0.32.0 docs/usage/security.md",
+)
+def local_media(service: Service) -> Iterator[Spot]:
+    """`--allowed-local-media-path`."""
+    found = service.serve.last("allowed-local-media-path") if service.serve else None
+    if found and found.value:
+        yield Spot(found.line, f"every file below {shown(found.value)} can be asked for")

@@ -1,0 +1,278 @@
+"""One service of a compose file, its short and long spellings read as one."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from msgspec import Struct
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.catalog.schema import Model
+from ernie_deploy.check.argv import Argv
+from ernie_deploy.check.interpolate import known
+from ernie_deploy.check.process import Image, Process, image_of, process_of
+from ernie_deploy.check.tree import Items, Table, Value, Word
+from ernie_deploy.check.values import Version, truth
+
+API_PORT = 8000
+
+
+class Port(Struct, frozen=True):
+    """One published port; `published` is empty where Docker chooses, `address` where it is every one."""
+
+    address: str
+    published: str
+    target: str
+    line: int
+    protocol: str = "tcp"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this host reaches it, or nobody can tell."""
+        return self.address.startswith("127.") or self.address in ("::1", "localhost") or not known(self.address)
+
+
+class Mount(Struct, frozen=True):
+    """One volume, bind mount or tmpfs."""
+
+    kind: str
+    source: str
+    target: str
+    line: int
+    options: str = ""
+
+    def holds(self, path: str) -> bool:
+        """Whether `path` lies in it."""
+        return PurePosixPath(path).is_relative_to(self.target)
+
+
+class Stack:
+    """The file around a service: its neighbours, secrets and configs, and the catalog."""
+
+    def __init__(self, top: Table, catalog: Catalog) -> None:
+        self.top = top
+        self.catalog = catalog
+        self.services: dict[str, Service] = {}
+
+    @cached_property
+    def published(self) -> Mapping[tuple[str, str], list[tuple["Service", Port]]]:
+        """Who publishes which fixed port of the host, by port and protocol."""
+        found: dict[tuple[str, str], list[tuple[Service, Port]]] = {}
+        for service in self.services.values():
+            for port in service.ports:
+                if port.published and not service.host_network:
+                    found.setdefault((port.published, port.protocol), []).append((service, port))
+        return found
+
+    def entry(self, section: str, name: str) -> Table | None:
+        """One entry of a top-level section such as `secrets`."""
+        table = self.top.values.get(section)
+        entry = table.values.get(name) if isinstance(table, Table) else None
+        return entry if isinstance(entry, Table) else None
+
+
+class Service:
+    """One service; whatever has a shape that Compose refuses reads as absent."""
+
+    def __init__(self, name: str, table: Table, line: int, stack: Stack, *, partial: bool = False) -> None:
+        self.name = name
+        self.table = table
+        self.line = line
+        self.stack = stack
+        self.partial = partial
+
+    def value(self, *keys: str) -> Value | None:
+        """The value at a path of keys; None where it is absent or null."""
+        found: Value | None = self.table
+        for key in keys:
+            found = found.values.get(key) if isinstance(found, Table) else None
+        return None if isinstance(found, Word) and found.null else found
+
+    def line_of(self, key: str) -> int:
+        """The line of a key, or the service's own."""
+        return self.table.lines.get(key, self.line)
+
+    def text(self, *keys: str) -> str:
+        """The scalar at a path of keys; empty where there is none."""
+        found = self.value(*keys)
+        return found.text if isinstance(found, Word) else ""
+
+    def words(self, *keys: str) -> tuple[Word, ...]:
+        """The scalars of the list, or the one scalar, at a path of keys."""
+        return _words(self.value(*keys))
+
+    def truth(self, key: str) -> bool:
+        """Whether a switch such as `privileged` is on."""
+        return truth(self.text(key))
+
+    @cached_property
+    def environment(self) -> Mapping[str, Word]:
+        """Variables by name; a null word comes from the shell that starts the stack."""
+        found = self.value("environment")
+        if isinstance(found, Table):
+            return {name: word for name, word in found.values.items() if isinstance(word, Word)}
+        pairs = ((word, *word.raw.partition("=")) for word in _words(found))
+        return {name: Word(value, word.line, null=not equals) for word, name, equals, value in pairs}
+
+    def variable(self, name: str, default: str = "") -> str:
+        """The value of an environment variable, with the defaults of its own variables."""
+        word = self.environment.get(name)
+        return default if word is None or word.null else word.text
+
+    @cached_property
+    def image(self) -> Image:
+        """The image; empty for one that is built."""
+        return image_of(self.text("image"))
+
+    @cached_property
+    def entrypoint(self) -> tuple[Word, ...] | None:
+        """The words of `entrypoint`; None where the image's own holds."""
+        return _command(self.value("entrypoint"))
+
+    @cached_property
+    def command(self) -> tuple[Word, ...] | None:
+        """The words of `command`; None where the image's own holds."""
+        return _command(self.value("command"))
+
+    @cached_property
+    def process(self) -> Process:
+        """What the service runs."""
+        return process_of(self.entrypoint, self.command, self.image)
+
+    @property
+    def argv(self) -> Argv | None:
+        """The arguments of its vLLM, if it runs one."""
+        return self.process.argv
+
+    @property
+    def serve(self) -> Argv | None:
+        """The arguments of its `vllm serve`, if it runs one."""
+        return self.argv if self.argv and self.argv.tool == "serve" else None
+
+    @property
+    def bench(self) -> Argv | None:
+        """The arguments of its `vllm bench serve`, if it runs one."""
+        return self.argv if self.argv and self.argv.tool == "bench" else None
+
+    @property
+    def uses_vllm(self) -> bool:
+        """Whether it runs vLLM, or something else in vLLM's image."""
+        return self.argv is not None or self.image.variant is not None
+
+    @property
+    def answers(self) -> bool:
+        """Whether it runs the API server; the other nodes of a multi-node server do not."""
+        return self.serve is not None and not self.serve.has("headless")
+
+    @property
+    def engine(self) -> Version | None:
+        """vLLM's version, as far as the image says."""
+        return self.image.engine
+
+    @property
+    def api_port(self) -> int | None:
+        """The port `vllm serve` listens on."""
+        return self.serve.number("port", API_PORT) if self.serve else None
+
+    @cached_property
+    def model_word(self) -> Word | None:
+        """What the command calls the model."""
+        if not self.argv:
+            return None
+        flagged = self.argv.last("model")
+        if flagged:
+            return Word(flagged.value.replace("$", "$$"), flagged.line)
+        return self.argv.positionals[0] if self.argv.positionals else None
+
+    @cached_property
+    def model(self) -> Model | None:
+        """The catalog's model, by its id on the hub or a directory of that name."""
+        name = self.model_word.text.rstrip("/").rpartition("/")[2].lower() if self.model_word else ""
+        models = self.stack.catalog.models() if name.startswith("ernie") else []
+        return next((m for m in models if m.hf_id.rpartition("/")[2].lower() == name), None)
+
+    @cached_property
+    def ports(self) -> tuple[Port, ...]:
+        """What is published on the host."""
+        found = self.value("ports")
+        values = found.values if isinstance(found, Items) else ()
+        return tuple(port for value in values if (port := _port(value)))
+
+    @cached_property
+    def mounts(self) -> tuple[Mount, ...]:
+        """Volumes, bind mounts and tmpfs."""
+        found = self.value("volumes")
+        values = found.values if isinstance(found, Items) else ()
+        volumes = tuple(mount for value in values if (mount := _mount(value)))
+        return volumes + tuple(_tmpfs(word) for word in self.words("tmpfs"))
+
+    @property
+    def health_test(self) -> tuple[Word, ...]:
+        """The words of the health check; empty where there is none."""
+        words = self.words("healthcheck", "test")
+        disabled = truth(self.text("healthcheck", "disable")) or [w.text for w in words[:1]] == ["NONE"]
+        return () if disabled else words
+
+    @property
+    def host_network(self) -> bool:
+        """Whether the service shares the host's network."""
+        return self.text("network_mode") == "host"
+
+
+def _words(value: Value | None) -> tuple[Word, ...]:
+    if isinstance(value, Items):
+        return tuple(item for item in value.values if isinstance(item, Word))
+    return (value,) if isinstance(value, Word) else ()
+
+
+def _command(value: Value | None) -> tuple[Word, ...] | None:
+    if not isinstance(value, Word):
+        return None if value is None else _words(value)
+    return tuple(Word(raw=part, line=value.line) for part in split(value) or value.raw.split())
+
+
+def split(word: Word) -> list[str] | None:
+    """The words of a command written as one text; None where its quotes do not close."""
+    try:
+        return shlex.split(word.raw)
+    except ValueError:
+        return None
+
+
+def _field(table: Table, key: str) -> str:
+    value = table.values.get(key)
+    return value.text if isinstance(value, Word) and not value.null else ""
+
+
+def _port(value: Value) -> Port | None:
+    if isinstance(value, Table):
+        address, published, target = (_field(value, key) for key in ("host_ip", "published", "target"))
+        return Port(address, published, target, value.line, _field(value, "protocol") or "tcp")
+    if not isinstance(value, Word):
+        return None
+    ports, _, protocol = value.text.partition("/")
+    address, published, target = ["", "", *ports.rsplit(":", 2)][-3:]
+    return Port(address.strip("[]"), published, target, value.line, protocol or "tcp")
+
+
+def _mount(value: Value) -> Mount | None:
+    if isinstance(value, Table):
+        kind, source, target = (_field(value, key) for key in ("type", "source", "target"))
+        return Mount(kind, source, target, value.line, "ro" if truth(_field(value, "read_only")) else "")
+    if not isinstance(value, Word):
+        return None
+    source, colon, rest = value.text.partition(":")
+    target, _, options = rest.partition(":")
+    kind = "bind" if source.startswith((".", "/", "~", "$")) and colon else "volume"
+    return Mount(kind, source if colon else "", target if colon else source, value.line, options)
+
+
+def _tmpfs(word: Word) -> Mount:
+    target, _, options = word.text.partition(":")
+    return Mount("tmpfs", "", target, word.line, options)
+
+
+def neighbours(service: Service) -> Iterator[Service]:
+    """The other services of the file."""
+    return (other for other in service.stack.services.values() if other is not service)

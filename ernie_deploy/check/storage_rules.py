@@ -1,0 +1,239 @@
+"""ED3xx, second part: images, caches, logs, limits, ports, and what Compose accepts but cannot start."""
+
+from collections.abc import Iterator
+
+from ernie_deploy.check.findings import Spot, rule
+from ernie_deploy.check.interpolate import known
+from ernie_deploy.check.secret_rules import used
+from ernie_deploy.check.service import Mount, Port, Service, split
+from ernie_deploy.check.tree import Items, Table, Word
+from ernie_deploy.check.values import shown
+
+UNBOUNDED_DRIVERS = {"", "json-file"}
+WILDCARDS = {"", "0.0.0.0", "::", "[::]"}  # noqa: S104 - read from other people's files
+HOMES = {"": "/root", "root": "/root", "0": "/root", "2000": "/home/vllm", "vllm": "/home/vllm"}
+# What each key may be in a compose file, of the keys that the rules read.
+SHAPES: dict[str, tuple[type, ...]] = {
+    "image": (Word,), "restart": (Word,), "user": (Word,), "stop_grace_period": (Word,), "ipc": (Word,),
+    "network_mode": (Word,), "command": (Word, Items), "entrypoint": (Word, Items), "tmpfs": (Word, Items),
+    "environment": (Table, Items), "depends_on": (Table, Items), "healthcheck": (Table,), "deploy": (Table,),
+    "logging": (Table,), "ports": (Items,), "volumes": (Items,), "devices": (Items,), "cap_add": (Items,),
+    "cap_drop": (Items,), "security_opt": (Items,), "group_add": (Items,), "secrets": (Items,), "configs": (Items,),
+}  # fmt: skip
+KINDS: dict[type, str] = {Word: "a text", Items: "a list", Table: "a table"}
+# Only so many services on one port are compared.
+MOST_COMPARED = 50
+
+
+@rule(
+    "ED320",
+    "error",
+    "Compose refuses this shape.",
+    remedy="see the Compose specification; `docker compose config -q` tells more",
+    source="Compose 2.40.3; what is refused was not judged by the other rules",
+)
+def refused_shape(service: Service) -> Iterator[Spot]:
+    """Keys of the wrong kind, keys that stand twice, quotes that do not close."""
+    for key, kinds in SHAPES.items():
+        value = service.value(key)
+        if value is not None and not isinstance(value, kinds):
+            wanted = " or ".join(KINDS[kind] for kind in kinds)
+            yield Spot(service.line_of(key), f"{key} is {KINDS[type(value)]}, and must be {wanted}")
+        if isinstance(value, Word) and key in ("command", "entrypoint") and split(value) is None:
+            yield Spot(value.line, f"a quote in {key} does not close")
+    for table in (service.table, service.value("environment"), service.value("healthcheck")):
+        for word in table.repeated if isinstance(table, Table) else ():
+            yield Spot(word.line, f"the key {shown(word.raw)} stands twice")
+
+
+@rule(
+    "ED321",
+    "warning",
+    "The image is another one tomorrow.",
+    remedy="name a release: vllm/vllm-openai:v0.32.0, or a digest",
+    source="OWASP Docker Cheat Sheet rule 13; flags come and go between vLLM's releases",
+    of_absence=True,
+)
+def floating_image(service: Service) -> Iterator[Spot]:
+    """No tag, `latest`, `nightly`, or a variable without a default."""
+    reference, image = service.text("image"), service.image
+    if not reference or service.value("build") is not None:
+        return
+    if image.floats and known(image.name):
+        tag = image.tag or "no tag"
+        yield Spot(service.line_of("image"), f"{shown(image.name)} with {shown(tag)} is whatever was pulled last")
+    elif not known(reference):
+        yield Spot(service.line_of("image"), f"{shown(reference)}: the file does not say which version it is for")
+
+
+@rule(
+    "ED322",
+    "error",
+    "Compiled code is cached on a tmpfs, from where it cannot run.",
+    remedy="VLLM_CACHE_ROOT, TRITON_CACHE_DIR and HOME on a volume; /tmp alone as tmpfs",
+    source="Docker mounts tmpfs noexec; run with vLLM 0.32.0: failed to map segment from shared object",
+)
+def cache_cannot_run(service: Service) -> Iterator[Spot]:
+    """HOME, VLLM_CACHE_ROOT, TRITON_CACHE_DIR below a tmpfs."""
+    for name, path in _compile_caches(service).items() if service.serve else ():
+        mount = _mount_of(path, service)
+        if mount and mount.kind == "tmpfs" and "exec" not in mount.options.split(","):
+            yield Spot(mount.line, f"{name} ({shown(path)}) lies on the tmpfs {shown(mount.target)}")
+
+
+@rule(
+    "ED323",
+    "note",
+    "Compiled code is on no volume: every new container compiles again.",
+    remedy="a volume at VLLM_CACHE_ROOT",
+    source="vLLM 0.32.0 vllm/envs.py: VLLM_CACHE_ROOT, ~/.cache/vllm by default; minutes on large models",
+    of_absence=True,
+)
+def cache_is_lost(service: Service) -> Iterator[Spot]:
+    """VLLM_CACHE_ROOT in the container's own layer."""
+    path = _compile_caches(service).get("VLLM_CACHE_ROOT") if service.serve else None
+    if path and _mount_of(path, service) is None:
+        yield Spot(service.line, f"compiled code goes to {shown(path)}, in the container's own layer")
+
+
+@rule(
+    "ED324",
+    "warning",
+    "The weights are on no volume: every new container downloads them again.",
+    remedy="a volume at HF_HOME",
+    source="huggingface_hub keeps them in HF_HUB_CACHE, HF_HOME/hub, ~/.cache/huggingface/hub",
+    of_absence=True,
+)
+def weights_are_lost(service: Service) -> Iterator[Spot]:
+    """A model from the hub with its cache in the container's own layer."""
+    word, argv, path = service.model_word, service.serve, _weights_cache(service)
+    if not word or not argv or not path or argv.last("download-dir") or word.text.count("/") != 1:
+        return
+    if not word.text.startswith(("/", ".", "~")) and known(word.text) and _mount_of(path, service) is None:
+        yield Spot(service.line, f"the weights go to {shown(path)}, in the container's own layer")
+
+
+def _home(service: Service) -> str:
+    """HOME in the container; empty where only the image knows it."""
+    said = service.variable("HOME")
+    return said or HOMES.get(service.text("user").partition(":")[0], "")
+
+
+def _compile_caches(service: Service) -> dict[str, str]:
+    """Where code is compiled to, by the variable that says so; what is unknown is left out."""
+    home = _home(service)
+    below = service.variable("XDG_CACHE_HOME") or (home and f"{home}/.cache")
+    places = {
+        "VLLM_CACHE_ROOT": service.variable("VLLM_CACHE_ROOT") or (below and f"{below}/vllm"),
+        "TRITON_CACHE_DIR": service.variable("TRITON_CACHE_DIR") or (home and f"{home}/.triton/cache"),
+    }
+    return {name: path for name, path in places.items() if path.startswith("/") and known(path)}
+
+
+def _weights_cache(service: Service) -> str:
+    home = _home(service)
+    below = service.variable("XDG_CACHE_HOME") or (home and f"{home}/.cache")
+    hub = service.variable("HF_HOME") or (below and f"{below}/huggingface")
+    path = service.variable("HF_HUB_CACHE") or (hub and f"{hub}/hub")
+    return path if path.startswith("/") and known(path) else ""
+
+
+def _mount_of(path: str, service: Service) -> Mount | None:
+    """The innermost mount that holds `path`."""
+    holding = [m for m in service.mounts if m.target.startswith("/") and m.holds(path)]
+    return max(holding, key=lambda mount: len(mount.target), default=None)
+
+
+@rule(
+    "ED325",
+    "error",
+    "A group is named, and names are looked up in the image.",
+    remedy="write the host's number, in quotes: stat -c %g /dev/kfd /dev/dri/renderD*",
+    source="run with Docker 20.10: Unable to find group render; ROCm's base images have it with their own number",
+)
+def group_by_name(service: Service) -> Iterator[Spot]:
+    """`group_add: [render]` fails the start, other names give the image's number."""
+    for word in service.words("group_add") if service.uses_vllm else ():
+        if word.text.isdigit() or not known(word.text):
+            continue
+        missing = word.text == "render" and "rocm" not in service.image.name
+        where = "which has no such group" if missing else "where its number need not be the host's"
+        sentence = f"{shown(word.text)} is looked up in the image, {where}"
+        yield Spot(word.line, sentence, severity="error" if missing else "warning")
+
+
+@rule(
+    "ED326",
+    "error",
+    "Two services publish the same port of the host.",
+    remedy="give one of them another port, or profiles that are never on together",
+    source="run with Compose 2.40.3: `config` accepts it, `up` fails: port is already allocated",
+)
+def port_twice(service: Service) -> Iterator[Spot]:
+    """Fixed host ports that collide."""
+    for port in service.ports:
+        if known(port.published + port.address) and (other := _rival(service, port)):
+            yield Spot(port.line, f"port {shown(port.published)} is published by {shown(other.name)} too")
+
+
+def _rival(service: Service, port: Port) -> Service | None:
+    """A service earlier in the file on the same port and address."""
+    for other, theirs in service.stack.published.get((port.published, port.protocol), [])[:MOST_COMPARED]:
+        if other is service:
+            return None
+        addresses = {port.address, theirs.address}
+        if (len(addresses) == 1 or addresses & WILDCARDS) and not _never_together(service, other):
+            return other
+    return None
+
+
+def _never_together(one: Service, other: Service) -> bool:
+    mine = {word.text for word in one.words("profiles")}
+    theirs = {word.text for word in other.words("profiles")}
+    return bool(mine and theirs) and not mine & theirs
+
+
+@rule(
+    "ED327",
+    "error",
+    "Compose cannot write this secret or config into a read-only root file system.",
+    remedy="use `file:`, which is mounted",
+    source="run with Compose 2.40.3: `file` is the sole supported option in a read-only service",
+)
+def needs_writable_root(service: Service) -> Iterator[Spot]:
+    """`environment:` and `content:` together with `read_only: true`."""
+    for section in ("secrets", "configs") if service.truth("read_only") else ():
+        for name, line in used(service, section):
+            entry = service.stack.entry(section, name)
+            inline = {"environment", "content"} & set(entry.values) if entry else ()
+            if inline:
+                yield Spot(line, f"{shown(name)} is made from `{min(inline)}:`, and the start fails")
+
+
+@rule(
+    "ED328",
+    "warning",
+    "The log grows without bound.",
+    remedy='logging: {driver: json-file, options: {max-size: 10m, max-file: "5"}}',
+    source="Docker's json-file driver has no limit by default; vLLM logs every HTTP request",
+    of_absence=True,
+)
+def unbounded_log(service: Service) -> Iterator[Spot]:
+    """The default driver without `max-size`."""
+    rotated = service.text("logging", "options", "max-size")
+    if service.serve and service.text("logging", "driver") in UNBOUNDED_DRIVERS and not rotated:
+        yield Spot(service.line, "nothing rotates its log, unless the daemon's own configuration does")
+
+
+@rule(
+    "ED329",
+    "note",
+    "The number of processes is not limited.",
+    remedy="pids_limit: 4096",
+    source="CIS Docker Benchmark 5.29; 4096 is enough for eight GPUs",
+    of_absence=True,
+)
+def unlimited_processes(service: Service) -> Iterator[Spot]:
+    """No `pids_limit`."""
+    if service.serve and not service.text("pids_limit") and not service.text("deploy", "resources", "limits", "pids"):
+        yield Spot(service.line, "pids_limit is not set")

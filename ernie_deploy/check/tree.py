@@ -1,0 +1,197 @@
+"""Reads YAML into words, lists and tables that remember their line; raises `UsageError` on all else."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+from msgspec import Struct
+
+from ernie_deploy.check.interpolate import resolved
+from ernie_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    import yaml
+
+MAX_BYTES = 1 << 20
+# Values after every alias is written out; the kit's own files have about 300.
+MAX_VALUES = 200_000
+CHARACTERS_A_VALUE = 20
+
+NULL = "tag:yaml.org,2002:null"
+MERGE = "tag:yaml.org,2002:merge"
+
+
+class Word(Struct, frozen=True):
+    """A scalar: `raw` as written, `text` with the defaults of its variables.
+
+    `block` is a text of the style `|`, whose lines are the file's own, from the next one on.
+    """
+
+    raw: str
+    line: int
+    null: bool = False
+    block: bool = False
+
+    @property
+    def text(self) -> str:
+        """The scalar as Compose reads it on a host that sets no variable."""
+        return resolved(self.raw)
+
+
+class Items(Struct, frozen=True):
+    """A list."""
+
+    values: tuple["Value", ...]
+    line: int
+
+
+class Table(Struct, frozen=True):
+    """A mapping by its keys' text; `lines` are the keys' own, `repeated` what stands twice."""
+
+    values: dict[str, "Value"]
+    lines: dict[str, int]
+    line: int
+    repeated: tuple[Word, ...] = ()
+
+
+Value: TypeAlias = Word | Items | Table
+
+
+def read(data: bytes, name: str) -> Value:
+    """The one document in `data`; `name` is how faults call the file."""
+    if len(data) > MAX_BYTES:
+        raise UsageError(
+            f"{name} is larger than {MAX_BYTES >> 20} MiB.",
+            cause="no compose file is; is it the right file?",
+        )
+    node = _compose(_decoded(data, name), name)
+    try:
+        if _weight(node, {}, name) > MAX_VALUES:
+            raise UsageError(
+                f"{name}:1: the file grows to more than {MAX_VALUES:,} values.",
+                cause="its aliases repeat each other (a YAML bomb)",
+            )
+        return _Converter(name).value(node)
+    except RecursionError:
+        raise _too_deep(name) from None
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        line = data[: fault.start].count(b"\n") + 1
+        raise UsageError(
+            f"{name}:{line}: the file is not UTF-8 text.", cause="it is binary, or in another encoding"
+        ) from None
+
+
+def _compose(text: str, name: str) -> "yaml.Node":
+    import yaml
+
+    try:
+        # Not the C loader: it walks nested input on the C stack without a limit.
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as fault:
+        mark = fault.problem_mark or fault.context_mark
+        _not_yaml(name, mark.line + 1 if mark else 1, fault.problem or fault.context or "unreadable")
+    except yaml.reader.ReaderError as fault:
+        line = text[: fault.position].count("\n") + 1
+        _not_yaml(name, line, f"the character U+{ord(text[fault.position]):04X} is not allowed")
+    except RecursionError:
+        raise _too_deep(name) from None
+    except (yaml.YAMLError, ValueError, OverflowError, LookupError) as fault:
+        # PyYAML lets such escapes as "\UFFFFFFFF" fall through.
+        _not_yaml(name, 1, str(fault))
+    if node is None:
+        raise UsageError(f"{name}:1: the file is empty.", next_step="ernie-deploy render TARGET > compose.yml")
+    return node
+
+
+def _not_yaml(name: str, line: int, problem: str) -> NoReturn:
+    raise UsageError(f"{name}:{line}: the file is not YAML: {problem[:200]}.")
+
+
+def _too_deep(name: str) -> UsageError:
+    return UsageError(f"{name}:1: the file nests its lists and tables too deeply to be read.")
+
+
+def _weight(node: "yaml.Node", known: dict[int, int], name: str) -> int:
+    """Values of `node` with every alias written out, counted once a node."""
+    import yaml
+
+    if isinstance(node, yaml.ScalarNode):
+        return 1 + len(node.value) // CHARACTERS_A_VALUE
+    if id(node) in known:
+        if known[id(node)] < 0:
+            raise UsageError(f"{name}:{node.start_mark.line + 1}: an anchor contains itself.")
+        return known[id(node)]
+    known[id(node)] = -1
+    known[id(node)] = 1 + sum(_weight(child, known, name) for child in _children(node))
+    return known[id(node)]
+
+
+def _children(node: "yaml.Node") -> Iterator["yaml.Node"]:
+    import yaml
+
+    for child in node.value:
+        if isinstance(node, yaml.MappingNode):
+            yield from child
+        else:
+            yield child
+
+
+class _Converter:
+    """Turns nodes into values, a shared node once."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.known: dict[int, Value] = {}
+
+    def value(self, node: "yaml.Node") -> Value:
+        if id(node) not in self.known:
+            self.known[id(node)] = self._made(node)
+        return self.known[id(node)]
+
+    def _made(self, node: "yaml.Node") -> Value:
+        import yaml
+
+        line = node.start_mark.line + 1
+        if node.tag == "!reset":
+            return Word(raw="", line=line, null=True)
+        if isinstance(node, yaml.MappingNode):
+            return self._table(node, line)
+        if isinstance(node, yaml.SequenceNode):
+            return Items(values=tuple(self.value(child) for child in node.value), line=line)
+        return Word(raw=node.value, line=line, null=node.tag == NULL, block=getattr(node, "style", None) == "|")
+
+    def _table(self, node: "yaml.MappingNode", line: int) -> Table:
+        values: dict[str, Value] = {}
+        lines: dict[str, int] = {}
+        repeated: list[Word] = []
+        for key, child in node.value:
+            if key.tag == MERGE:
+                continue
+            word = self._key(key)
+            if word.raw in values:
+                repeated.append(word)
+            values[word.raw], lines[word.raw] = self.value(child), word.line
+        for merged in self._merged(node):
+            values = {**merged.values, **values}
+            lines = {**merged.lines, **lines}
+        return Table(values=values, lines=lines, line=line, repeated=tuple(repeated))
+
+    def _key(self, node: "yaml.Node") -> Word:
+        key = self.value(node)
+        if not isinstance(key, Word):
+            raise UsageError(f"{self.name}:{key.line}: a list or table stands where a key must be.")
+        return key
+
+    def _merged(self, node: "yaml.MappingNode") -> Iterator[Table]:
+        """Tables that `<<` brings in; the first one wins over the next."""
+        for key, child in node.value:
+            if key.tag == MERGE:
+                value = self.value(child)
+                for table in value.values if isinstance(value, Items) else [value]:
+                    if not isinstance(table, Table):
+                        raise UsageError(f"{self.name}:{table.line}: `<<` merges something that is no table.")
+                    yield table

@@ -1,0 +1,89 @@
+"""The command `ernie-deploy`: its subcommands, loaded when called, and the one place errors end."""
+
+import gc
+import importlib
+import sys
+from typing import Any
+
+# Importing makes many objects and frees none: with Python's own threshold the collector takes a
+# tenth of a command's whole time. Long commands still collect.
+gc.set_threshold(100_000)
+
+import click  # noqa: E402
+
+from ernie_deploy import __version__  # noqa: E402
+from ernie_deploy.errors import KitError  # noqa: E402
+
+INTERRUPTED = 130
+
+# Name -> module below ernie_deploy.commands, and the line `--help` shows. Kept here so that
+# `--help` imports none of them; a test holds the lines against the commands' own.
+COMMANDS = {
+    "targets": ("show", "List the kinds of node, their memory and what they serve by default."),
+    "models": ("show", "List the ERNIE checkpoints and where each one fits."),
+    "profiles": ("show", "List the opt-in changes to a plan."),
+    "plan": ("plan", "Explain a stack: layout, memory, and where each flag comes from."),
+    "render": ("render", "Write a stack as one compose file to standard output."),
+    "init": ("init", "Make a folder with compose.yml, .env and a README of the stack."),
+    "check": ("check", "Judge compose files, anybody's, by what vLLM and Docker would do."),
+}
+
+
+class Commands(click.Group):
+    """A group that imports a subcommand's module only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of a stack's life."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import and return one subcommand."""
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"ernie_deploy.commands.{COMMANDS[name][0]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list without importing a subcommand."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+EXAMPLE = """\b
+Example:
+  ernie-deploy render mi300x > compose.yml
+  docker compose up -d --wait
+  docker compose run --rm bench"""
+
+
+@click.command(cls=Commands, epilog=EXAMPLE, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", prog_name="ernie-deploy")
+def cli() -> None:
+    """The published vLLM recipes for ERNIE 4.5, compiled into compose files that you own."""
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command and leave with the exit code of the README's table."""
+    try:
+        code = cli.main(argv, prog_name="ernie-deploy", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except KitError as error:
+        _tell(str(error))
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _tell("interrupted")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (`head`, say) has gone: nothing is wrong, and nobody listens.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _tell(text: str) -> None:
+    # A user's own words may hold what the terminal cannot show.
+    encoding = sys.stderr.encoding or "utf-8"
+    click.echo(f"error: {text}".encode(encoding, "backslashreplace"), err=True)

@@ -1,0 +1,1 @@
+"""The subcommands, one module a group; each imports what it needs when it runs."""

@@ -1,0 +1,85 @@
+"""The options that `plan`, `render` and `init` share, and the request they make."""
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from ernie_deploy.errors import UsageError
+from ernie_deploy.request import LOOPBACK, Request
+
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
+
+
+def ids(noun: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """A shell completion from the catalog's ids."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        from ernie_deploy.catalog import Catalog
+
+        return [name for name in Catalog().ids(noun) if name.startswith(incomplete)]
+
+    return complete
+
+
+def _gpu_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    if not value:
+        return ()
+    if not all(re.fullmatch(r"[0-9]{1,4}", part) for part in value.split(",")):
+        raise click.BadParameter("write GPU numbers with commas between them, such as 0,1,2,3")
+    return tuple(int(part) for part in value.split(","))
+
+
+def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if value == LOOPBACK:
+        return value
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        raise click.BadParameter(f"{value[:40]!r} is not an IP address") from None
+    return f"[{address}]" if isinstance(address, ipaddress.IPv6Address) else str(address)
+
+
+OPTIONS = [
+    click.argument("target", default="", metavar="TARGET", shell_complete=ids("targets")),
+    click.option("--model", default="", metavar="MODEL", shell_complete=ids("models"),
+                 help="Checkpoint to serve; `ernie-deploy models` lists them.  [default: 21b, on cpu 0.3b]"),
+    click.option("--profile", "profiles", multiple=True, metavar="PROFILE", shell_complete=ids("profiles"),
+                 help="Opt-in change; may be given several times."),
+    click.option("--tp", type=click.IntRange(min=1), metavar="N", help="tensor_parallel_size."),
+    click.option("--dp", type=click.IntRange(min=1), metavar="N", help="data_parallel_size: replicas in one server."),
+    click.option("--gpus", callback=_gpu_ids, metavar="0,1", help="Which of the node's GPUs to use."),
+    click.option("--max-model-len", type=click.IntRange(min=1), metavar="N", help="Context length in tokens."),
+    click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), metavar="F",
+                 help="Share of each GPU's memory that vLLM may take."),
+    click.option("--cuda", default="", metavar="12.9", help="Image for drivers older than the default image's."),
+    click.option("--weights", default="", metavar="DIR", help="Serve this directory; nothing is downloaded."),
+    click.option("--user", default="", metavar="UID:GID", help="User that serves, in numbers."),
+    click.option("--gpus-cdi", is_flag=True, help="Name the GPUs by CDI instead of the driver or /dev."),
+    click.option("--security", type=click.Choice(["strict", "vendor"]), default="strict", show_default=True,
+                 help="`vendor` opens what the vendor's documentation asks for."),
+    click.option("--api-key-file", is_flag=True, help="Ask clients for the key in API_KEY_FILE."),
+    click.option("--bind", default=LOOPBACK, show_default=True, callback=_address, metavar="ADDR",
+                 help="Address of the host to publish on."),
+    click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A vLLM flag and its value."),
+    click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- EXTRA VLLM ARGS]"),
+]  # fmt: skip
+
+
+def request_options(command: AnyCommand) -> AnyCommand:
+    """Add every option of a request to a command."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+def request_of(options: dict[str, Any]) -> Request:
+    """The request that parsed options make; raises `UsageError` where the target is missing."""
+    if not options["target"]:
+        raise UsageError(
+            "Which target?", cause="the command needs one", next_step="ernie-deploy targets lists them"
+        )
+    return Request(**options)

@@ -1,0 +1,27 @@
+"""`plan`: what `render` would decide, and why."""
+
+import json
+from typing import Any
+
+import click
+
+from ernie_deploy.commands.options import request_of, request_options
+
+EXAMPLE = """\b
+Examples:
+  ernie-deploy plan mi300x
+  ernie-deploy plan h100 --model vl-424b --profile cpu-offload --json"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+@request_options
+def plan(as_json: bool, **options: Any) -> None:
+    """Explain a stack: layout, memory, and where each flag comes from."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.explain import as_data, as_text
+    from ernie_deploy.plan import resolve
+
+    decided = resolve(Catalog(), request_of(options))
+    text = json.dumps(as_data(decided), indent=2, ensure_ascii=False) if as_json else as_text(decided)
+    click.echo(text)

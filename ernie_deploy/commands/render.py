@@ -1,0 +1,73 @@
+"""`render`: one stack to standard output or a file, or every supported pair into a folder."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ernie_deploy.commands.options import request_of, request_options
+from ernie_deploy.errors import UsageError
+
+EXAMPLE = """\b
+Examples:
+  ernie-deploy render mi300x > compose.yml
+  ernie-deploy render h100 --model 300b --profile mtp -o compose.yml
+  ernie-deploy render cpu | docker compose -f - up -d --wait"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead.")
+@click.option("--force", is_flag=True, help="Overwrite the file of -o.")
+@click.option("--all", "every", is_flag=True, help="Render every supported pair into --out-dir.")
+@click.option("--out-dir", type=click.Path(path_type=Path), help="Folder for --all.")
+@click.option(
+    "--check", "check_only", is_flag=True, help="With --all: write nothing, name what is out of date."
+)
+@request_options
+def render(
+    output: Path | None,
+    every: bool,
+    out_dir: Path | None,
+    check_only: bool,
+    force: bool,
+    **options: Any,
+) -> None:
+    """Write a stack as one compose file to standard output."""
+    if every:
+        render_all(out_dir, check_only=check_only)
+        return
+    if check_only or out_dir:
+        raise UsageError("--check and --out-dir go with --all.")
+    text = _text(options)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    from ernie_deploy.paths import write_whole
+
+    write_whole(output, text, force=force)
+    click.echo(f"wrote {output}", err=True)
+
+
+def _text(options: dict[str, Any]) -> str:
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.plan import resolve
+    from ernie_deploy.render import compose_file
+
+    catalog = Catalog()
+    return compose_file(resolve(catalog, request_of(options)), catalog.defaults)
+
+
+def render_all(out_dir: Path | None, *, check_only: bool) -> None:
+    """Write or compare the committed set; raises `OutOfDate` with each file's fault."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.committed import differences, files, write
+
+    if out_dir is None:
+        raise UsageError("--all needs --out-dir.", next_step="ernie-deploy render --all --out-dir compose")
+    wanted = files(Catalog())
+    if check_only:
+        differences(out_dir, wanted)
+        click.echo(f"{len(wanted)} files in {out_dir} are up to date", err=True)
+        return
+    write(out_dir, wanted)
+    click.echo(f"wrote {len(wanted)} files to {out_dir}", err=True)

@@ -1,0 +1,118 @@
+"""`targets`, `models` and `profiles`: what there is, as a table or as JSON."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+Rows = list[dict[str, Any]]
+
+
+@click.command(epilog="Example: ernie-deploy targets")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def targets(as_json: bool) -> None:
+    """List the kinds of node, their memory and what they serve by default."""
+    from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
+
+    rows = [
+        {
+            "target": target.id,
+            "title": target.title,
+            "vendor": target.vendor,
+            "gpus": target.gpus,
+            "memory_gib": target.memory_gib,
+            "bandwidth_gb_per_s": target.bandwidth_gb_per_s,
+            "peak_bf16_tflops": target.peak_bf16_tflops,
+            "default_model": DEFAULT_MODEL[target.vendor],
+        }
+        for target in Catalog().targets()
+    ]
+    show(rows, as_json=as_json)
+
+
+@click.command(epilog="Example: ernie-deploy models --json")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON, with every target's state.")
+def models(as_json: bool) -> None:
+    """List the ERNIE checkpoints and where each one fits."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.memory import GIB, parameters, weight_bytes
+
+    catalog = Catalog()
+    states = {
+        model.id: {target.id: catalog.support(model.id, target.id) for target in catalog.targets()}
+        for model in catalog.models()
+    }
+    rows = [
+        {
+            "model": model.id,
+            "hf_id": model.hf_id,
+            "parameters": parameters(model).total,
+            "weights_gib": round(weight_bytes(model) / GIB, 1),
+            "context_tokens": model.context_tokens,
+            "published_on": _where(states[model.id], "recipe"),
+            "derived_for": _where(states[model.id], "derived"),
+            **({"refused": _reasons(states[model.id])} if as_json else {}),
+        }
+        for model in catalog.models()
+    ]
+    show(rows, as_json=as_json)
+
+
+def _where(states: dict[str, Any], state: str) -> list[str]:
+    return [target for target, support in states.items() if support.state == state]
+
+
+def _reasons(states: dict[str, Any]) -> dict[str, str]:
+    return {target: s.reason for target, s in states.items() if s.state == "refused"}
+
+
+@click.command(epilog="Example: ernie-deploy profiles")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+def profiles(as_json: bool) -> None:
+    """List the opt-in changes to a plan."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.plan import NEEDS
+
+    rows = [
+        {
+            "profile": profile.id,
+            "summary": profile.summary,
+            "needs": list(profile.needs),
+            **({"settings": profile.settings, "refused_where": [NEEDS[n] for n in profile.needs],
+                "source": profile.source} if as_json else {}),
+        }
+        for profile in Catalog().profiles()
+    ]  # fmt: skip
+    show(rows, as_json=as_json)
+
+
+def show(rows: Rows, *, as_json: bool) -> None:
+    """Print rows as JSON, or as a table that only a terminal sees in colour."""
+    click.echo(json.dumps(rows, indent=2, ensure_ascii=False) if as_json else table(rows))
+
+
+def table(rows: Rows) -> str:
+    """Aligned columns, numbers to the right; a pipe gets the same text, which `grep` can take apart."""
+    names = list(rows[0])
+    cells = [[_cell(row[name]) for name in names] for row in rows]
+    widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
+    right = [all(isinstance(row[name], int | float) for row in rows) for name in names]
+    lines = [_line(row, widths, right) for row in [names, *cells]]
+    return "\n".join([click.style(lines[0], bold=True), *lines[1:]])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "-"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _line(cells: Iterable[str], widths: list[int], right: list[bool]) -> str:
+    padded = (
+        cell.rjust(width) if to_right else cell.ljust(width)
+        for cell, width, to_right in zip(cells, widths, right, strict=True)
+    )
+    return "  ".join(padded).rstrip()

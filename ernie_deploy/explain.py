@@ -1,0 +1,115 @@
+"""A plan in words for people and as plain data for programs."""
+
+from typing import Any
+
+from ernie_deploy.flags import Setting, words
+from ernie_deploy.plan import Plan
+from ernie_deploy.request import command_words
+
+
+def as_data(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON takes it; sizes in GiB and bytes as the names say."""
+    memory, topology = plan.memory, plan.topology
+    return {
+        "command": ["ernie-deploy", "render", *command_words(plan.request)],
+        "model": plan.model.hf_id,
+        "revision": plan.revision,
+        "target": plan.target.id,
+        "support": plan.support.state,
+        "recipe_row": plan.row or None,
+        "profiles": list(plan.profiles),
+        "image": plan.image,
+        "engine": plan.engine,
+        "topology": {
+            "tensor_parallel_size": topology.tensor_parallel_size,
+            "data_parallel_size": topology.data_parallel_size,
+            "pipeline_parallel_size": topology.pipeline_parallel_size,
+            "gpus_used": topology.gpus if plan.target.gpus else 0,
+            "gpus_of_node": plan.target.gpus,
+            "gpu_ids": list(plan.gpu_ids),
+        },
+        "memory_per_gpu": {
+            "budget_gib": round(memory.budget_gib, 2),
+            "weights_gib": round(memory.weights_gib, 2),
+            "overhead_gib_estimated": round(memory.overhead_gib, 2),
+            "kv_cache_gib_estimated": round(memory.kv_cache_gib, 2),
+            "kv_bytes_per_token": memory.kv_bytes_per_token,
+            "kv_cache_tokens_estimated": memory.kv_cache_tokens,
+            "context_tokens": memory.context_tokens,
+            "sequences_of_full_context_estimated": round(memory.sequences, 1),
+            "verdict": memory.verdict,
+        },
+        "weight_bytes": plan.weight_bytes,
+        "ready_timeout_s": plan.ready_timeout_s,
+        "argv": ["vllm", "serve", plan.positional_model, *words(plan.settings)],
+        "flags": [_setting(s) for s in plan.settings],
+        "environment": [_setting(s) for s in plan.environment],
+        "bench": [_setting(s) for s in plan.bench],
+        "differs_from_recipe": list(plan.differences),
+        "notes": list(plan.notes),
+    }
+
+
+def _setting(setting: Setting) -> dict[str, Any]:
+    return {"name": setting.name, "value": setting.value, "from": setting.origin}
+
+
+def as_text(plan: Plan) -> str:
+    """The plan as a page: layout, memory, then every flag and variable with its origin."""
+    sections = [
+        _head(plan),
+        _memory(plan),
+        _settings("vllm serve", [(" ".join(words([s])), s.origin) for s in plan.settings]),
+        _settings("environment", [(f"{s.name}={s.value}", s.origin) for s in plan.environment]),
+        _settings("bench", [(" ".join(words([s])), s.origin) for s in plan.bench]),
+        _sentences("where this differs from the published recipe", plan.differences),
+        _sentences("to know", plan.notes),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _head(plan: Plan) -> str:
+    topology = plan.topology
+    support = f"recipe row {plan.row}" if plan.row else "derived, not run on this hardware"
+    sizes = [f"tensor_parallel_size {topology.tensor_parallel_size}"]
+    if topology.data_parallel_size > 1:
+        sizes.append(f"data_parallel_size {topology.data_parallel_size}")
+    if topology.pipeline_parallel_size > 1:
+        sizes.append(f"pipeline_parallel_size {topology.pipeline_parallel_size}")
+    gpus = f"{topology.gpus} of {plan.target.gpus} GPUs" if plan.target.gpus else "the processor"
+    rows = [
+        ("model", f"{plan.positional_model}, revision {plan.revision}"),
+        ("target", f"{plan.target.title}, {support}"),
+        ("image", plan.image),
+        ("layout", f"{', '.join(sizes)} on {gpus}"),
+        ("profiles", ", ".join(plan.profiles) or "none"),
+        ("ready", f"within {plan.ready_timeout_s} s, or it counts as stuck"),
+    ]
+    return _settings(f"{plan.model.title} on {plan.target.id}, vLLM {plan.engine}", rows)
+
+
+def _memory(plan: Plan) -> str:
+    memory = plan.memory
+    unit = "per GPU" if plan.target.gpus else "of host memory"
+    rows = [
+        (f"{memory.budget_gib:8.1f} GiB", f"vLLM may take {unit}"),
+        (f"{memory.weights_gib:8.1f} GiB", "weights"),
+        (f"{memory.overhead_gib:8.1f} GiB", "overhead (estimated)"),
+        (
+            f"{memory.kv_cache_gib:8.1f} GiB",
+            f"KV cache at {memory.kv_bytes_per_token:,} bytes a token (estimated)",
+        ),
+        (f"{memory.kv_cache_tokens:8,}", "tokens in the KV cache of a replica (estimated)"),
+        (f"{memory.sequences:8.1f}", f"sequences of {memory.context_tokens:,} tokens at once (estimated)"),
+    ]
+    return _settings(f"memory: {memory.verdict}", rows)
+
+
+def _settings(title: str, rows: list[tuple[str, str]]) -> str:
+    width = max((len(left) for left, _ in rows), default=0)
+    body = [f"  {left:<{width}}  {right}" for left, right in rows]
+    return "\n".join([title, *body])
+
+
+def _sentences(title: str, sentences: tuple[str, ...]) -> str:
+    return "\n".join([title, *(f"  - {sentence}" for sentence in sentences)]) if sentences else ""

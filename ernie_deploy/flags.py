@@ -1,0 +1,67 @@
+"""Settings and the words they become on vLLM's command line, and back."""
+
+import json
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from ernie_deploy.catalog.schema import Value
+
+
+class Setting(Struct, frozen=True, kw_only=True):
+    """One flag or variable of a plan, with where it comes from.
+
+    `variable` names the `${VAR}` by which a host may change the value; empty for none.
+    """
+
+    name: str
+    value: Value
+    origin: str
+    variable: str = ""
+
+
+def words(settings: Iterable[Setting]) -> list[str]:
+    """Command-line words, one a setting, always by the long name: `--tensor-parallel-size=4`."""
+    return [word for setting in settings for word in _words_of(setting.name, setting.value)]
+
+
+def _words_of(name: str, value: Value) -> list[str]:
+    if value is True:
+        return [f"--{name}"]
+    if value is False:
+        return []
+    if name == "config":
+        # vLLM looks for the very word `--config` before it parses.
+        return [f"--{name}", text(value)]
+    if isinstance(value, list):
+        return [f"--{name}", *map(text, value)]
+    return [f"--{name}={text(value)}"]
+
+
+def text(value: Value) -> str:
+    """A value as vLLM reads it: numbers in their shortest form, tables as compact JSON."""
+    if isinstance(value, dict | list):
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def as_settings(table: Mapping[str, Value], origin: str) -> list[Setting]:
+    """A catalog table as settings that share an origin."""
+    return [Setting(name=name, value=value, origin=origin) for name, value in table.items()]
+
+
+def merge(*layers: Iterable[Setting]) -> tuple[Setting, ...]:
+    """Later layers win by name; a name keeps the place where it first stood."""
+    merged: dict[str, Setting] = {}
+    for layer in layers:
+        for setting in layer:
+            # `--no-x` and `--x` are one switch: the later one holds.
+            merged.pop(_opposite(setting.name), None)
+            merged[setting.name] = setting
+    return tuple(merged.values())
+
+
+def _opposite(name: str) -> str:
+    return name.removeprefix("no-") if name.startswith("no-") else f"no-{name}"

@@ -1,0 +1,298 @@
+"""Everything a stack needs decided, frozen: flags, variables, devices, memory, each with its origin."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from ernie_deploy import published
+from ernie_deploy.bench_cell import bench_settings
+from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
+from ernie_deploy.catalog.schema import Engine, Model, Need, Profile, Support, Target
+from ernie_deploy.errors import Refused, UsageError
+from ernie_deploy.flags import Setting, merge
+from ernie_deploy.layout import Layout, Pairing, choose
+from ernie_deploy.memory import GIB, MemoryPlan, weight_bytes
+from ernie_deploy.request import Request, check_words, user_settings
+from ernie_deploy.serving import ENGINE_CACHE, HF_CACHE, WEIGHTS_MOUNT, serve_environment, serve_settings
+from ernie_deploy.topology import Topology
+
+SHUTDOWN_TIMEOUT_S = 60
+STOP_MARGIN_S = 30
+LONGEST_SHUTDOWN_S = 3600
+BASE_READY_TIMEOUT_S = 600
+SLOWEST_READ_BYTES_PER_S = 0.3e9
+LARGE_GIB = 100
+
+NEEDS: dict[Need, str] = {
+    "fp8": "the card has no FP8 path in vLLM",
+    "gpu": "it is about GPU memory, and this target has no GPU",
+    "large": f"the weights are under {LARGE_GIB} GiB and fit without it",
+    "moe": "the model is dense and has no experts",
+    "mtp": "the checkpoint has no multi-token-prediction layer that vLLM can draft with",
+    "published": "no published recipe names this model on this target",
+    "reasoning": "the model does not write its reasoning apart",
+    "tools": "vLLM documents tool calling for 21b-thinking only",
+    "vision": "the model has no vision tower",
+}
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """One model on one target, decided; `render` writes it down and decides nothing."""
+
+    request: Request
+    model: Model
+    target: Target
+    support: Support
+    engine: str
+    image: str
+    bench_image: str
+    user: str
+    profiles: tuple[str, ...]
+    topology: Topology
+    gpu_ids: tuple[int, ...]
+    memory: MemoryPlan
+    settings: tuple[Setting, ...]
+    environment: tuple[Setting, ...]
+    bench: tuple[Setting, ...]
+    row: str
+    differences: tuple[str, ...]
+    notes: tuple[str, ...]
+    weight_bytes: int
+    ready_timeout_s: int
+    shutdown_timeout_s: int
+
+    @property
+    def name(self) -> str:
+        """Name of the stack: `21b-mi300x`, with the profiles that were asked for."""
+        return "-".join((self.model.id, self.target.id, *self.request.profiles))
+
+    @property
+    def project(self) -> str:
+        """Compose's name for the stack, which may hold no dot."""
+        return f"ernie-{self.name.replace('.', '')}"
+
+    @property
+    def positional_model(self) -> str:
+        """The first word of vLLM's command: the hub's id, or the mounted weights."""
+        return WEIGHTS_MOUNT if self.request.weights else self.model.hf_id
+
+    @property
+    def served_name(self) -> str:
+        """The name that clients use."""
+        return str(value_of(self.settings, "served-model-name", self.model.hf_id))
+
+    def setting(self, name: str) -> Setting | None:
+        """The flag `name` of `vllm serve`, if the plan has it."""
+        return next((s for s in self.settings if s.name == name), None)
+
+    @property
+    def fetch_words(self) -> list[str]:
+        """Arguments of the fetch script."""
+        owner = self.user or "0:0"
+        words = ["fetch", f"--model={self.model.hf_id}", f"--revision={self.revision}", f"--owner={owner}"]
+        local = [f"--weights={WEIGHTS_MOUNT}", f"--architecture={self.model.architecture}"]
+        return words + (local if self.request.weights else [])
+
+    @property
+    def stamp(self) -> str:
+        """Where fetch says which files it verified."""
+        owner, _, name = self.model.hf_id.partition("/")
+        if self.request.weights:
+            return f"{ENGINE_CACHE}/ernie/weights.json"
+        return f"{HF_CACHE}/ernie/{owner}--{name}@{self.revision.replace('/', '-')}.json"
+
+    @property
+    def joins_device_groups(self) -> bool:
+        """Whether `serve` must join the groups of AMD's devices: root owns them anyway."""
+        return self.target.vendor == "amd" and bool(self.user or self.request.security == "vendor")
+
+    @property
+    def stop_grace_period_s(self) -> int:
+        """vLLM drains for the shutdown timeout; Docker kills this much later."""
+        return self.shutdown_timeout_s + STOP_MARGIN_S
+
+    @property
+    def revision(self) -> str:
+        """The revision that `fetch` and `serve` agree on."""
+        return str(value_of(self.settings, "revision", self.model.revision))
+
+
+def value_of(settings: Sequence[Setting], name: str, default: object) -> object:
+    """The value of the setting `name`, or `default`; the first of a list."""
+    found = next((s.value for s in settings if s.name == name), default)
+    return found[0] if isinstance(found, list) else found
+
+
+def resolve(catalog: Catalog, request: Request) -> Plan:
+    """Decide everything about one request; raises a `KitError` that says why it cannot be."""
+    check_words(request)
+    pairing, support = _pairing(catalog, request)
+    layout = choose(pairing)
+    settings = merge(layout.settings, serve_settings(request, SHUTDOWN_TIMEOUT_S), pairing.user)
+    model, target, size = pairing.model, pairing.target, weight_bytes(pairing.model)
+    ready_timeout_s = BASE_READY_TIMEOUT_S + round(size / SLOWEST_READ_BYTES_PER_S)
+    gpu_ids = _gpu_ids(request, layout, target)
+    return Plan(
+        request=request,
+        model=model,
+        target=target,
+        support=support,
+        engine=pairing.engine.version,
+        image=_image(pairing.engine, target, request),
+        bench_image=pairing.engine.images["cpu"].reference,
+        user=request.user or pairing.engine.images[target.vendor].user,
+        profiles=tuple(profile.id for profile in layout.profiles),
+        topology=layout.topology,
+        gpu_ids=gpu_ids,
+        memory=layout.memory,
+        settings=settings,
+        environment=serve_environment(request, target, layout, gpu_ids, ready_timeout_s),
+        bench=bench_settings(catalog.recipes, model, target, request, settings),
+        row=layout.row.id if layout.row else "",
+        differences=layout.reading.differences,
+        notes=tuple(_notes(pairing, layout, request)),
+        weight_bytes=size,
+        ready_timeout_s=ready_timeout_s,
+        shutdown_timeout_s=_shutdown_timeout_s(settings),
+    )
+
+
+def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
+    target = catalog.target(request.target)
+    model = catalog.model(request.model or DEFAULT_MODEL[target.vendor])
+    profiles = tuple(catalog.profile(profile_id) for profile_id in request.profiles)
+    support = catalog.support(model.id, target.id)
+    if support.state == "refused":
+        raise Refused(
+            f"{model.id} on {target.id} is refused: {support.reason}.",
+            next_step="see what fits with: ernie-deploy models --json",
+        )
+    pairing = Pairing(
+        model=model,
+        target=target,
+        engine=catalog.engine,
+        recipes=catalog.recipes,
+        profiles=profiles,
+        fp8=catalog.profile("fp8"),
+        user=user_settings(request, catalog.engine),
+        gpu_ids=request.gpus,
+        local_weights=bool(request.weights),
+    )
+    _check_profiles(pairing)
+    _check_gpus(request, target)
+    return pairing, support
+
+
+def capabilities(pairing: Pairing) -> set[Need]:
+    """What the pairing has that a profile may need."""
+    model, target = pairing.model, pairing.target
+    rows = pairing.recipes.serve
+    has: dict[Need, bool] = {
+        "fp8": target.fp8 != "none",
+        "gpu": target.gpus > 0,
+        "large": weight_bytes(model) > LARGE_GIB * GIB,
+        "moe": model.experts is not None,
+        "mtp": model.mtp,
+        "published": any(r.model == model.id and target.id in r.targets for r in rows),
+        "reasoning": bool(model.reasoning_parser),
+        "tools": bool(model.tool_call_parser),
+        "vision": model.vision is not None,
+    }
+    return {need for need, met in has.items() if met}
+
+
+def _check_profiles(pairing: Pairing) -> None:
+    has, asked = capabilities(pairing), [profile.id for profile in pairing.profiles]
+    for profile in pairing.profiles:
+        for need in profile.needs:
+            if need not in has:
+                raise _inapplicable(profile, pairing, NEEDS[need])
+        if clash := set(profile.conflicts) & set(asked):
+            raise _inapplicable(profile, pairing, f"it contradicts the profile {min(clash)}")
+    if len(set(asked)) != len(asked):
+        raise UsageError(f"A profile is named twice: {', '.join(asked)}.")
+
+
+def _inapplicable(profile: Profile, pairing: Pairing, reason: str) -> Refused:
+    return Refused(
+        f"The profile {profile.id} does not apply to {pairing.model.id} on {pairing.target.id}.",
+        cause=reason,
+        next_step="leave it out; `ernie-deploy profiles` says what each one needs",
+    )
+
+
+def _check_gpus(request: Request, target: Target) -> None:
+    if any(not 0 <= gpu < max(1, target.gpus) for gpu in request.gpus):
+        raise Refused(
+            f"--gpus {','.join(map(str, request.gpus))}: a {target.id} node has {target.gpus} GPUs.",
+            cause=f"GPUs are numbered 0 to {max(0, target.gpus - 1)}",
+        )
+    if not target.gpus and (request.gpus or request.gpus_cdi):
+        raise Refused(f"{target.id} has no GPU to choose.", next_step="leave out --gpus and --gpus-cdi")
+
+
+def _image(engine: Engine, target: Target, request: Request) -> str:
+    image = engine.images[target.vendor]
+    if not request.cuda:
+        return image.reference
+    if request.cuda not in image.older_cuda:
+        raise Refused(
+            f"There is no {target.vendor} image of vLLM {engine.version} for CUDA {request.cuda[:20]}.",
+            cause=f"published are: {', '.join(image.older_cuda) or 'no other CUDA version'}",
+            next_step="leave out --cuda for the default image",
+        )
+    return image.older_cuda[request.cuda]
+
+
+def _gpu_ids(request: Request, layout: Layout, target: Target) -> tuple[int, ...]:
+    """The first GPUs of the choice, as many as the layout takes; none on a CPU target."""
+    ids = request.gpus or tuple(range(target.gpus))
+    return ids[: layout.topology.gpus]
+
+
+def _shutdown_timeout_s(settings: Sequence[Setting]) -> int:
+    value = value_of(settings, "shutdown-timeout", SHUTDOWN_TIMEOUT_S)
+    if not isinstance(value, int) or not 0 <= value <= LONGEST_SHUTDOWN_S:
+        raise UsageError(f"--shutdown-timeout must be between 0 and {LONGEST_SHUTDOWN_S} seconds.")
+    return value
+
+
+def _notes(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
+    """What the user should know, one sentence each."""
+    model, target = pairing.model, pairing.target
+    kinds = ["bench", target.vendor] + ["vision"] * (model.vision is not None)
+    added = {p.id for p in layout.profiles} - set(request.profiles)
+    notes = [_note_on_gpus(layout, target, pairing)] if target.gpus else []
+    if "fp8" in added:
+        why = f"as published for {target.id}" if layout.row else f"because BF16 does not fit {target.id}"
+        notes.append(f"FP8 was chosen {why}; --profile bf16 keeps BF16 where it fits.")
+    if request.security == "vendor":
+        notes.append(SECURITY_NOTES[target.vendor])
+    return notes + published.notes(pairing.recipes, kinds)
+
+
+def _note_on_gpus(layout: Layout, target: Target, pairing: Pairing) -> str:
+    used, topology = layout.topology.gpus, layout.topology
+    published_layout = layout.row and topology.tensor_parallel_size == (
+        layout.row.settings.get("tensor-parallel-size", 1)
+    )
+    why = "the published layout" if published_layout else "the memory plan"
+    note = f"Uses {used} of the node's {target.gpus} GPUs ({why})."
+    replicas = target.gpus // (used // topology.data_parallel_size)
+    if replicas > topology.data_parallel_size and not request_limits(pairing):
+        note += f" --dp {replicas} uses the rest."
+    return note
+
+
+def request_limits(pairing: Pairing) -> bool:
+    """Whether the user narrowed the GPUs, so that the rest is not on offer."""
+    return bool(pairing.gpu_ids)
+
+
+SECURITY_NOTES = {
+    "nvidia": "--security vendor: host IPC, as vLLM's documentation has it; a container with it can read"
+    " the shared memory of every process on the host. shm_size does the same for vLLM alone.",
+    "amd": "--security vendor: seccomp off, SYS_PTRACE, host IPC and the video group, as vLLM's ROCm"
+    " documentation has it; use it only where hipIpc or RCCL is refused without it.",
+    "cpu": "--security vendor changes nothing on a CPU target.",
+}

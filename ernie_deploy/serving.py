@@ -1,0 +1,69 @@
+"""The flags and variables of `vllm serve` that follow from running in this stack."""
+
+from ernie_deploy.catalog.schema import Target
+from ernie_deploy.flags import Setting, as_settings
+from ernie_deploy.layout import Layout
+from ernie_deploy.request import Request
+
+HF_CACHE = "/cache/hf"
+ENGINE_CACHE = "/cache/engine"
+WEIGHTS_MOUNT = "/weights"
+API_KEY_CONFIG = "/run/secrets/vllm_config"
+
+
+def serve_settings(request: Request, shutdown_timeout_s: int) -> list[Setting]:
+    """What the stack itself adds to the command, each with its reason."""
+    settings = [_kit("shutdown-timeout", shutdown_timeout_s, "streams end before the container does")]
+    if request.api_key_file:
+        settings.append(_kit("config", API_KEY_CONFIG, "the API key stays out of argv"))
+    return settings
+
+
+def _kit(name: str, value: str | int, reason: str) -> Setting:
+    return Setting(name=name, value=value, origin=f"kit: {reason}")
+
+
+def serve_environment(
+    request: Request, target: Target, layout: Layout, gpu_ids: tuple[int, ...], ready_timeout_s: int
+) -> tuple[Setting, ...]:
+    """Variables of `serve`; the cache directories lie on a volume: Docker's tmpfs is noexec."""
+    settings = [
+        *as_settings({"HF_HOME": HF_CACHE}, "kit: the weights' volume"),
+        *as_settings({"HF_HUB_OFFLINE": "1"}, "kit: only fetch talks to the hub"),
+        *as_settings(
+            {
+                "HF_MODULES_CACHE": f"{ENGINE_CACHE}/modules",
+                "HOME": ENGINE_CACHE,
+                "TORCHINDUCTOR_CACHE_DIR": f"{ENGINE_CACHE}/inductor",
+                "TRITON_CACHE_DIR": f"{ENGINE_CACHE}/triton",
+                "VLLM_CACHE_ROOT": f"{ENGINE_CACHE}/vllm",
+            },
+            "kit: a writable volume that may execute",
+        ),
+        *as_settings({"VLLM_NO_USAGE_STATS": "1"}, "kit: nothing is sent anywhere"),
+        Setting(
+            name="VLLM_ENGINE_READY_TIMEOUT_S",
+            value=str(ready_timeout_s),
+            origin="kit: 600 s + weight bytes / 0.3 GB/s",
+            variable="ENGINE_READY_TIMEOUT_S",
+        ),
+    ]
+    return (*settings, *_of_hardware(target, layout, request, gpu_ids))
+
+
+def _of_hardware(target: Target, layout: Layout, request: Request, gpu_ids: tuple[int, ...]) -> list[Setting]:
+    named = {setting.name: setting for setting in as_settings(target.environment, f"hardware {target.id}")}
+    named |= {setting.name: setting for setting in layout.reading.environment}
+    if target.vendor == "amd" and not request.gpus_cdi:
+        # Which render node is which GPU cannot be known here; vLLM reads this one on ROCm too.
+        ids = ",".join(map(str, gpu_ids))
+        named["CUDA_VISIBLE_DEVICES"] = Setting(
+            name="CUDA_VISIBLE_DEVICES", value=ids, origin="user" if request.gpus else "kit: the GPUs in use"
+        )
+    if target.vendor == "cpu":
+        named["VLLM_CPU_KVCACHE_SPACE"] = Setting(
+            name="VLLM_CPU_KVCACHE_SPACE", value="4", origin="memory plan", variable="CPU_KV_CACHE_GIB"
+        )
+    if request.user:
+        named["USER"] = Setting(name="USER", value="vllm", origin="kit: this UID has no name in the image")
+    return list(named.values())

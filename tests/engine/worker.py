@@ -1,0 +1,254 @@
+"""Feeds argv words to vLLM's own parser and configuration step, one JSON line a job, one a verdict.
+
+Each job runs in a fork of a process that has vLLM imported: the configuration step writes os.environ
+(LD_PRELOAD, LOCAL_WORLD_SIZE, ...), reconfigures logging and keeps in lru_caches what it has warned of
+and which files it has read. A fork forgets all of that and costs milliseconds; no list of caches to
+clear would stay complete from one vLLM to the next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# Before vLLM is imported: otherwise its log goes to stdout, and its hub client to the network.
+os.environ.update(
+    VLLM_LOGGING_STREAM="ext://sys.stderr",
+    VLLM_NO_USAGE_STATS="1",
+    HF_HUB_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+Job = dict[str, Any]
+Verdict = dict[str, Any]
+
+ERNIE_CLASSES = (
+    "Ernie4_5ForCausalLM",
+    "Ernie4_5_MoeForCausalLM",
+    "Ernie4_5_VLMoeForConditionalGeneration",
+    "ErnieMTPModel",
+)
+
+# Read from vLLM's config by path, reported by name.
+FACTS = {
+    "scheduler_config": "max_num_batched_tokens max_num_scheduled_tokens max_num_seqs",
+    "model_config": "max_model_len quantization trust_remote_code revision enforce_eager",
+    "model_config.multimodal_config": "language_model_only",
+    "cache_config": "enable_prefix_caching gpu_memory_utilization",
+    "offload_config.uva": "cpu_offload_gb",
+    "parallel_config": "tensor_parallel_size pipeline_parallel_size data_parallel_size"
+    " data_parallel_size_local enable_expert_parallel distributed_executor_backend nnodes node_rank master_addr",
+    "speculative_config": "method num_speculative_tokens",
+    "": "shutdown_timeout",
+}
+
+
+class RefusedError(Exception):
+    """An argv that vLLM does not take, and the stage at which it said so."""
+
+    def __init__(self, stage: str, error: str) -> None:
+        super().__init__(error)
+        self.stage = stage
+
+
+def about_this_machine(record: logging.LogRecord) -> bool:
+    # No triton on a CPU, hence the V1 model runner: said of every argv, and of none on a GPU.
+    return record.name == "vllm.platforms.cpu" or "V1 model runner" in record.getMessage()
+
+
+def record_warnings() -> list[str]:
+    """Collects whatever is logged at WARNING or above from here on."""
+    messages: list[str] = []
+    handle = logging.Logger.handle
+
+    def recording(logger: logging.Logger, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING and not about_this_machine(record):
+            messages.append(record.getMessage())
+        handle(logger, record)
+
+    # The configuration step replaces vLLM's handlers, so the hook sits before any handler.
+    logging.Logger.handle = recording  # type: ignore[method-assign,assignment]
+    logging.captureWarnings(True)
+    return messages
+
+
+def preload() -> None:
+    """Imports what jobs need, so that it is paid for, and warned about, before the first."""
+    import vllm.benchmarks.serve
+    import vllm.entrypoints.cli.serve  # noqa: F401
+    from vllm.model_executor.layers.quantization import get_quantization_config
+    from vllm.model_executor.models import registry
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    get_quantization_config("fp8_per_tensor")
+    models = registry.ModelRegistry.models
+    for name in ERNIE_CLASSES:
+        # A class not yet loaded is looked at in a process of its own, which imports vLLM anew: 17 s.
+        models[name] = registry._RegisteredModel.from_model_cls(models[name].load_model_cls())
+
+
+def serve_parser() -> argparse.ArgumentParser:
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser: argparse.ArgumentParser = FlexibleArgumentParser(prog="vllm")
+    ServeSubcommand().subparser_init(parser.add_subparsers(dest="subparser"))
+    return parser
+
+
+def bench_parser() -> argparse.ArgumentParser:
+    from vllm.benchmarks.serve import add_cli_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser: argparse.ArgumentParser = FlexibleArgumentParser(prog="vllm bench serve")
+    add_cli_args(parser)
+    return parser
+
+
+def reason(error: BaseException) -> str:
+    # pydantic's text ends in a dump of its input and a link; the messages alone are the sentence.
+    if callable(errors := getattr(error, "errors", None)):
+        return "; ".join(item["msg"] for item in errors())
+    if isinstance(error, KeyError):
+        return str(error.args[0])
+    return str(error) or type(error).__name__
+
+
+def parse_words(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return parser.parse_args(words)
+    except SystemExit:
+        text = complaint.getvalue().rpartition("error: ")[2].strip()
+        raise RefusedError("parse", text or "exits without serving") from None
+    except Exception as error:
+        raise RefusedError("parse", reason(error)) from error
+
+
+def parse_serve(words: list[str]) -> argparse.Namespace:
+    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+
+    args = parse_words(serve_parser(), ["serve", *words])
+    try:
+        validate_parsed_serve_args(args)
+    except Exception as error:
+        raise RefusedError("parse", reason(error)) from error
+    return args
+
+
+def engine_config(args: argparse.Namespace, *, headless: bool) -> Any:
+    """What vLLM's three launchers do up to the point where processes start."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.launcher import validate_api_server_args
+    from vllm.usage.usage_lib import UsageContext
+
+    if not headless:
+        validate_api_server_args(args)
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    return engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER, headless=headless)
+
+
+def configure(args: argparse.Namespace) -> Any:
+    """Runs vLLM's own `serve` command with its launchers replaced by the configuration step."""
+    from vllm.entrypoints.cli import serve
+
+    made: list[Any] = []
+
+    async def run_server(args: argparse.Namespace) -> None:
+        made.append(engine_config(args, headless=False))
+
+    serve.run_server = run_server
+    serve.run_multi_api_server = lambda args: made.append(engine_config(args, headless=False))
+    serve.run_headless = lambda args: made.append(engine_config(args, headless=True))
+    serve.ServeSubcommand.cmd(args)
+    return made[0]
+
+
+def read_facts(config: Any, args: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {"port": args.port, "api_keys": len(args.api_key or ())}
+    for path, names in FACTS.items():
+        section = config
+        for step in filter(None, path.split(".")):
+            section = getattr(section, step, None)
+        found |= {name: getattr(section, name, None) for name in names.split()}
+    found["speculative_method"] = found.pop("method")
+    return found
+
+
+def serve_verdict(job: Job) -> Verdict:
+    args = parse_serve(job["argv"])
+    if job.get("model_dir") is None:
+        return {}
+    args.model_tag = job["model_dir"]
+    try:
+        config = configure(args)
+    except (Exception, SystemExit) as error:
+        raise RefusedError("config", reason(error)) from error
+    return {"world_size": config.parallel_config.world_size, "facts": read_facts(config, args)}
+
+
+def bench_verdict(job: Job) -> Verdict:
+    parse_words(bench_parser(), job["argv"])
+    return {}
+
+
+VERDICTS: dict[str, Callable[[Job], Verdict]] = {"serve": serve_verdict, "bench": bench_verdict}
+
+
+def judge(job: Job) -> Verdict:
+    os.environ.update(job.get("env") or {})
+    warnings = record_warnings()
+    verdict: Verdict = {"id": job["id"], "ok": True, "stage": None, "error": "", "world_size": 0, "facts": {}}
+    try:
+        verdict |= VERDICTS[job["kind"]](job)
+    except RefusedError as refused:
+        verdict |= {"ok": False, "stage": refused.stage, "error": str(refused)}
+    return verdict | {"warnings": warnings}
+
+
+def run_child(job: Job, answer: int) -> None:
+    try:
+        with os.fdopen(answer, "w") as pipe:
+            pipe.write(json.dumps(judge(job), default=str))
+    finally:
+        sys.stderr.flush()
+        # Not sys.exit: the parent's exit handlers are not the child's to run.
+        os._exit(0)
+
+
+def in_fork(job: Job) -> Verdict:
+    question, answer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(question)
+        run_child(job, answer)
+    os.close(answer)
+    with os.fdopen(question) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if not text:
+        raise RuntimeError(f"job {job['id']!r} gave no verdict (wait status {status}); see stderr")
+    verdict: Verdict = json.loads(text)
+    return verdict
+
+
+def main() -> None:
+    # Only verdicts go to stdout, whatever a library prints.
+    with os.fdopen(os.dup(1), "w") as verdicts:
+        os.dup2(2, 1)
+        preload()
+        for line in filter(str.strip, sys.stdin):
+            print(json.dumps(in_fork(json.loads(line))), file=verdicts, flush=True)
+
+
+if __name__ == "__main__":
+    main()

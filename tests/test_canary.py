@@ -1,0 +1,246 @@
+"""The healthcheck against a fake vLLM that idles, works, hangs or fails; run as Docker runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from fake_vllm import FakeVllm
+
+SOURCE = Path(__file__).parents[1] / "docker" / "canary.py"
+LOADING = "http://127.0.0.1:9"  # nobody listens on the discard port
+
+
+def with_constants(**constants: object) -> str:
+    """The script with other constants: a test cannot wait for a minute."""
+    text = SOURCE.read_text()
+    for name, value in constants.items():
+        text, found = re.subn(rf"(?m)^{name} = .*", lambda _: f"{name} = {value}", text)  # noqa: B023
+        assert found == 1, name
+    return text
+
+
+class Probe(NamedTuple):
+    """A container: what stays the same from probe to probe."""
+
+    folder: Path
+    text: str
+
+    def __call__(self, url: str, *arguments: str, patience_s: float = 3) -> tuple[int, str]:
+        environment = {**os.environ, "TMPDIR": str(self.folder), "http_proxy": "http://127.0.0.1:1"}
+        text = self.text.replace("ANSWER_S = 8.0", f"ANSWER_S = {patience_s}")
+        command = [sys.executable, "-I", "-S", "-c", text, url, "ernie", *arguments]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=20, check=False
+        )
+        assert done.stderr == ""
+        return done.returncode, done.stdout.rstrip("\n")
+
+    @property
+    def starts(self) -> Path:
+        return self.folder / "starts"
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> Probe:
+    starts = f"Path({str(tmp_path / 'starts')!r})"
+    return Probe(tmp_path, with_constants(HANG_S=0.2, STARTS=starts))
+
+
+@pytest.fixture
+def server() -> Iterator[FakeVllm]:
+    with FakeVllm() as fake:
+        threading.Thread(target=fake.serve_forever, args=(0.02,), daemon=True).start()
+        yield fake
+        fake.released.set()
+        fake.shutdown()
+
+
+def test_script_can_be_inlined() -> None:
+    text = SOURCE.read_text()
+    assert text.isascii()
+    assert not set("$\t") & set(text)
+    assert "__file__" not in text
+
+
+def test_idle_server_answers_one_token_each_time(probe: Probe, server: FakeVllm) -> None:
+    for count in (1, 2):
+        assert probe(server.url) == (0, "healthy: one token answered")
+        assert len(server.questions) == count
+    assert server.questions[0] == {"model": "ernie", "prompt": "1", "max_tokens": 1, "temperature": 0}
+
+
+@pytest.mark.parametrize("mood", ["saturated", "long-prompt"])
+def test_working_server_is_never_asked(probe: Probe, server: FakeVllm, mood: str) -> None:
+    probe(server.url)
+    server.mood = mood
+    server.questions.clear()
+    assert [probe(server.url) for _ in range(2)] == [(0, "healthy: the engine works")] * 2
+    assert server.questions == []
+
+
+def test_first_probe_asks_even_a_working_server(probe: Probe, server: FakeVllm) -> None:
+    server.mood = "saturated"
+    assert probe(server.url, patience_s=0.1) == (1, "not healthy yet: no answer to one token (TimeoutError)")
+    assert probe(server.url) == (0, "healthy: the engine works")
+
+
+def test_server_that_became_busy_with_the_question_is_healthy(probe: Probe, server: FakeVllm) -> None:
+    probe(server.url)
+    server.mood = "just-busy"
+    assert probe(server.url, patience_s=0.1) == (0, "healthy: the engine works and is too busy to answer")
+
+
+def test_loading_is_no_hang(probe: Probe) -> None:
+    for _ in range(3):
+        assert probe(LOADING) == (1, "not healthy yet: no answer to one token (ConnectionRefusedError)")
+
+
+@pytest.mark.parametrize("mood", ["hung", "hung-idle", "engine-dead", "half-answer"])
+def test_three_misses_and_a_minute_are_a_hang(probe: Probe, server: FakeVllm, mood: str) -> None:
+    probe(server.url)
+    server.mood = mood
+    first, second, third = (probe(server.url, patience_s=0.1) for _ in range(3))
+    reason = {
+        "hung": "engine 0 has requests and stands still",
+        "hung-idle": "no answer to one token (TimeoutError)",
+        "engine-dead": "HTTP 500 to one token",
+        "half-answer": "an error instead of one token",
+    }[mood]
+    assert first == second == (1, f"unhealthy: {reason}")
+    assert third == (
+        1,
+        (
+            f"unhealthy: {reason}, 3 probes in a row: a hang, every process is killed for a new start\n"
+            "PID 1 did not start vllm, so this is not its container: nothing is killed"
+        ),
+    )
+
+
+def test_three_misses_within_a_minute_are_no_hang(tmp_path: Path, server: FakeVllm) -> None:
+    probe = Probe(tmp_path, SOURCE.read_text())
+    probe(server.url)
+    server.mood = "hung-idle"
+    assert {probe(server.url, patience_s=0.1)[1] for _ in range(3)} == {
+        "unhealthy: no answer to one token (TimeoutError)"
+    }
+
+
+def test_progress_forgives_misses(probe: Probe, server: FakeVllm) -> None:
+    probe(server.url)
+    for mood in ("hung-idle", "hung-idle", "idle", "hung-idle"):
+        server.mood = mood
+        assert "killed" not in probe(server.url, patience_s=2 if mood == "idle" else 0.1)[1]
+
+
+def test_one_stuck_engine_of_two_is_a_hang(probe: Probe, server: FakeVllm) -> None:
+    server.mood = "one-of-two-stuck"
+    assert probe(server.url) == (0, "healthy: one token answered")
+    lines = [probe(server.url)[1] for _ in range(3)]
+    assert lines[:2] == ["unhealthy: engine 1 has requests and stands still"] * 2
+    assert "a hang, every process is killed" in lines[2]
+
+
+def test_without_metrics_the_answer_decides(probe: Probe, server: FakeVllm) -> None:
+    server.mood = "no-metrics"
+    assert probe(server.url) == (0, "healthy: one token answered")
+    server.mood = "hung-idle"
+    assert [probe(server.url, patience_s=0.1)[0] for _ in range(3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("api-key: sk-one", "sk-one"),
+        ("port: 1\napi-key: 'sk one'  # ours", "sk one"),
+        ('api_key: "sk-#1"', "sk-#1"),
+        ("api-key: [sk-a, sk-b]", "sk-a"),
+        ("api-key:\n  - sk-a\n  - sk-b", "sk-a"),
+    ],
+)
+def test_key_is_the_first_of_the_configuration(tmp_path: Path, line: str, key: str) -> None:
+    config = tmp_path / "vllm.yaml"
+    config.write_text(line)
+    assert runpy.run_path(str(SOURCE))["read_api_key"](config) == key
+
+
+@pytest.mark.parametrize("mood", ["wrong-key", "wrong-name"])
+def test_wrong_question_is_no_hang(probe: Probe, server: FakeVllm, tmp_path: Path, mood: str) -> None:
+    config = tmp_path / "vllm.yaml"
+    config.write_text("api-key: sk-secret")
+    server.api_key = "sk-secret"
+    assert probe(server.url, str(config))[0] == 0
+    server.mood, server.api_key = mood, "sk-other" if mood == "wrong-key" else "sk-secret"
+    answers = [probe(server.url, str(config)) for _ in range(3)]
+    refused = "the server refuses the API key (HTTP 401): it was started with another one"
+    assert set(answers) == {(1, f"unhealthy: {refused if mood == 'wrong-key' else 'HTTP 404 to one token'}")}
+
+
+def test_unreadable_key_is_a_sentence(probe: Probe, server: FakeVllm) -> None:
+    code, line = probe(server.url, "/nowhere/key")
+    assert (code, line.partition(":")[2]) == (
+        1,
+        " the API key cannot be read: [Errno 2] No such file or directory: '/nowhere/key'",
+    )
+
+
+def test_first_health_ends_the_count_of_failed_starts(probe: Probe, server: FakeVllm) -> None:
+    probe.starts.write_text("2\n")
+    probe(LOADING)
+    assert probe.starts.exists()
+    probe(server.url)
+    assert not probe.starts.exists()
+
+
+def test_torn_state_is_as_none(probe: Probe, server: FakeVllm) -> None:
+    (probe.folder / "canary.json").write_text('{"engines": {')
+    assert probe(server.url) == (0, "healthy: one token answered")
+
+
+def test_probe_ends_before_docker_kills_it(tmp_path: Path, server: FakeVllm) -> None:
+    server.mood = "hung-idle"
+    started = time.monotonic()
+    assert Probe(tmp_path, with_constants(PROBE_S=0.5))(server.url)[0] == 1
+    assert time.monotonic() - started < 3
+    assert json.loads((tmp_path / "canary.json").read_text())[2] == 1
+
+
+def can_unshare() -> bool:
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
+    return (
+        bool(shutil.which("unshare"))
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
+
+
+@pytest.mark.skipif(not can_unshare(), reason="no PID namespace can be made here (needs root)")
+@pytest.mark.parametrize("word", ["vllm", "other"])
+def test_hang_kills_all_but_the_init_of_vllm(tmp_path: Path, word: str) -> None:
+    """A shell stands for Docker's init; `word` is on its command line."""
+    (tmp_path / "canary.py").write_text(with_constants(HANG_S=0.0, HANG_MISSES=1))
+    (tmp_path / "canary.json").write_text("[{}, 0.0, 0]")
+    init = f"""
+        sleep 60 & engine=$!
+        {sys.executable} -c "$(cat {tmp_path}/canary.py)" {LOADING} ernie
+        sleep 0.1
+        kill -0 $engine 2>/dev/null && echo engine lives || echo engine killed
+        kill -9 $engine 2>/dev/null
+        echo init lives
+    """
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "bash", "-c", init, word]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert done.stdout.endswith("init lives\n")
+    assert ("engine killed" in done.stdout) == (word == "vllm"), done
+    assert ("canary: no answer to one token (Conn" in done.stderr) == (word == "vllm")

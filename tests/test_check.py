@@ -1,0 +1,540 @@
+"""`check`: each rule against a bad and a good sample, the kit's own files, and whatever else is no compose file."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.check import RULE_MODULES, judge, report, rules
+from ernie_deploy.check.document import MAX_SERVICES, load
+from ernie_deploy.check.interpolate import resolved
+from ernie_deploy.check.tree import MAX_BYTES
+from ernie_deploy.check.values import seconds, size, version
+from ernie_deploy.cli import main
+from ernie_deploy.committed import files
+from ernie_deploy.errors import UsageError
+from ernie_deploy.plan import resolve
+from ernie_deploy.render import compose_file
+from ernie_deploy.request import Request
+
+FOLDER = Path(__file__).parent / "check"
+SAMPLES = yaml.safe_load((FOLDER / "rules.yml").read_text())
+CATALOG = Catalog()
+MARK = "# <-"
+
+# Notes that a rendering of the kit may carry, with the reason.
+ALLOWED_NOTES = {
+    "ED119": "VL models need their repository's code; commits are pinned by a later lock, not by the catalog",
+    "ED202": "with --bind and --api-key-file: the key guards what vLLM guards, a gateway does the rest",
+}
+
+
+def found(text, name="compose.yml"):
+    return judge(text.encode(), name, CATALOG)
+
+
+def ids(text):
+    return {finding.id for finding in found(text)}
+
+
+def whole_file(sample):
+    if sample.startswith("services:"):
+        return sample
+    return "services:\n" + "".join(f"  {line}\n" for line in sample.splitlines())
+
+
+def marked_line(text, service):
+    lines = text.splitlines()
+    marked = [number for number, line in enumerate(lines, 1) if line.endswith(MARK)]
+    return marked[0] if marked else next(n for n, line in enumerate(lines, 1) if line.strip() == f"{service}:")
+
+
+def serve(*extra, command="baidu/ERNIE-4.5-21B-A3B-PT", image="vllm/vllm-openai:v0.32.0"):
+    lines = [f"image: {image}", *([f"command: {command}"] if command else []), *extra]
+    return "services:\n  serve:\n" + "".join(f"    {line}\n" for line in lines)
+
+
+# --- rules
+
+
+def test_every_rule_has_a_sample_and_every_sample_a_rule():
+    assert list(SAMPLES) == [rule.id for rule in rules()]
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.id)
+def test_a_bad_sample_is_found_on_its_line(rule):
+    text = whole_file(SAMPLES[rule.id]["bad"])
+    findings = [finding for finding in found(text) if finding.id == rule.id]
+    assert [f.line for f in findings] == [marked_line(text, f.service) for f in findings]
+    assert len(findings) == 1, f"{rule.id} found {findings}"
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.id)
+def test_a_good_sample_is_not_found(rule):
+    assert rule.id not in ids(whole_file(SAMPLES[rule.id]["good"]))
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.id)
+def test_a_rule_says_what_to_do_and_where_the_fact_is_from(rule):
+    assert rule.sentence.endswith(".")
+    assert rule.remedy
+    assert not rule.remedy.endswith(".")
+    assert rule.source
+    assert (rule.search.__doc__ or "").endswith(".")
+
+
+def test_ids_tell_the_floor_of_their_rule():
+    floors = {"ED1": "engine model wiring", "ED2": "security secret", "ED3": "lifecycle storage"}
+    for rule in rules():
+        module = rule.search.__module__.rpartition(".")[2].removesuffix("_rules")
+        assert module in floors[rule.id[:3]].split()
+    assert {rule.search.__module__ for rule in rules()} == {module.__name__ for module in RULE_MODULES}
+
+
+# --- whole files
+
+
+@pytest.mark.parametrize("name", sorted(name for name in files(CATALOG) if name.endswith(".yml")))
+def test_nothing_is_found_in_what_the_kit_renders(name, rendered):
+    findings = found(rendered[name])
+    assert [f for f in findings if f.severity != "note"] == []
+    assert {f.id for f in findings} <= set(ALLOWED_NOTES)
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    return files(CATALOG)
+
+
+REQUESTS = [
+    Request(target="h100", model="300b", profiles=("mtp",), api_key_file=True, bind="0.0.0.0"),
+    Request(target="mi300x", user="1000:1000"),
+    Request(target="h100", gpus_cdi=True, dp=4),
+    Request(target="h200", model="vl-424b", weights="/srv/weights"),
+    Request(target="h100", model="21b-thinking", profiles=("tools", "reasoning")),
+    Request(target="h100", cuda="12.9"),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.target)
+def test_nothing_is_found_in_what_options_render(request_):
+    text = compose_file(resolve(CATALOG, request_), CATALOG.defaults)
+    assert [(f.id, f.sentence) for f in found(text) if f.severity != "note"] == []
+    assert {f.id for f in found(text)} <= set(ALLOWED_NOTES)
+
+
+def test_the_published_settings_carry_what_is_wrong_with_them():
+    text = compose_file(resolve(CATALOG, Request(target="mi300x", profiles=("published",))), CATALOG.defaults)
+    assert {(f.id, f.severity) for f in found(text)} == {("ED118", "warning")}
+
+
+def test_a_rendering_for_every_address_needs_a_key():
+    text = compose_file(resolve(CATALOG, Request(target="h100", bind="0.0.0.0")), CATALOG.defaults)
+    assert [(f.id, f.severity) for f in found(text)] == [("ED201", "error")]
+
+
+@pytest.mark.parametrize(("target", "expected"), [("h100", {"ED208"}), ("mi300x", {"ED205", "ED208", "ED209"})])
+def test_vendor_security_is_named(target, expected):
+    text = compose_file(resolve(CATALOG, Request(target=target, security="vendor")), CATALOG.defaults)
+    assert {(f.id, f.severity) for f in found(text)} == {(identity, "warning") for identity in expected}
+
+
+def test_the_vendors_docker_run():
+    findings = found((FOLDER / "vendor.yml").read_text())
+    by_severity = {
+        severity: sorted({f.id for f in findings if f.severity == severity})
+        for severity in ("error", "warning", "note")
+    }
+    assert by_severity == {
+        "error": ["ED102", "ED203", "ED205", "ED206", "ED220"],
+        "warning": [
+            "ED118", "ED205", "ED207", "ED208", "ED209", "ED223", "ED224",
+            "ED301", "ED303", "ED305", "ED306", "ED312", "ED321", "ED324", "ED325", "ED328",
+        ],
+        "note": ["ED202", "ED225", "ED323", "ED329"],
+    }  # fmt: skip
+
+
+def test_a_flag_in_a_script_is_found_on_its_own_line():
+    text = (FOLDER / "vendor.yml").read_text()
+    line = next(n for n, line in enumerate(text.splitlines(), 1) if "--disable-log-requests" in line)
+    assert [f.line for f in found(text) if f.id == "ED102"] == [line]
+
+
+def test_a_good_file_by_hand_in_short_spellings():
+    assert found((FOLDER / "community.yml").read_text()) == []
+
+
+# --- what the rules must not say
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "m -tp=2 --max-model-len 32k --seed -1 -O3 -O 2 -cc.mode=3",
+        "m --tensor-par 2 --no_trust_remote_code",
+        "m --hf-overrides.rope_scaling.factor 4 --api-key a b",
+        "m --enable-prefix-caching --no-enable-prefix-caching --hf-token",
+        "m --limit-mm-per-prompt '{\"image\": 2}' --dtype bfloat16",
+    ],
+)
+def test_spellings_that_the_parser_takes(command):
+    # Each of them was given to vLLM 0.32.0's own parser.
+    assert not ids(serve(command=json.dumps(command))) & {"ED101", "ED104", "ED105"}
+
+
+@pytest.mark.parametrize(
+    ("command", "identity"),
+    [
+        ("m -tp4", "ED101"),
+        ("m --trust-remote-code=true", "ED105"),
+        ("m --trust-remote-code true", "ED105"),
+        ("m extra", "ED105"),
+        ("m --port", "ED105"),
+        ("m --dtype fp8", "ED104"),
+        ("m --tensor-parallel-size 4x", "ED104"),
+        ("m --gpu-memory-utilization 1.2", "ED104"),
+        ("m --model m", "ED103"),
+        ("m --speculative-config.method ernie_mtp", "ED103"),
+    ],
+)
+def test_spellings_that_the_parser_refuses(command, identity):
+    assert identity in ids(serve(command=json.dumps(command)))
+
+
+@pytest.mark.parametrize(
+    "image", ["vllm/vllm-openai:v0.31.0", "my/vllm:1", "vllm/vllm-openai:${TAG}", "vllm/vllm-openai:latest"]
+)
+def test_flags_of_other_engines_are_not_judged_by_the_pinned_table(image):
+    assert "ED101" not in ids(serve(command="m --flag-of-another-day", image=image))
+
+
+def test_the_newest_image_has_no_removed_flag_either():
+    assert "ED102" in ids(serve(command="m --disable-log-requests", image="vllm/vllm-openai:latest"))
+    assert "ED102" not in ids(serve(command="m --disable-log-requests", image="my/vllm:1"))
+
+
+def test_an_old_cuda_image_has_the_module_for_its_entrypoint():
+    text = serve(command="--model baidu/ERNIE-4.5-21B-A3B-PT", image="vllm/vllm-openai:v0.11.0")
+    assert not ids(text) & {"ED103", "ED105", "ED106"}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["entrypoint: python3 -m vllm.entrypoints.openai.api_server", "command: --model m -tp 99 --nnodes 2"],
+        ["entrypoint: [bash, -lc]", "command: ['source /env && exec vllm serve m -tp 99 --nnodes 2 2>&1 | tee /log']"],
+        ["entrypoint: [python3, -c, 'wrap()', vllm, serve]", "command: [m, -tp, '99', --nnodes, '2']"],
+        ["command: [bash, -c, 'vllm serve m -tp 99 --nnodes 2']", "entrypoint: ''"],
+        ["command: /venv/bin/vllm serve m -tp 99 --nnodes 2", "entrypoint: []"],
+    ],
+)
+def test_a_server_is_recognised_however_it_is_started(lines):
+    text = serve(*lines, command="", image="my/vllm:1")
+    service = load(text.encode(), "x", CATALOG).services["serve"]
+    assert service.serve is not None
+    assert service.serve.number("tensor-parallel-size") == 99
+    assert service.model_word.text == "m"
+    assert "ED105" not in ids(text)
+
+
+def test_what_only_the_host_knows_is_not_judged():
+    text = serve(
+        "ports: ['${BIND}:${PORT}:${INNER}']", "shm_size: ${SHM}", "stop_grace_period: ${GRACE}",
+        "user: ${WHO}", "restart: ${RESTART}", "group_add: ['${GID}']",
+        command="${MODEL} -tp ${TP} --shutdown-timeout ${S} --dtype ${D} ${MORE}",
+    )  # fmt: skip
+    wanted = {"ED104", "ED105", "ED110", "ED112", "ED113", "ED131", "ED201", "ED226", "ED303", "ED304", "ED307"}
+    assert not ids(text) & (wanted | {"ED324", "ED325"})
+
+
+def test_a_part_in_another_file_silences_rules_of_absence():
+    text = serve("extends: {file: base.yml, service: base}")
+    absences = {rule.id for rule in rules() if rule.of_absence}
+    assert ids(serve()) & absences
+    assert not ids(text) & absences
+
+
+def test_extends_in_the_same_file_is_followed():
+    base = "  base: {image: 'vllm/vllm-openai:v0.32.0', ipc: host, cap_drop: [ALL], command: [m]}\n"
+    text = f"services:\n{base}  serve:\n    extends: base\n    cap_drop: [NET_RAW]\n    restart: always\n"
+    service = load(text.encode(), "x", CATALOG).services["serve"]
+    assert [word.text for word in service.words("cap_drop")] == ["ALL", "NET_RAW"]
+    assert service.text("ipc") == "host"
+
+
+def test_other_services_are_not_held_to_vllms_standard():
+    text = "services:\n  db: {image: 'postgres:17.1', cap_add: [SYS_ADMIN], environment: {POSTGRES_PASSWORD: x}}\n"
+    assert ids(text) == set()
+
+
+def test_a_secret_is_never_printed(capsys, tmp_path):
+    planted = "hf_" + "Qx7" * 12
+    path = tmp_path / "compose.yml"
+    path.write_text(serve(f"environment: {{HF_TOKEN: {planted}}}", command=f"m --api-key {planted}"))
+    for option in ((), ("--json",), ("--sarif",)):
+        code, out, err = run(capsys, "check", str(path), *option)
+        assert code == 10
+        assert "Qx7" not in out + err
+
+
+# --- reading
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("${A:-b}", "b"),
+        ("${A-b}c", "bc"),
+        ("${A}", "${A}"),
+        ("$A-", "${A}-"),
+        ("${A:?no}", "${A}"),
+        ("${A:+x}", ""),
+        ("$$A $${A}", "$A ${A}"),
+        ("${A:-${B:-c}}/${D:-}", "c/"),
+        ("${A:-${B}}", "${B}"),
+        ("${broken", "${broken"),
+        ("5$", "5$"),
+    ],
+)
+def test_variables_are_resolved_by_their_defaults(text, expected, monkeypatch):
+    monkeypatch.setenv("A", "from the environment")
+    assert resolved(text) == expected
+
+
+def test_values():
+    assert [seconds(t) for t in ("90s", "1m30s", "1h", "500ms", "90", "")] == [90, 90, 3600, 0.5, None, None]
+    assert [size(t) for t in ("16g", "64M", "1gb", "1024", "x")] == [16 << 30, 64 << 20, 1 << 30, 1024, None]
+    assert [version(t) for t in ("v0.32.0-cu129", "0.9.2", "v1.2", "main")] == [(0, 32, 0), (0, 9, 2), (1, 2, 0), None]
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+NO_COMPOSE_FILES = {
+    "empty": (b"", "1"),
+    "a list": (b"- a\n- b\n", "1"),
+    "no services": (b"volumes: {}\n", "1"),
+    "services is a list": (b"services:\n  - a\n", "2"),
+    "a service is a text": (b"services:\n  a: b\n", "2"),
+    "not YAML": (b"services:\n  a: [\n", "3"),
+    "a tab": (b"services:\n\ta: b\n", "2"),
+    "two documents": (b"services: {}\n---\nservices: {}\n", "2"),
+    "binary": (b"\x7fELF\x02\x01\x01\x00\xff\xfe", "1"),
+    "not UTF-8": (b"services:\n  a:\n    image: \xff\n", "3"),
+    "NUL": (b"services:\n  a: \x00\n", "2"),
+    "a bomb": (BOMB.encode(), "1"),
+    "a cycle": (b"services: &a\n  x: *a\n", "1"),
+    "a cycle by merging": (b"services: &a\n  <<: *a\n", "1"),
+    "a key that is a list": (b"services:\n  ? [a, b]\n  : c\n", "2"),
+    "a merge of a text": (b"services:\n  a:\n    <<: text\n", "3"),
+    "deep": (b"a: " + b"[" * 5000, "1"),
+    "deep mappings": (b"{a: " * 3000 + b"}" * 3000, "1"),
+    "too large": (b"#" * (MAX_BYTES + 1), ""),
+    "an impossible character": (b'a: "\\UFFFFFFFF"\n', "1"),
+    "an unknown alias": (b"services: *nowhere\n", "1"),
+    "many services": (b"services:\n" + b"".join(b" s%d: {}\n" % n for n in range(MAX_SERVICES + 1)), "2"),
+}
+
+
+@pytest.mark.parametrize("case", NO_COMPOSE_FILES)
+def test_what_is_no_compose_file_is_a_clear_error_with_its_line(case):
+    data, line = NO_COMPOSE_FILES[case]
+    with pytest.raises(UsageError) as caught:
+        judge(data, "compose.yml", CATALOG)
+    assert caught.value.what.startswith(f"compose.yml:{line}" if line else "compose.yml")
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        serve("1: 2", "null: ~", "true: [x]"),
+        serve("labels: !reset null", "environment: !override {A: b}"),
+        serve(f"environment: {{A: {'x' * 10_000}}}", command="y" * 10_000),
+        serve("<<: [{ipc: host}, {ipc: private}]"),
+        serve('hostname: "\\ud800"', command='["\\ud800", "--\\u202e"]'),
+        serve(command='"\'an open quote"'),
+        serve("command: m2"),
+        "services: {}\n",
+        "services: {a: , b: {}}\n",
+    ],
+)
+def test_odd_files_are_judged(text):
+    findings = found(text)
+    for written in (report.as_text(findings, ["a"]), report.as_json(findings), report.as_sarif(findings, rules(), "1")):
+        written.encode()
+
+
+def test_open_quotes_and_repeated_keys_are_what_compose_refuses():
+    assert "ED320" in ids(serve(command='"\'an open quote"'))
+    assert "ED320" in ids(serve("command: m2"))
+
+
+WORDS = st.sampled_from(
+    "vllm serve bench -c sh bash python3 -m vllm.entrypoints.openai.api_server --tensor-parallel-size=8 -tp 0 -1 "
+    "--nnodes --max-model-len 1e400 ∞ ² 127.0.0.1:80:80 8000:8000 host none 0 true ${A:-${B} $$ ${ :: /tmp /dev/shm "
+    "baidu/ERNIE-4.5-21B-A3B-PT vllm/vllm-openai:v0.32.0 vllm/vllm-openai-rocm http://[ http://localhost:99999/health "
+    "--speculative-config={} --speculative-config=[] --base-url=http://[ --config --api-key= ALL CMD NONE 9999999999999h".split()
+)
+KEYS = st.sampled_from(
+    "image command entrypoint environment ports volumes tmpfs devices deploy resources reservations gpus count "
+    "device_ids healthcheck test interval retries start_period depends_on serve condition extends service secrets configs "
+    "source read_only restart stop_grace_period shm_size ipc network_mode user group_add cap_add security_opt logging "
+    "driver options profiles host_ip published target file <<".split()
+)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | WORDS
+TREES = st.recursive(
+    SCALARS,
+    lambda below: st.lists(below, max_size=6) | st.dictionaries(KEYS | st.text(max_size=5), below, max_size=8),
+    max_leaves=30,
+)
+SERVICE = st.fixed_dictionaries(
+    {"image": WORDS},
+    optional={key: TREES for key in ("command", "entrypoint", "environment", "ports", "volumes", "deploy")}
+    | {"command": st.lists(WORDS, max_size=12), "healthcheck": TREES, "depends_on": TREES, "extends": TREES},
+)
+QUIET = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def judged(data):
+    try:
+        findings = judge(data, "f.yml", CATALOG)
+    except UsageError as fault:
+        assert str(fault).startswith("f.yml")  # noqa: PT017
+        return
+    report.as_sarif(findings, rules(), "1").encode()
+    report.as_text(findings, ["f.yml"]).encode()
+    assert all(finding.line >= 1 for finding in findings)
+
+
+@QUIET
+@given(st.dictionaries(st.sampled_from(["serve", "bench", "x"]), SERVICE | TREES, min_size=1))
+def test_any_services_are_judged_or_refused(services):
+    judged(yaml.safe_dump({"services": services}, allow_unicode=True).encode("utf-8", "surrogatepass"))
+
+
+@QUIET
+@given(TREES)
+def test_any_yaml_is_judged_or_refused(tree):
+    judged(yaml.safe_dump(tree).encode())
+
+
+@QUIET
+@given(st.binary(max_size=300) | st.text(alphabet="&*a:[]{}<-? \n\t'\"|>!%#,$", max_size=80).map(str.encode))
+def test_any_bytes_are_judged_or_refused(data):
+    judged(data)
+    judged(b"services:\n  a:\n    command: " + data)
+
+
+@QUIET
+@given(st.text(alphabet="$${}:-?+AB \n'\"\\;&|#", max_size=60))
+def test_any_script_is_judged(script):
+    judged(yaml.safe_dump({"services": {"a": {"entrypoint": ["sh", "-c"], "command": [f"vllm serve {script}"]}}}).encode())
+
+
+# --- the command
+
+
+def run(capsys, *argv):
+    with pytest.raises(SystemExit) as caught:
+        main(list(argv))
+    captured = capsys.readouterr()
+    return caught.value.code, captured.out, captured.err
+
+
+def test_a_target_is_rendered_and_judged(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "check", "cpu", "mi300x") == (0, "2 files: nothing found\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_exit_10_and_warnings_0(capsys, tmp_path):
+    bad, good = tmp_path / "bad.yml", tmp_path / "good.yml"
+    bad.write_text((FOLDER / "vendor.yml").read_text())
+    good.write_text(serve("ipc: host"))
+    code, out, err = run(capsys, "check", str(good), str(bad))
+    assert (code, err) == (10, "")
+    assert out.index(f"{good}:2: warning") < out.index(f"{bad}:9: error ED203 ernie: ")
+    assert out.splitlines()[-1].startswith("2 files: 5 errors, ")
+    assert run(capsys, "check", str(good))[0] == 0
+
+
+def test_json_is_a_list_of_findings(capsys, tmp_path):
+    path = tmp_path / "a.yml"
+    path.write_text(serve("privileged: true"))
+    code, out, _ = run(capsys, "check", str(path), "--json")
+    finding = next(f for f in json.loads(out) if f["id"] == "ED203")
+    assert code == 10
+    assert (finding["line"], finding["service"], finding["severity"]) == (5, "serve", "error")
+    assert set(finding) == {"id", "severity", "file", "line", "service", "sentence", "remedy"}
+
+
+def test_sarif_names_rules_and_places(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a b.yml").write_text(serve("privileged: true"))
+    code, out, _ = run(capsys, "check", "a b.yml", "--sarif")
+    log = json.loads(out)
+    (one,) = log["runs"]
+    driver = one["tool"]["driver"]
+    assert (code, log["version"], driver["name"]) == (10, "2.1.0", "ernie-deploy")
+    assert [rule["id"] for rule in driver["rules"]] == [rule.id for rule in rules()]
+    for result in one["results"]:
+        assert driver["rules"][result["ruleIndex"]]["id"] == result["ruleId"]
+        assert result["level"] in ("error", "warning", "note")
+        physical = result["locations"][0]["physicalLocation"]
+        assert physical["artifactLocation"]["uri"] == "a%20b.yml"
+        assert physical["region"]["startLine"] >= 1
+
+
+def test_an_unknown_name_exits_3_with_close_matches(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("compose.yml").write_text(serve())
+    code, _, err = run(capsys, "check", "mi300")
+    assert code == 3
+    assert "mi300x" in err
+    assert "did you mean compose.yml" in run(capsys, "check", "compos.yml")[2]
+
+
+@pytest.mark.parametrize("name", [".", "x" * 5000, "\x1b[31m", "a\0b"])
+def test_names_that_are_no_file(capsys, name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, "check", name)
+    assert code in (2, 3)
+    assert out == ""
+    assert "\x1b" not in err
+    assert len(err) < 1000
+
+
+def test_standard_input_is_read(capsys, monkeypatch):
+    process = subprocess.run(
+        [sys.executable, "-m", "ernie_deploy", "check", "-"],
+        input=serve("privileged: true").encode(), capture_output=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 10
+    assert process.stdout.startswith(b"-:2: ")
+
+
+def test_the_rules_are_listed(capsys):
+    code, out, _ = run(capsys, "check", "--list")
+    assert code == 0
+    assert all(rule.id in out and rule.remedy in out for rule in rules())
+    listed = json.loads(run(capsys, "check", "--list", "--json")[1])
+    assert [rule["id"] for rule in listed] == list(SAMPLES)
+
+
+@pytest.mark.parametrize("argv", [["check"], ["check", "cpu", "--json", "--sarif"]])
+def test_usage(capsys, argv):
+    assert run(capsys, *argv)[0] == 2
+
+
+def test_help_imports_neither_yaml_nor_the_rules():
+    code = "import sys; from ernie_deploy.commands.check import check; print('yaml' in sys.modules, 'ernie_deploy.check' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False False\n"

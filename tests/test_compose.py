@@ -1,0 +1,137 @@
+"""Docker Compose accepts every rendering, and compose-lint finds nothing but what is silenced with a reason."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, rendered
+from hypothesis import HealthCheck, given, settings
+from test_render import NASTY, VALUES, interpolated
+
+from ernie_deploy import folder
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.errors import UsageError
+
+# Nothing is asked of a daemon: `config` only reads the file.
+NO_DAEMON = {"DOCKER_HOST": "tcp://127.0.0.1:1", "PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+COMMITTED = sorted((ROOT / "compose").glob("[!.]*.yml"))
+FORMS = [
+    ("h100", {"api_key_file": True, "bind": "0.0.0.0"}),
+    ("h100", {"weights": "/data/we ird'$PATH", "cuda": "12.9"}),
+    ("h100", {"gpus_cdi": True, "security": "vendor", "model": "300b", "profiles": ("mtp",)}),
+    ("mi300x", {"gpus_cdi": True, "dp": 2}),
+    ("mi300x", {"user": "1000:1000", "security": "vendor"}),
+    ("cpu", {"api_key_file": True, "user": "1000:1000"}),
+]
+
+
+def config(compose: str, path: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    words = [compose, "-f", str(path), *options]
+    return subprocess.run(words, capture_output=True, text=True, env=NO_DAEMON, timeout=60)
+
+
+def test_compose_accepts_each_committed_file(compose: str) -> None:
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda path: config(compose, path, "--profile", "*", "config", "-q"), COMMITTED))
+    told = {path.name: d.stderr for path, d in zip(COMMITTED, done, strict=True) if d.returncode or d.stderr}
+    assert told == {}
+    assert len(done) == len(COMMITTED) > 90
+
+
+@pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
+def test_compose_accepts_each_form(
+    compose: str, tmp_path: Path, target: str, options: dict[str, object]
+) -> None:
+    path = tmp_path / "compose.yml"
+    path.write_text(rendered(target, **options))
+    done = config(compose, path, "--profile", "*", "config", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("target", "options"), [("mi300x", {}), *FORMS], ids=str)
+def test_compose_reads_what_was_rendered(
+    compose: str, tmp_path: Path, target: str, options: dict[str, object]
+) -> None:
+    path = tmp_path / "compose.yml"
+    path.write_text(rendered(target, **options))
+    done = config(compose, path, "--profile", "*", "config", "--format", "json")
+    read = json.loads(done.stdout.replace("$$", "$"))["services"]
+    meant = yaml.safe_load(interpolated(path.read_text()))["services"]
+    for name, service in meant.items():
+        assert read[name]["command"] == service["command"]
+        assert read[name]["entrypoint"] == service["entrypoint"]
+        environment = {key: value for key, value in read[name]["environment"].items() if value is not None}
+        assert environment == {key: str(value or "") for key, value in service["environment"].items()}
+
+
+@given(NASTY)
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_compose_reads_any_setting_unchanged(compose: str, tmp_path: Path, value: str) -> None:
+    path = tmp_path / "compose.yml"
+    try:
+        path.write_text(rendered("h100", pairs=(f"served-model-name={value}",)), encoding="utf-8")
+    except UsageError:
+        return
+    done = config(compose, path, "config", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    words = json.loads(done.stdout)["services"]["serve"]["command"]
+    # `config` doubles each `$` again, so that its output is a compose file.
+    assert value in [word.replace("$$", "$") for word in words]
+
+
+@given(VALUES.filter(lambda value: "\0" not in value))
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_compose_reads_any_env_value_unchanged(compose: str, tmp_path: Path, value: str) -> None:
+    try:
+        line = folder.env_line("VALUE", value)
+    except UsageError:
+        return
+    (tmp_path / ".env").write_text(line + "\n", encoding="utf-8")
+    path = tmp_path / "compose.yml"
+    path.write_text("services: {a: {image: x, labels: {v: '=${VALUE}='}}}\n")
+    done = config(compose, path, "config", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)["services"]["a"]["labels"]["v"]
+    assert read.replace("$$", "$") == f"={value}="
+
+
+def test_env_example_as_env_is_accepted(compose: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text((ROOT / ".env.example").read_text())
+    path = tmp_path / "compose.yml"
+    path.write_text(rendered("h100"))
+    done = config(compose, path, "config", "-q")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def lint(*paths: str) -> "subprocess.CompletedProcess[str]":
+    words = [Path(sys.executable).parent / "compose-lint", "check", "--fail-on", "low", "--strict-config",
+             "--config", ROOT / "compose/.compose-lint.yml", *paths]  # fmt: skip
+    return subprocess.run(words, capture_output=True, text=True, timeout=120)
+
+
+def test_compose_lint_finds_nothing_else_in_the_committed_set() -> None:
+    done = lint(*map(str, COMMITTED))
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"{len(COMMITTED)} files scanned" in done.stdout
+
+
+def test_compose_lint_would_see_a_loose_stack(tmp_path: Path) -> None:
+    path = tmp_path / "compose.yml"
+    path.write_text(rendered("h100", bind="0.0.0.0"))
+    assert "CL-0005" in lint(str(path)).stdout
+
+
+def test_every_supported_pair_is_committed() -> None:
+    catalog = Catalog()
+    supported = {
+        f"{model.id}-{target.id}"
+        for model in catalog.models()
+        for target in catalog.targets()
+        if catalog.support(model.id, target.id).state != "refused"
+    }
+    assert {path.stem for path in COMMITTED} == supported

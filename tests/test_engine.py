@@ -1,0 +1,238 @@
+"""The real vLLM 0.32.0 parses and configures every command of the whole matrix, without a warning."""
+
+import itertools
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, planned
+from engine.checkpoint import write_config, write_tokenizer
+from engine.configs import config_of
+
+from ernie_deploy.catalog import ENGINE, Catalog
+from ernie_deploy.errors import KitError
+from ernie_deploy.flags import words
+from ernie_deploy.memory import parameters
+from ernie_deploy.plan import Plan
+
+pytestmark = pytest.mark.engine
+WORKER = ROOT / "tests/engine/worker.py"
+
+# Warnings that a correct rendering may cause, each with its reason.
+ALLOWED_WARNINGS: dict[str, str] = {}
+
+Jobs = list[dict[str, Any]]
+Verdicts = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Model id -> folder with its full-size config.json and a tokenizer; no weights."""
+    pytest.importorskip("tokenizers")
+    folders = {}
+    for model in Catalog().models():
+        folder = tmp_path_factory.mktemp("checkpoint") / model.id
+        write_config(folder, model.architecture, config_of(model))
+        write_tokenizer(folder)
+        folders[model.id] = str(folder)
+    return folders
+
+
+def judged(engine: str, jobs: Jobs) -> Verdicts:
+    """vLLM's verdict on each job, in one process that imports vLLM once."""
+    lines = "\n".join(map(json.dumps, jobs))
+    done = subprocess.run([engine, WORKER], input=lines, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {verdict["id"]: verdict for verdict in map(json.loads, done.stdout.splitlines())}
+
+
+@cache
+def plans() -> tuple[Plan, ...]:
+    """Every supported pair with every profile and pair of profiles that applies, and with replicas."""
+    catalog, made = Catalog(), []
+    profiles = catalog.ids("profiles")
+    choices = [(), *itertools.combinations(profiles, 1), *itertools.combinations(profiles, 2)]
+    for model, target in itertools.product(catalog.models(), catalog.targets()):
+        for chosen, dp in [
+            *((chosen, None) for chosen in choices),
+            ((), 2),
+            ((), 8),
+            (("expert-parallel",), 8),
+        ]:
+            try:
+                made.append(planned(target.id, model=model.id, profiles=chosen, dp=dp))
+            except KitError:
+                continue
+    return tuple(made)
+
+
+def argv_of(plan: Plan) -> list[str]:
+    return [plan.positional_model, *words(plan.settings)]
+
+
+@pytest.fixture(scope="session")
+def matrix(engine: str, checkpoints: dict[str, str]) -> tuple[dict[str, Plan], Verdicts]:
+    """Each different command of the matrix, with vLLM's verdict."""
+    unique: dict[str, Plan] = {}
+    jobs: Jobs = []
+    for plan in plans():
+        for kind, argv in (("serve", argv_of(plan)), ("bench", words(plan.bench))):
+            key = f"{kind} {plan.model.id} {' '.join(argv)}"
+            if key not in unique:
+                unique[key] = plan
+                folder = checkpoints[plan.model.id] if kind == "serve" else None
+                jobs.append({"id": key, "kind": kind, "argv": argv, "model_dir": folder})
+    return unique, judged(engine, jobs)
+
+
+def test_the_matrix_is_the_whole_support_table(matrix: tuple[dict[str, Plan], Verdicts]) -> None:
+    catalog = Catalog()
+    supported = {
+        (model.id, target.id)
+        for model, target in itertools.product(catalog.models(), catalog.targets())
+        if catalog.support(model.id, target.id).state != "refused"
+    }
+    assert {(plan.model.id, plan.target.id) for plan in plans()} == supported
+    used = {profile for plan in plans() for profile in plan.profiles}
+    assert used == set(catalog.ids("profiles"))
+    assert len(matrix[0]) > 100
+
+
+def test_vllm_parses_and_configures_every_command(matrix: tuple[dict[str, Plan], Verdicts]) -> None:
+    refused = {key: f"{v['stage']}: {v['error']}" for key, v in matrix[1].items() if not v["ok"]}
+    assert not refused, json.dumps(refused, indent=1)
+
+
+def test_vllm_warns_of_nothing(matrix: tuple[dict[str, Plan], Verdicts]) -> None:
+    warned = {
+        key: loud
+        for key, verdict in matrix[1].items()
+        if (loud := [w for w in verdict["warnings"] if not any(known in w for known in ALLOWED_WARNINGS)])
+    }
+    assert not warned, json.dumps(warned, indent=1)
+
+
+def test_vllm_understood_what_was_planned(matrix: tuple[dict[str, Plan], Verdicts]) -> None:
+    for key, plan in matrix[0].items():
+        if not key.startswith("serve"):
+            continue
+        facts = matrix[1][key]["facts"]
+        assert facts["tensor_parallel_size"] == plan.topology.tensor_parallel_size
+        assert facts["data_parallel_size"] == plan.topology.data_parallel_size
+        assert facts["max_model_len"] == plan.memory.context_tokens
+        assert facts["shutdown_timeout"] == 60
+        assert (facts["speculative_method"] == "mtp") == ("mtp" in plan.profiles)
+        assert (facts["quantization"] == "fp8_per_tensor") == ("fp8" in plan.profiles)
+        assert facts["enable_prefix_caching"] == (plan.setting("no-enable-prefix-caching") is None)
+
+
+REFUSED_BY_VLLM = [
+    ("21b", ["--tensor-parallel-size=8"], "divisible by tensor parallel size"),
+    ("vl-28b", ["--trust-remote-code", "--tensor-parallel-size=8"], "divisible by tensor parallel size"),
+    ("21b", ["--disable-log-requests"], "unrecognized arguments"),
+    ("21b", ["--max-model-len=131073"], "greater than the derived max_model_len"),
+    ("0.3b", ["--enable-expert-parallel"], "Number of experts"),
+    ("vl-28b", ["--trust-remote-code", '--speculative-config={"method":"mtp","num_speculative_tokens":1}'],
+     "Unsupported speculative method"),
+    ("21b", ["--enable-auto-tool-choice"], "requires --tool-call-parser"),
+    ("21b", ["--gpu-memory-utilization=1.5"], "less than or equal to 1"),
+    ("21b", ["--quantization=fp9"], "quantization"),
+]  # fmt: skip
+
+WARNED_BY_VLLM = [
+    ("300b", ["--tensor-parallel-size=8", "--quantization=fp8"], "use --quantization fp8_per_tensor"),
+    ("21b", ['--speculative-config={"method":"ernie_mtp","num_speculative_tokens":1}'], "deprecated and replaced"),
+    ("21b", ['--speculative-config={"method":"mtp","num_speculative_tokens":1}'], "suboptimal performance"),
+    ("vl-28b", ["--trust-remote-code", "--mm-encoder-tp-mode=data"], "does not support `--mm-encoder-tp-mode data`"),
+]  # fmt: skip
+
+
+def test_vllm_refuses_and_warns_where_the_kit_says_so(engine: str, checkpoints: dict[str, str]) -> None:
+    cases = [*REFUSED_BY_VLLM, *WARNED_BY_VLLM]
+    jobs: Jobs = [
+        {"id": str(i), "kind": "serve", "argv": [model, *argv], "model_dir": checkpoints[model]}
+        for i, (model, argv, _) in enumerate(cases)
+    ]
+    verdicts = judged(engine, jobs)
+    for i, (model, argv, sentence) in enumerate(cases):
+        verdict = verdicts[str(i)]
+        assert verdict["ok"] == (i >= len(REFUSED_BY_VLLM)), (model, argv, verdict)
+        assert sentence in verdict["error"] + " ".join(verdict["warnings"]), (model, argv, verdict)
+
+
+# What the kit refuses and vLLM's configuration on a CPU does not, by the word of the refusal.
+REFUSED_BY_THE_KIT_ALONE = {
+    "does not fit": "memory",
+    "needs": "the device count: the CPU platform counts no GPUs",
+    "KV heads": "an assertion at load: vllm/model_executor/models/ernie45_moe.py, Ernie4_5_MoeAttention",
+    "ties its embeddings": "a crash at load: PPMissingLayer has no attribute 'weight'",
+    "cpu target is for trying": "memory, and no published CPU deployment",
+}
+
+
+@pytest.mark.parametrize("model", Catalog().ids("models"))
+@pytest.mark.parametrize("tp", [1, 2, 3, 4, 5, 8, 16, 20])
+def test_what_the_kit_refuses_vllm_refuses_too_or_the_reason_is_named(
+    model: str, tp: int, sizes: Verdicts
+) -> None:
+    try:
+        planned("b300", model=model, tp=tp)
+    except KitError as told:
+        by_vllm = not sizes[f"{model} {tp}"]["ok"]
+        assert by_vllm or any(reason in str(told) for reason in REFUSED_BY_THE_KIT_ALONE), str(told)
+    else:
+        assert sizes[f"{model} {tp}"]["ok"]
+
+
+@pytest.fixture(scope="session")
+def sizes(engine: str, checkpoints: dict[str, str]) -> Verdicts:
+    """vLLM's verdict on each model at each tensor-parallel size."""
+    jobs: Jobs = [
+        {"id": f"{model} {tp}", "kind": "serve", "model_dir": folder,
+         "argv": [model, "--trust-remote-code", f"--tensor-parallel-size={tp}"]}
+        for model, folder in checkpoints.items()
+        for tp in (1, 2, 3, 4, 5, 8, 16, 20)
+    ]  # fmt: skip
+    return judged(engine, jobs)
+
+
+def test_the_key_file_is_read_by_vllm(engine: str, checkpoints: dict[str, str], tmp_path: Path) -> None:
+    plan = planned("h100", api_key_file=True)
+    config = tmp_path / "config.yaml"
+    config.write_text("api-key: sk-something\n")
+    argv = [str(config) if word == "/run/secrets/vllm_config" else word for word in argv_of(plan)]
+    jobs: Jobs = [{"id": "key", "kind": "serve", "argv": argv, "model_dir": checkpoints["21b"]}]
+    verdict = judged(engine, jobs)["key"]
+    assert verdict["ok"], verdict
+    assert verdict["facts"]["api_keys"] == 1
+
+
+def test_the_flag_table_is_the_parsers_own(engine: str) -> None:
+    made = subprocess.run([engine, ROOT / ".ci/flag_table.py"], capture_output=True, text=True, timeout=300)
+    kept = ROOT / f"ernie_deploy/catalog/engines/{ENGINE}.flags.toml"
+    assert made.stdout == kept.read_text(encoding="utf-8"), made.stderr[-2000:]
+
+
+COUNT = """
+import json, sys, torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+kind = AutoModelForImageTextToText if sys.argv[2] == "vision" else AutoModelForCausalLM
+with torch.device("meta"):
+    model = kind.from_config(AutoConfig.from_pretrained(sys.argv[1]))
+learnt = sum(p.numel() for p in model.parameters())
+bias = sum(b.numel() for name, b in model.named_buffers() if name.endswith("e_score_correction_bias"))
+print(learnt + bias)
+"""
+
+
+@pytest.mark.parametrize("model_id", ["0.3b", "21b", "300b", "vl-28b", "vl-424b"])
+def test_transformers_counts_the_same_parameters(
+    engine: str, checkpoints: dict[str, str], model_id: str
+) -> None:
+    model = Catalog().model(model_id)
+    words_ = [engine, "-c", COUNT, checkpoints[model_id], "vision" if model.vision else "text"]
+    done = subprocess.run(words_, capture_output=True, text=True, timeout=300)
+    assert int(done.stdout) == parameters(model).total, done.stderr[-2000:]

@@ -1,0 +1,295 @@
+"""A rendering is pure, self-contained, read back unchanged, and in step with what is committed."""
+
+import ast
+import re
+import string
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, planned, rendered
+from dotenv import dotenv_values
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ernie_deploy import committed, folder
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.errors import KitError, OutOfDate, UsageError
+from ernie_deploy.flags import words
+from ernie_deploy.folder import VARIABLE
+from ernie_deploy.render import comment, scalar
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+DEFAULTS = Catalog().defaults
+
+
+def interpolated(text: str, environment: dict[str, str] | None = None) -> str:
+    """What Compose makes of a text's `$`: variables by their defaults, `$$` as `$`."""
+    known = environment or {}
+
+    def value(match: re.Match[str]) -> str:
+        if match["escaped"]:
+            return "$"
+        said = known.get(match["name"], "")
+        return (match["other"] if said else "") if match["sign"] == ":+" else said or match["other"]
+
+    pattern = r"(?P<escaped>\$\$)|\$\{(?P<name>[A-Z0-9_]+)(?P<sign>:[-+])(?P<other>[^}]*)\}"
+    return re.sub(pattern, value, text)
+
+
+def services(text: str) -> dict[str, dict[str, object]]:
+    """The services of a rendering as Compose sees them without any .env."""
+    loaded: dict[str, dict[str, object]] = yaml.safe_load(interpolated(text))["services"]
+    return loaded
+
+
+@given(ANY_TEXT)
+def test_scalar_gives_any_text_back(text: str) -> None:
+    assert interpolated(yaml.safe_load(f"- {scalar(text)}  # comment")[0]) == text
+
+
+@given(ANY_TEXT)
+def test_comment_stays_on_its_line(text: str) -> None:
+    assert yaml.safe_load(f"a: 1  # {comment(text)}\nb: 2") == {"a": 1, "b": 2}
+
+
+def test_serve_command_of_the_default_amd_stack_line_by_line() -> None:
+    text = rendered("mi300x")
+    block = text[
+        text.index('      - "baidu/ERNIE') : text.index('    environment:\n      HF_HOME: "/cache/hf"')
+    ]
+    assert block.splitlines() == [
+        '      - "baidu/ERNIE-4.5-21B-A3B-PT"',
+        '      - "--tensor-parallel-size=4"  # recipe Ernie4.5.md:181',
+        '      - "--gpu-memory-utilization=0.9"  # recipe Ernie4.5.md:182',
+        '      - "--shutdown-timeout=60"  # kit: streams end before the container does',
+    ]
+
+
+def test_json_stays_one_word() -> None:
+    command = services(rendered("h100", profiles=("mtp",)))["serve"]["command"]
+    assert '--speculative-config={"method":"mtp","num_speculative_tokens":1}' in command  # type: ignore[operator]
+
+
+def test_line_one_is_the_command_that_makes_the_file() -> None:
+    options = {
+        "model": "300b", "profiles": ("mtp", "expert-parallel"), "tp": 8, "gpus": (0, 1, 2, 3, 4, 5, 6, 7),
+        "max_model_len": 65536, "gpu_memory_utilization": 0.93, "cuda": "12.9", "user": "2000:0",
+        "security": "vendor", "api_key_file": True, "bind": "0.0.0.0", "gpus_cdi": True,
+        "weights": "/data/my weights", "pairs": ("max-num-seqs=64",), "extra": ("--seed", "7"),
+    }  # fmt: skip
+    first = rendered("h100", **options).splitlines()[0]
+    assert first == (
+        "# ernie-deploy render h100 --model 300b --profile mtp --profile expert-parallel --tp 8"
+        " --gpus 0,1,2,3,4,5,6,7 --max-model-len 65536 --gpu-memory-utilization 0.93 --cuda 12.9"
+        " --weights '/data/my weights' --user 2000:0 --gpus-cdi --security vendor --api-key-file"
+        " --bind 0.0.0.0 --set max-num-seqs=64 -- --seed 7"
+    )
+
+
+def test_no_blank_runs_no_tabs_no_trailing_space_and_one_final_newline() -> None:
+    for options in ({}, {"api_key_file": True}, {"weights": "/data/w"}, {"model": "vl-28b"}):
+        text = rendered("h100", **options)
+        assert "\t" not in text
+        assert text.endswith("\n")
+        assert not text.endswith("\n\n")
+        # The inlined Python keeps its own two blank lines.
+        yaml_text = re.sub(r"\|\n(?: {2,}.*\n|\n)+", "|\n", text)
+        assert "\n\n\n" not in yaml_text
+        assert not re.search(r"[ ]\n", text)
+
+
+@pytest.mark.parametrize(("target", "user"), [("h100", "2000:0"), ("mi300x", None), ("cpu", None)])
+def test_hardening_of_every_service(target: str, user: str | None) -> None:
+    made = services(rendered(target))
+    assert set(made) == {"fetch", "serve", "bench"}
+    for service in made.values():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["read_only"] is True
+        assert service["init"] is True
+        assert service["ipc"] == "private"
+        assert service["pids_limit"] == 4096
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "5"}  # type: ignore[index]
+        assert "privileged" not in service
+        assert "network_mode" not in service
+    assert made["serve"].get("user") == user
+    assert [name for name, service in made.items() if "cap_add" in service] == ["fetch"]
+    assert [name for name, service in made.items() if "secrets" in service] == ["fetch"]
+    assert made["serve"]["ports"] == ["127.0.0.1:8000:8000"]
+    assert made["serve"]["restart"] == "unless-stopped"
+    assert made["serve"]["stop_grace_period"] == "90s"
+    assert made["serve"]["depends_on"] == {"fetch": {"condition": "service_completed_successfully"}}
+
+
+def test_devices_are_the_ones_asked_for() -> None:
+    def reserved(**options: object) -> object:
+        serve = services(rendered("h100", **options))["serve"]
+        return serve["deploy"]["resources"]["reservations"]["devices"]  # type: ignore[index]
+
+    assert reserved() == [{"driver": "nvidia", "device_ids": ["0"], "capabilities": ["gpu"]}]
+    assert reserved(gpus=(3, 5))[0]["device_ids"] == ["3", "5"]  # type: ignore[index]
+    amd = services(rendered("mi300x"))["serve"]
+    assert amd["devices"] == ["/dev/kfd", "/dev/dri"]
+    assert amd["environment"]["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"  # type: ignore[index]
+    assert "group_add" not in amd
+    cdi = services(rendered("mi300x", gpus_cdi=True, gpus=(1, 2)))["serve"]
+    assert cdi["devices"] == ["amd.com/gpu=1", "amd.com/gpu=2"]
+    assert "devices" not in services(rendered("cpu"))["serve"]
+
+
+def test_another_user_on_amd_joins_the_device_groups_by_number() -> None:
+    serve = services(rendered("mi300x", user="1000:1000"))["serve"]
+    assert serve["user"] == "1000:1000"
+    assert serve["group_add"] == ["109", "44"]
+    assert serve["environment"]["USER"] == "vllm"  # type: ignore[index]
+
+
+def test_vendor_security_opens_what_vllm_documents_and_nothing_more() -> None:
+    serve = services(rendered("mi300x", security="vendor"))["serve"]
+    assert serve["ipc"] == "host"
+    assert serve["security_opt"] == ["no-new-privileges:true", "seccomp=unconfined"]
+    assert serve["cap_add"] == ["SYS_PTRACE"]
+    assert serve["cap_drop"] == ["ALL"]
+
+
+def test_local_weights_need_no_hub() -> None:
+    text = rendered("h100", model="vl-28b", weights="/data/ernie")
+    made = services(text)
+    assert "${HF_" not in text
+    assert "hf-cache" not in text
+    assert made["serve"]["command"][:2] == ["/weights", "--served-model-name=baidu/ERNIE-4.5-VL-28B-A3B-PT"]  # type: ignore[index]
+    assert not [w for w in made["serve"]["command"] if "revision" in w]  # type: ignore[attr-defined]
+    assert "--tokenizer=/weights" in made["bench"]["command"]  # type: ignore[operator]
+    mount = made["serve"]["volumes"][0]  # type: ignore[index]
+    assert mount == {
+        "type": "bind", "source": "/data/ernie", "target": "/weights", "read_only": True,
+        "bind": {"create_host_path": False},
+    }  # fmt: skip
+
+
+def test_an_api_key_stays_a_file() -> None:
+    made = services(rendered("h100", api_key_file=True))
+    assert made["serve"]["command"][-2:] == ["--config", "/run/secrets/vllm_config"]  # type: ignore[index]
+    assert made["serve"]["secrets"] == made["bench"]["secrets"] == ["vllm_config"]
+    assert made["serve"]["healthcheck"]["test"][-1] == "/run/secrets/vllm_config"  # type: ignore[index]
+
+
+def test_a_revision_is_fetched_and_served_alike() -> None:
+    made = services(rendered("h100", model="vl-28b"))
+    assert "--revision=refs/pr/17" in made["fetch"]["command"]  # type: ignore[operator]
+    assert "--revision=refs/pr/17" in made["serve"]["command"]  # type: ignore[operator]
+    assert "--tokenizer=/cache/hf/ernie/ERNIE-4.5-VL-28B-A3B-PT" in made["bench"]["command"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("target", ["h100", "mi300x", "cpu"])
+def test_inlined_scripts_are_the_files_of_the_project(target: str) -> None:
+    made = services(rendered(target))
+    weights = (ROOT / "docker/weights.py").read_text(encoding="utf-8")
+    canary = (ROOT / "docker/canary.py").read_text(encoding="utf-8")
+    assert made["fetch"]["entrypoint"][2] == weights  # type: ignore[index]
+    assert made["serve"]["entrypoint"][2] == weights  # type: ignore[index]
+    assert made["serve"]["healthcheck"]["test"][3] == canary  # type: ignore[index]
+    for script in (weights, canary):
+        ast.parse(script)
+        assert set(script) <= set(string.printable) - set("$\t\r\v\f")
+
+
+def test_the_committed_set_is_what_the_catalog_renders(catalog: Catalog) -> None:
+    committed.differences(ROOT / "compose", committed.files(catalog))
+
+
+def test_drift_is_named_file_by_file(tmp_path: Path) -> None:
+    wanted = {"a.yml": "# ernie-deploy render a\n", "b.yml": "# ernie-deploy render b\n"}
+    (tmp_path / "a.yml").write_text("# ernie-deploy render a --tp 2\n")
+    (tmp_path / "c.yml").write_text("# ernie-deploy render c\n")
+    (tmp_path / "mine.yml").write_text("services: {}\n")
+    with pytest.raises(OutOfDate) as told:
+        committed.differences(tmp_path, wanted)
+    assert str(told.value).splitlines()[:3] == [
+        f"missing: {tmp_path}/b.yml", f"stale: {tmp_path}/a.yml", f"orphaned: {tmp_path}/c.yml",
+    ]  # fmt: skip
+    assert told.value.exit_code == 5
+    committed.write(tmp_path, wanted)
+    committed.differences(tmp_path, wanted)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yml", "b.yml", "mine.yml"]
+
+
+EVERY_FORM = [
+    ("mi300x", {"user": "1000:1000"}), ("h100", {"api_key_file": True}), ("cpu", {}), ("h100", {}),
+]  # fmt: skip
+
+
+def test_env_example_lists_every_variable_and_nothing_else() -> None:
+    listed = set(dotenv_values(ROOT / ".env.example"))
+    read = {name for target, options in EVERY_FORM for name in VARIABLE.findall(rendered(target, **options))}
+    assert listed == read == {variable.name for variable in Catalog().variables}
+
+
+def test_env_example_as_env_changes_nothing() -> None:
+    values = {name: value or "" for name, value in dotenv_values(ROOT / ".env.example").items()}
+    for target, options in EVERY_FORM:
+        text = rendered(target, **options)
+        unset = {"CA_BUNDLE": ""}  # /dev/null as a certificate file is the one default that is not neutral
+        assert interpolated(text, {**values, **unset}) == interpolated(text)
+
+
+VALUES = st.one_of(
+    ANY_TEXT, st.sampled_from(["a'b", 'a"b', "a\\b", "$HOME", "${X}", "#", " x ", "ü", "x" * 10_000])
+)
+
+
+@given(VALUES)
+@settings(deadline=None)
+def test_an_env_value_is_read_back_or_refused(value: str) -> None:
+    plan, catalog = planned("cpu"), Catalog()
+    try:
+        made = folder.files(plan, catalog, {"HF_CACHE_DIR": value})
+    except UsageError as told:
+        assert "cannot be written to .env" in str(told)
+        return
+    import io
+
+    assert dotenv_values(stream=io.StringIO(made[".env"]), interpolate=False) == {"HF_CACHE_DIR": value}
+
+
+NASTY = st.one_of(
+    ANY_TEXT, st.sampled_from(["'", '"', "\n", "$X", "${X:-y}", "$$", "x" * 10_000, "é", "\u2028", "\x85"])
+)
+
+
+@given(
+    NASTY,
+    st.sampled_from(["served-model-name", "chat-template", "max-num-seqs", "override-generation-config"]),
+)
+@settings(deadline=None, max_examples=200)
+def test_any_setting_yields_a_correct_file_or_a_clear_refusal(value: str, key: str) -> None:
+    try:
+        plan = planned("h100", pairs=(f"{key}={value}",))
+        text = rendered("h100", pairs=(f"{key}={value}",))
+    except KitError as told:
+        assert str(told)
+        return
+    command = services(text)["serve"]["command"]
+    assert command == [plan.positional_model, *words(plan.settings)]
+
+
+@given(st.lists(NASTY, max_size=3), NASTY)
+@settings(deadline=None, max_examples=200)
+def test_any_extra_words_and_names_yield_a_file_or_a_refusal(extra: list[str], name: str) -> None:
+    for options in ({"extra": tuple(extra)}, {"model": name}, {"profiles": (name,)}, {"weights": name},
+                    {"user": name}, {"cuda": name}):  # fmt: skip
+        try:
+            services(rendered("h100", **options))
+        except KitError as told:
+            assert len(str(told)) < 2000
+
+
+@given(st.sampled_from(Catalog().targets()), st.sampled_from(Catalog().models()))
+@settings(deadline=None)
+def test_the_same_request_gives_the_same_bytes(target: object, model: object) -> None:
+    try:
+        once = rendered(target.id, model=model.id)  # type: ignore[attr-defined]
+    except KitError:
+        return
+    assert once == rendered(target.id, model=model.id)  # type: ignore[attr-defined]
