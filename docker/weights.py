@@ -135,7 +135,7 @@ def progress(step: str, total: int, done: Callable[[], int]) -> Iterator[None]:
         before = done()
         while not finished.wait(PROGRESS_S):
             now = done()
-            say(progress_line(step, now, total, (now - before) / PROGRESS_S))
+            say(progress_line(step, now, total, max(0, now - before) / PROGRESS_S))
             before = now
 
     threading.Thread(target=report, daemon=True).start()
@@ -435,12 +435,8 @@ def blob_name(path: Path) -> str:
 
 
 def remove(path: Path) -> None:
-    """Delete a file with all links on the way to it, so that huggingface_hub sees that it is missing."""
-    while path.is_symlink():
-        target = path.parent / path.readlink()
-        path.unlink()
-        path = target
-    path.unlink(missing_ok=True)
+    """Delete a blob; huggingface_hub takes the dangling link that is left for a file to download."""
+    path.resolve().unlink(missing_ok=True)
 
 
 def known_error(error: BaseException, options: Options) -> KnownError | None:
@@ -595,7 +591,7 @@ def serve(arguments: list[str]) -> None:
     if wrong:
         reason = f"{summary(wrong)}, likely from a failing disk or another writer"
         raise KnownError(DAMAGED, f"{reason}: copy a folder of your own again, `fetch` repairs a download")
-    os.execvp(command[0], command)  # noqa: S606 - the words come from the compose file
+    os.execvp(command[0], command)
 
 
 def back_off(path: Path) -> None:

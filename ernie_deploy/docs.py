@@ -8,7 +8,9 @@ def model_table(catalog: Catalog) -> str:
     lines = []
     for model in catalog.models():
         states = {target.id: catalog.support(model.id, target.id).state for target in catalog.targets()}
-        cells = [", ".join(t for t, s in states.items() if s == state) or "-" for state in ("recipe", "derived")]
+        cells = [
+            ", ".join(t for t, s in states.items() if s == state) or "-" for state in ("recipe", "derived")
+        ]
         lines.append(f"| `{model.id}` {model.title} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
 

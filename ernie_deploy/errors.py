@@ -60,6 +60,12 @@ class ToolMissing(KitError):
     exit_code = 6
 
 
+class NotReady(KitError):
+    """A server was not ready in time."""
+
+    exit_code = 7
+
+
 class CheckFailed(KitError):
     """`check` found at least one error."""
 

@@ -24,6 +24,9 @@ class FakeHub(ThreadingHTTPServer):
         self.lies = False  # flip the last byte of LFS files
         self.log: list[str] = []
 
+    def handle_error(self, *_: object) -> None:
+        """A client that went away is no news."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
@@ -81,6 +84,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(401, b"{}", {"X-Error-Message": "Invalid username or password."})
         words = [unquote(word) for word in urlsplit(self.path).path.strip("/").split("/")]
         api = words[:2] == ["api", "models"]
+        if len(words) < 4:
+            return self.answer(404, b"{}")
         org, name, call, revision, *rest = words[2 if api else 0 :]
         folder = self.server.revision(f"{org}/{name}", revision)
         if folder is None:
@@ -99,11 +104,15 @@ class Handler(BaseHTTPRequestHandler):
         etag = f'"{file.sha256 if file.is_lfs else file.git_id}"'
         headers = {"X-Repo-Commit": commit(folder), "ETag": etag, "X-Linked-Etag": etag}
         headers |= {"X-Linked-Size": str(file.size), "Accept-Ranges": "bytes"}
-        content = file.content[:-1] + bytes([file.content[-1] ^ 1]) if file.is_lfs and self.server.lies else file.content
+        content = (
+            file.content[:-1] + bytes([file.content[-1] ^ 1])
+            if file.is_lfs and self.server.lies
+            else file.content
+        )
         start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
         if start:
             headers["Content-Range"] = f"bytes {start}-{file.size - 1}/{file.size}"
-        self.answer(206 if start else 200, content[start:], headers, breakable=file.is_lfs)
+        return self.answer(206 if start else 200, content[start:], headers, breakable=file.is_lfs)
 
     def answer(
         self, status: int, body: bytes, headers: dict[str, str] | None = None, *, breakable: bool = False

@@ -54,7 +54,9 @@ def test_exit_codes_and_sentences(words: list[str], code: int, sentence: str) ->
 
 
 def test_exit_codes_are_the_readmes_table() -> None:
-    table = dict(re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
+    table = dict(
+        re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     family = {
         kind.exit_code
         for kind in vars(errors).values()
@@ -205,4 +207,6 @@ def test_render_imports_no_more_than_it_needs() -> None:
 
 def test_nothing_of_the_kit_imports_vllm() -> None:
     for path in (ROOT / "ernie_deploy").rglob("*.py"):
-        assert not re.search(r"^\s*(import|from) vllm\b", path.read_text(encoding="utf-8"), re.MULTILINE), path
+        assert not re.search(r"^\s*(import|from) vllm\b", path.read_text(encoding="utf-8"), re.MULTILINE), (
+            path
+        )

@@ -16,7 +16,9 @@ def test_readme_tables_are_the_catalogs(table: object) -> None:
     assert made in README, f"put this into README.md:\n\n{made}"
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"`ernie-deploy ((?:render|plan) [^`.]+)`", README))))
+@pytest.mark.parametrize(
+    "command", sorted(set(re.findall(r"`ernie-deploy ((?:render|plan) [^`.]+)`", README)))
+)
 def test_each_command_of_the_readme_works(command: str) -> None:
     words = command.partition(" >")[0].split()
     if words[1] == "--all":
@@ -29,5 +31,3 @@ def test_changelog_names_the_version() -> None:
     from ernie_deploy import __version__
 
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-
-

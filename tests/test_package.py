@@ -14,7 +14,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `ernie-deploy` of a fresh environment that has the wheel and this one's dependencies."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ROOT], check=True, timeout=300)
+    subprocess.run(
+        [*pip, "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ROOT],
+        check=True,
+        timeout=300,
+    )
     venv.create(folder / "venv", with_pip=False)
     python = folder / "venv/bin/python"
     wheel = next(folder.glob("*.whl"))

@@ -188,8 +188,8 @@ def test_inlined_scripts_are_the_files_of_the_project(target: str) -> None:
     weights = (ROOT / "docker/weights.py").read_text(encoding="utf-8")
     canary = (ROOT / "docker/canary.py").read_text(encoding="utf-8")
     assert made["fetch"]["entrypoint"][2] == weights  # type: ignore[index]
-    assert made["serve"]["entrypoint"][2] == weights  # type: ignore[index]
-    assert made["serve"]["healthcheck"]["test"][3] == canary  # type: ignore[index]
+    assert made["serve"]["entrypoint"][3] == weights  # type: ignore[index]
+    assert made["serve"]["healthcheck"]["test"][4] == canary  # type: ignore[index]
     for script in (weights, canary):
         ast.parse(script)
         assert set(script) <= set(string.printable) - set("$\t\r\v\f")

@@ -58,6 +58,11 @@ class Catalog:
         """The published result blocks."""
         return load(self.folder / "baselines.toml", schema.Baselines).baselines
 
+    @cached_property
+    def failures(self) -> list[schema.Failure]:
+        """Known failures of a start, in the order they are looked for."""
+        return load(self.folder / "failures.toml", schema.Failures).failures
+
     def support(self, model_id: str, target_id: str) -> schema.Support:
         """What is known of the pairing."""
         return self._support[model_id].of(target_id)

@@ -255,3 +255,18 @@ class Baselines(Fact, frozen=True):
     """Published results; none of them is a gate."""
 
     baselines: list[Baseline] = field(name="baseline")
+
+
+class Failure(Fact, frozen=True):
+    """A failed start by what it prints; `{detail}` in `what` is the pattern's group of that name."""
+
+    id: str
+    pattern: str
+    what: str
+    next: str
+
+
+class Failures(Fact, frozen=True):
+    """Known failures; the first whose pattern matches holds."""
+
+    failures: list[Failure] = field(name="failure")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.check.findings import RULES, SEVERITIES, Finding
 from ernie_deploy.check.service import Service, Stack
-from ernie_deploy.check.tree import Items, Table, Value, Word, read
+from ernie_deploy.check.tree import MAX_VALUES, Items, Table, Value, Word, read, too_many_values
 from ernie_deploy.check.values import shown
 from ernie_deploy.errors import UsageError
 
@@ -46,12 +46,16 @@ def load(data: bytes, name: str, catalog: Catalog) -> Stack:
 def _services(services: Table, name: str, stack: Stack) -> Iterator[Service]:
     if len(services.values) > MAX_SERVICES:
         raise UsageError(f"{name}:{services.line}: the file has more than {MAX_SERVICES} services.")
+    size = 0
     for key, value in services.values.items():
         if isinstance(value, Word) and value.null:
             continue
         if not isinstance(value, Table):
             raise UsageError(f"{name}:{value.line}: the service {shown(key)} is not a table.")
         table, partial = _extended(value, services, MAX_EXTENDS)
+        size += sum(1 if isinstance(part, Word) else len(part.values) for part in table.values.values())
+        if size > MAX_VALUES:
+            raise too_many_values(name)
         yield Service(key, table, services.lines[key], stack, partial=partial)
 
 

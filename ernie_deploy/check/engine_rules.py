@@ -14,6 +14,8 @@ from ernie_deploy.check.values import shown, version
 from ernie_deploy.flagtable import names
 
 PARSER = f"the flag table read from vLLM {ENGINE}'s own parser"
+# Comparing takes a millisecond a flag; nobody reads so many.
+MOST_SUGGESTED = 20
 # Open below, closed above: as vllm/config/cache.py has it.
 SHARES = ("gpu-memory-utilization",)
 
@@ -43,15 +45,15 @@ def unknown_flag(service: Service) -> Iterator[Spot]:
     """Flags that the pinned engine's parser does not have."""
     argv = _pinned(service)
     removed = {life.flag for life in _lifetimes(service, "removed")}
-    for argument in argv.arguments if argv else ():
-        if argument.flag is None and argument.name not in removed and known(argument.typed) and argv:
+    unknown = [a for a in (argv.arguments if argv else ()) if a.flag is None and known(a.typed)]
+    for count, argument in enumerate(unknown):
+        if argv and argument.name not in removed:
+            near = _near(f"--{argument.name}"[:60], argv.tool) if count < MOST_SUGGESTED else ""
             sentence = f"vllm {argv.tool} {ENGINE} has no flag {shown(argument.typed)}"
-            yield Spot(argument.line, sentence, _near(argument, argv.tool))
+            yield Spot(argument.line, sentence, near)
 
 
-def _near(argument: Argument, tool: Tool) -> str:
-    # Comparing takes long for long words, and no flag is that long.
-    spelling = f"--{argument.name}"[:60]
+def _near(spelling: str, tool: Tool) -> str:
     near = difflib.get_close_matches(spelling, names(ENGINE, tool), n=1, cutoff=0.75)
     return f"did you mean {near[0]}?" if near else ""
 
@@ -132,12 +134,17 @@ def _fault(argument: Argument, value: str) -> str:
     if flag is None or flag.kind in ("switch", "boolean") or value in ("", "None"):
         return ""
     if flag.choices:
-        choices = [str(choice) for choice in flag.choices]
-        near = difflib.get_close_matches(value[:60], choices, n=3) or choices[:8]
-        return "" if value in choices else f"it takes {', '.join(near)}{' ...' if len(choices) > len(near) else ''}"
+        return _choice_fault(value, [str(choice) for choice in flag.choices])
     if argument.name in SHARES:
         return _share_fault(value)
     return _type_fault(flag.type, value)
+
+
+def _choice_fault(value: str, choices: list[str]) -> str:
+    if value in choices:
+        return ""
+    near = difflib.get_close_matches(value[:60], choices, n=3) or choices[:8]
+    return f"it takes {', '.join(near)}{', ...' if len(choices) > len(near) else ''}"
 
 
 def _type_fault(kind: str, value: str) -> str:
@@ -213,7 +220,9 @@ def cut_script(service: Service) -> Iterator[Spot]:
     """`entrypoint: [sh, -c]` with a command that Compose splits into words."""
     word = service.process.cut
     if word:
-        yield Spot(word.line, f"the shell runs {shown(word.text)} alone; the words after it are its arguments")
+        yield Spot(
+            word.line, f"the shell runs {shown(word.text)} alone; the words after it are its arguments"
+        )
 
 
 @rule(

@@ -26,7 +26,9 @@ def reserved(service: Service) -> int | None:
 def has_gpu(service: Service) -> bool:
     """Whether the file gives the service a GPU in any way."""
     named = [*_requests(service), *_devices(service)]
-    whole_cards = [w for w in service.words("devices") if w.text.startswith(("/dev/kfd", "/dev/dri", "/dev/nvidia"))]
+    whole_cards = [
+        w for w in service.words("devices") if w.text.startswith(("/dev/kfd", "/dev/dri", "/dev/nvidia"))
+    ]
     other = service.text("runtime") or service.truth("privileged")
     return bool(named or whole_cards or other)
 

@@ -99,7 +99,10 @@ def cut_streams(service: Service) -> Iterator[Spot]:
     """Docker's default grace and no `--shutdown-timeout`."""
     grace = _grace(service)
     if service.answers and _shutdown_timeout(service) == 0 and grace is not None and grace <= DEFAULT_GRACE_S:
-        yield Spot(service.line, "no --shutdown-timeout: on a stop streams stall, and Docker kills the server after 10 s")
+        yield Spot(
+            service.line,
+            "no --shutdown-timeout: on a stop streams stall, and Docker kills the server after 10 s",
+        )
 
 
 def _grace(service: Service) -> float | None:

@@ -119,7 +119,9 @@ def old_engine(service: Service) -> Iterator[Spot]:
         lowest = version(model.min_vllm)
     if service.serve and model and engine and lowest and engine < lowest:
         said = ".".join(map(str, engine))
-        yield Spot(service.line_of("image"), f"{model.id} needs vLLM {model.min_vllm} or later, this is {said}")
+        yield Spot(
+            service.line_of("image"), f"{model.id} needs vLLM {model.min_vllm} or later, this is {said}"
+        )
 
 
 @rule(
@@ -165,7 +167,10 @@ def needless_remote_code(service: Service) -> Iterator[Spot]:
     """`--trust-remote-code` on the text models."""
     argv, model = service.argv, service.model
     if argv and model and not model.trust_remote_code and argv.has("trust-remote-code"):
-        yield Spot(argv.line_of("trust-remote-code"), f"--trust-remote-code: {model.id} runs without code from its repository")
+        yield Spot(
+            argv.line_of("trust-remote-code"),
+            f"--trust-remote-code: {model.id} runs without code from its repository",
+        )
 
 
 @rule(
@@ -243,4 +248,7 @@ def two_views(service: Service) -> Iterator[Spot]:
     """Two lists of GPUs that contradict each other."""
     values = [service.variable(name) for name in VISIBLE]
     if service.serve and all(values) and all(map(known, values)) and values[0] != values[1]:
-        yield Spot(service.line_of("environment"), f"HIP_VISIBLE_DEVICES and CUDA_VISIBLE_DEVICES say {shown(values[0], 20)} and {shown(values[1], 20)}")
+        yield Spot(
+            service.line_of("environment"),
+            f"HIP_VISIBLE_DEVICES and CUDA_VISIBLE_DEVICES say {shown(values[0], 20)} and {shown(values[1], 20)}",
+        )

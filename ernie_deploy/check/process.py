@@ -5,13 +5,12 @@ import shlex
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from itertools import pairwise
-from pathlib import PurePosixPath
 
 from msgspec import Struct
 
 from ernie_deploy.check.argv import Argv, Tool, parse
 from ernie_deploy.check.tree import Word
-from ernie_deploy.check.values import NEWEST, Version, version
+from ernie_deploy.check.values import MAX_ARGUMENT, NEWEST, Version, version
 
 SHELLS = {"sh", "bash", "dash", "ash", "zsh"}
 # First words that no model is called: with the image's own entrypoint they become the model.
@@ -79,9 +78,7 @@ def image_of(reference: str) -> Image:
     return Image(name=f"{head}{slash}{name}", tag=tag, digest=digest)
 
 
-def process_of(
-    entrypoint: Sequence[Word] | None, command: Sequence[Word] | None, image: Image
-) -> Process:
+def process_of(entrypoint: Sequence[Word] | None, command: Sequence[Word] | None, image: Image) -> Process:
     """The process that `entrypoint` and `command` start in `image`; None is what the file leaves out."""
     if entrypoint is None and image.serves:
         return _behind_entrypoint(command or (), image)
@@ -90,7 +87,7 @@ def process_of(
 
 def _behind_entrypoint(command: Sequence[Word], image: Image) -> Process:
     """The image's own entrypoint with `command` as its arguments."""
-    if command and PurePosixPath(command[0].text).name in PROGRAMS:
+    if command and _program(command[0]) in PROGRAMS:
         inner = _of_words(command)
         argv = inner.argv or Argv(tool="serve")
         return Process(argv=argv, module=inner.module, script=inner.script, doubled=command[0])
@@ -114,7 +111,7 @@ def _of_words(words: Sequence[Word]) -> Process:
 def _script_at(words: Sequence[Word]) -> int | None:
     """The place of the script of `sh -c SCRIPT`."""
     for at, (shell, option) in enumerate(pairwise(words)):
-        if PurePosixPath(shell.text).name in SHELLS and re.fullmatch(r"-[a-z]*c", option.text):
+        if _program(shell) in SHELLS and re.fullmatch(r"-[a-z]*c", option.text):
             return at + 2 if at + 2 < len(words) else None
     return None
 
@@ -124,7 +121,7 @@ def _script_words(script: Word) -> list[Word]:
     # A line that goes on (`\\` at its end) ends in a space that is counted as a line.
     text = script.text.replace("\\\n", CONTINUED)
     try:
-        tokens = list(_tokens(text))
+        tokens = list(_tokens(text[:MAX_ARGUMENT]))
     except ValueError:
         tokens = [(token, 0) for token in text.split()]
     # `$` is doubled again, as the words of a file are.
@@ -149,13 +146,17 @@ def _found(words: Sequence[Word]) -> Process | None:
     """The first vLLM command among the words."""
     for at, word in enumerate(words):
         following = [later.text for later in words[at + 1 : at + 3]]
-        if PurePosixPath(word.text).name == "vllm" and following[:1] == ["serve"]:
+        if _program(word) == "vllm" and following[:1] == ["serve"]:
             return _process(words[at + 2 :], "serve")
-        if PurePosixPath(word.text).name == "vllm" and following == ["bench", "serve"]:
+        if _program(word) == "vllm" and following == ["bench", "serve"]:
             return _process(words[at + 3 :], "bench")
         if word.text == "-m" and following and following[0].startswith(MODULE):
             return _process(words[at + 2 :], "serve", module=True)
     return None
+
+
+def _program(word: Word) -> str:
+    return word.text.rpartition("/")[2]
 
 
 def _process(words: Sequence[Word], tool: Tool, *, module: bool = False) -> Process:

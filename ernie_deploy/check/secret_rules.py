@@ -13,7 +13,9 @@ TOKEN = re.compile(r"(?<![A-Za-z0-9_])(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{12
 NAMES = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "VLLM_API_KEY", "OPENAI_API_KEY"}
 # Any other name of this end is a secret in vLLM's own containers only.
 ENDS = ("_API_KEY", "_TOKEN", "_PASSWORD", "_SECRET", "_ACCESS_KEY")
-NO_SECRETS = re.compile(r"[0-9]*|true|false|yes|no|empty|none|dummy|null|unused|not[-_ ]needed|/.*", re.IGNORECASE)
+NO_SECRETS = re.compile(
+    r"[0-9]*|true|false|yes|no|empty|none|dummy|null|unused|not[-_ ]needed|/.*", re.IGNORECASE
+)
 FLAGS = ("api-key", "hf-token")
 VLLM_USER_SINCE = (0, 22, 0)
 MODE = re.compile(r"no-new-privileges(?:[:=]true)?")

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 
 from ernie_deploy.check.findings import Spot, rule
-from ernie_deploy.check.service import Port, Service
+from ernie_deploy.check.plumbing import Port
+from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import shown, truth, whole
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -12,9 +13,30 @@ SOCKETS = re.compile(r"(?:docker|containerd|podman|crio)\.sock")
 UNCONFINED = re.compile(r"(?:seccomp|apparmor|systempaths)[:=]unconfined|label[:=]disable")
 # Each is the host's root in other words.
 ROOT_CAPABILITIES = {"ALL", "SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "BPF"}
-STRONG_CAPABILITIES = {"SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH", "PERFMON", "SYS_TIME", "SYSLOG"}
+STRONG_CAPABILITIES = {
+    "SYS_PTRACE",
+    "NET_ADMIN",
+    "NET_RAW",
+    "DAC_READ_SEARCH",
+    "PERFMON",
+    "SYS_TIME",
+    "SYSLOG",
+}
 DEVICES = {"/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg", "/dev"}
-HOST_FOLDERS = {"/", "/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/usr", "/var", "/var/run"}
+HOST_FOLDERS = {
+    "/",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/proc",
+    "/root",
+    "/run",
+    "/sys",
+    "/usr",
+    "/var",
+    "/var/run",
+}
 SWITCHES = {
     "VLLM_SERVER_DEV_MODE": "opens /sleep, /reset_prefix_cache, /collective_rpc and others to every client",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "lets every client load adapters from any path or repository",
@@ -152,7 +174,10 @@ def host_network(service: Service) -> Iterator[Spot]:
     """`network_mode: host` for a server on one node."""
     several = service.serve is not None and service.serve.number("nnodes", 1) != 1
     if service.uses_vllm and service.host_network and not several:
-        yield Spot(service.line_of("network_mode"), "network_mode: host opens vLLM's internal ports to the host's network")
+        yield Spot(
+            service.line_of("network_mode"),
+            "network_mode: host opens vLLM's internal ports to the host's network",
+        )
 
 
 @rule(

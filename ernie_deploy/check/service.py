@@ -3,48 +3,16 @@
 import shlex
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from pathlib import PurePosixPath
-
-from msgspec import Struct
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.check.argv import Argv
-from ernie_deploy.check.interpolate import known
+from ernie_deploy.check.plumbing import Mount, Port, mount_of, port_of, tmpfs_of
 from ernie_deploy.check.process import Image, Process, image_of, process_of
 from ernie_deploy.check.tree import Items, Table, Value, Word
-from ernie_deploy.check.values import Version, truth
+from ernie_deploy.check.values import MAX_ARGUMENT, Version, truth
 
 API_PORT = 8000
-
-
-class Port(Struct, frozen=True):
-    """One published port; `published` is empty where Docker chooses, `address` where it is every one."""
-
-    address: str
-    published: str
-    target: str
-    line: int
-    protocol: str = "tcp"
-
-    @property
-    def loopback(self) -> bool:
-        """Whether only this host reaches it, or nobody can tell."""
-        return self.address.startswith("127.") or self.address in ("::1", "localhost") or not known(self.address)
-
-
-class Mount(Struct, frozen=True):
-    """One volume, bind mount or tmpfs."""
-
-    kind: str
-    source: str
-    target: str
-    line: int
-    options: str = ""
-
-    def holds(self, path: str) -> bool:
-        """Whether `path` lies in it."""
-        return PurePosixPath(path).is_relative_to(self.target)
 
 
 class Stack:
@@ -197,15 +165,15 @@ class Service:
         """What is published on the host."""
         found = self.value("ports")
         values = found.values if isinstance(found, Items) else ()
-        return tuple(port for value in values if (port := _port(value)))
+        return tuple(port for value in values if (port := port_of(value)))
 
     @cached_property
     def mounts(self) -> tuple[Mount, ...]:
         """Volumes, bind mounts and tmpfs."""
         found = self.value("volumes")
         values = found.values if isinstance(found, Items) else ()
-        volumes = tuple(mount for value in values if (mount := _mount(value)))
-        return volumes + tuple(_tmpfs(word) for word in self.words("tmpfs"))
+        volumes = tuple(mount for value in values if (mount := mount_of(value)))
+        return volumes + tuple(tmpfs_of(word) for word in self.words("tmpfs"))
 
     @property
     def health_test(self) -> tuple[Word, ...]:
@@ -234,43 +202,12 @@ def _command(value: Value | None) -> tuple[Word, ...] | None:
 
 def split(word: Word) -> list[str] | None:
     """The words of a command written as one text; None where its quotes do not close."""
+    if len(word.raw) > MAX_ARGUMENT:
+        return word.raw.split()
     try:
         return shlex.split(word.raw)
     except ValueError:
         return None
-
-
-def _field(table: Table, key: str) -> str:
-    value = table.values.get(key)
-    return value.text if isinstance(value, Word) and not value.null else ""
-
-
-def _port(value: Value) -> Port | None:
-    if isinstance(value, Table):
-        address, published, target = (_field(value, key) for key in ("host_ip", "published", "target"))
-        return Port(address, published, target, value.line, _field(value, "protocol") or "tcp")
-    if not isinstance(value, Word):
-        return None
-    ports, _, protocol = value.text.partition("/")
-    address, published, target = ["", "", *ports.rsplit(":", 2)][-3:]
-    return Port(address.strip("[]"), published, target, value.line, protocol or "tcp")
-
-
-def _mount(value: Value) -> Mount | None:
-    if isinstance(value, Table):
-        kind, source, target = (_field(value, key) for key in ("type", "source", "target"))
-        return Mount(kind, source, target, value.line, "ro" if truth(_field(value, "read_only")) else "")
-    if not isinstance(value, Word):
-        return None
-    source, colon, rest = value.text.partition(":")
-    target, _, options = rest.partition(":")
-    kind = "bind" if source.startswith((".", "/", "~", "$")) and colon else "volume"
-    return Mount(kind, source if colon else "", target if colon else source, value.line, options)
-
-
-def _tmpfs(word: Word) -> Mount:
-    target, _, options = word.text.partition(":")
-    return Mount("tmpfs", "", target, word.line, options)
 
 
 def neighbours(service: Service) -> Iterator[Service]:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
+from ernie_deploy.check.plumbing import Mount, Port
 from ernie_deploy.check.secret_rules import used
-from ernie_deploy.check.service import Mount, Port, Service, split
+from ernie_deploy.check.service import Service, split
 from ernie_deploy.check.tree import Items, Table, Word
 from ernie_deploy.check.values import shown
 
@@ -61,9 +62,13 @@ def floating_image(service: Service) -> Iterator[Spot]:
         return
     if image.floats and known(image.name):
         tag = image.tag or "no tag"
-        yield Spot(service.line_of("image"), f"{shown(image.name)} with {shown(tag)} is whatever was pulled last")
+        yield Spot(
+            service.line_of("image"), f"{shown(image.name)} with {shown(tag)} is whatever was pulled last"
+        )
     elif not known(reference):
-        yield Spot(service.line_of("image"), f"{shown(reference)}: the file does not say which version it is for")
+        yield Spot(
+            service.line_of("image"), f"{shown(reference)}: the file does not say which version it is for"
+        )
 
 
 @rule(
@@ -235,5 +240,9 @@ def unbounded_log(service: Service) -> Iterator[Spot]:
 )
 def unlimited_processes(service: Service) -> Iterator[Spot]:
     """No `pids_limit`."""
-    if service.serve and not service.text("pids_limit") and not service.text("deploy", "resources", "limits", "pids"):
+    if (
+        service.serve
+        and not service.text("pids_limit")
+        and not service.text("deploy", "resources", "limits", "pids")
+    ):
         yield Spot(service.line, "pids_limit is not set")

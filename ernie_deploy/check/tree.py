@@ -11,9 +11,9 @@ from ernie_deploy.errors import UsageError
 if TYPE_CHECKING:
     import yaml
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 512 << 10
 # Values after every alias is written out; the kit's own files have about 300.
-MAX_VALUES = 200_000
+MAX_VALUES = 100_000
 CHARACTERS_A_VALUE = 20
 
 NULL = "tag:yaml.org,2002:null"
@@ -60,16 +60,13 @@ def read(data: bytes, name: str) -> Value:
     """The one document in `data`; `name` is how faults call the file."""
     if len(data) > MAX_BYTES:
         raise UsageError(
-            f"{name} is larger than {MAX_BYTES >> 20} MiB.",
+            f"{name} is larger than {MAX_BYTES >> 10} KiB.",
             cause="no compose file is; is it the right file?",
         )
     node = _compose(_decoded(data, name), name)
     try:
         if _weight(node, {}, name) > MAX_VALUES:
-            raise UsageError(
-                f"{name}:1: the file grows to more than {MAX_VALUES:,} values.",
-                cause="its aliases repeat each other (a YAML bomb)",
-            )
+            raise too_many_values(name)
         return _Converter(name).value(node)
     except RecursionError:
         raise _too_deep(name) from None
@@ -103,12 +100,22 @@ def _compose(text: str, name: str) -> "yaml.Node":
         # PyYAML lets such escapes as "\UFFFFFFFF" fall through.
         _not_yaml(name, 1, str(fault))
     if node is None:
-        raise UsageError(f"{name}:1: the file is empty.", next_step="ernie-deploy render TARGET > compose.yml")
+        raise UsageError(
+            f"{name}:1: the file is empty.", next_step="ernie-deploy render TARGET > compose.yml"
+        )
     return node
 
 
 def _not_yaml(name: str, line: int, problem: str) -> NoReturn:
     raise UsageError(f"{name}:{line}: the file is not YAML: {problem[:200]}.")
+
+
+def too_many_values(name: str) -> UsageError:
+    """Refuse a small file that stands for a huge one."""
+    return UsageError(
+        f"{name}:1: the file grows to more than {MAX_VALUES:,} values.",
+        cause="its aliases, or services that extend each other, multiply (a YAML bomb)",
+    )
 
 
 def _too_deep(name: str) -> UsageError:
@@ -162,7 +169,9 @@ class _Converter:
             return self._table(node, line)
         if isinstance(node, yaml.SequenceNode):
             return Items(values=tuple(self.value(child) for child in node.value), line=line)
-        return Word(raw=node.value, line=line, null=node.tag == NULL, block=getattr(node, "style", None) == "|")
+        return Word(
+            raw=node.value, line=line, null=node.tag == NULL, block=getattr(node, "style", None) == "|"
+        )
 
     def _table(self, node: "yaml.MappingNode", line: int) -> Table:
         values: dict[str, Value] = {}

@@ -10,6 +10,8 @@ _POWERS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?![\d.])")
 
 Version = tuple[int, int, int]
+# The longest argument that Linux hands to a program; taking longer texts apart is in vain.
+MAX_ARGUMENT = 1 << 17
 NEWEST: Version = (1_000_000, 0, 0)
 
 

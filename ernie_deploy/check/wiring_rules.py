@@ -10,7 +10,9 @@ from ernie_deploy.check.service import API_PORT, Service, neighbours
 from ernie_deploy.check.values import shown, whole
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-HEALTH_URL = re.compile(r"https?://(?:127\.0\.0\.1|localhost|0\.0\.0\.0|\[::1\])(?::(\d{1,5}))?(?=[/\s'\"]|$)")
+HEALTH_URL = re.compile(
+    r"https?://(?:127\.0\.0\.1|localhost|0\.0\.0\.0|\[::1\])(?::(\d{1,5}))?(?=[/\s'\"]|$)"
+)
 
 
 @rule(
@@ -80,7 +82,9 @@ def dead_port(service: Service) -> Iterator[Spot]:
         return
     if argv.text("host") in LOOPBACK:
         line = argv.line_of("host")
-        yield Spot(line, "vLLM listens inside the container only", "leave out --host; publish on 127.0.0.1 instead")
+        yield Spot(
+            line, "vLLM listens inside the container only", "leave out --host; publish on 127.0.0.1 instead"
+        )
     targets = [whole(published.target) for published in service.ports]
     if port not in targets and None not in targets and not argv.has("uds"):
         names = ", ".join(map(str, targets[:4]))

@@ -30,7 +30,7 @@ STDIN = "-"
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
 @click.option("--sarif", is_flag=True, help="Print the findings as a SARIF 2.1.0 log.")
 @click.option("--list", "list_rules", is_flag=True, help="Print every rule with its remedy instead.")
-def check(files: tuple[str, ...], as_json: bool, sarif: bool, list_rules: bool) -> int:  # noqa: FBT001
+def check(files: tuple[str, ...], as_json: bool, sarif: bool, list_rules: bool) -> int:
     """Judge compose files, anybody's, by what vLLM and Docker would do."""
     if as_json and sarif:
         raise UsageError("--json and --sarif exclude each other.")

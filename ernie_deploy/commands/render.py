@@ -7,6 +7,7 @@ import click
 
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
+from ernie_deploy.request import Request
 
 EXAMPLE = """\b
 Examples:
@@ -38,7 +39,7 @@ def render(
         return
     if check_only or out_dir:
         raise UsageError("--check and --out-dir go with --all.")
-    text = _text(options)
+    text = text_of(request_of(options))
     if output is None:
         click.echo(text, nl=False)
         return
@@ -48,13 +49,14 @@ def render(
     click.echo(f"wrote {output}", err=True)
 
 
-def _text(options: dict[str, Any]) -> str:
+def text_of(request: Request) -> str:
+    """The compose file of one request."""
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.plan import resolve
     from ernie_deploy.render import compose_file
 
     catalog = Catalog()
-    return compose_file(resolve(catalog, request_of(options)), catalog.defaults)
+    return compose_file(resolve(catalog, request), catalog.defaults)
 
 
 def render_all(out_dir: Path | None, *, check_only: bool) -> None:

@@ -1,0 +1,67 @@
+"""The processor that a vision-language ERNIE brings along: text to tokens, pictures and frames to patches."""
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.processing_utils import ProcessorMixin
+
+PATCH, MERGE, FRAMES = 14, 2, 2
+
+
+class Ernie4_5_VLImageProcessor(ImageProcessingMixin):  # noqa: N801 - its published name
+    """Cuts pictures into patches; vLLM rescales and normalizes them."""
+
+    model_input_names: ClassVar[list[str]] = ["images", "grid_thw"]
+
+    def __init__(self, **others: Any) -> None:
+        super().__init__(**others)
+        self.size = {"min_pixels": 4 * 28 * 28, "max_pixels": 64 * 28 * 28}
+        self.image_mean = [0.48145466, 0.4578275, 0.40821073]
+        self.image_std = [0.26862954, 0.26130258, 0.27577711]
+        self.rescale_factor = 1 / 255
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """The nearest size that is a whole number of merged patches, within the limits."""
+        unit, pixels = PATCH * MERGE, height * width
+        limits = self.size["min_pixels"] / pixels, self.size["max_pixels"] / pixels
+        scale = math.sqrt(min(max(1.0, limits[0]), limits[1]))
+        step = math.floor if scale < 1 else math.ceil if scale > 1 else round
+        high, wide = (max(1, step(side * scale / unit)) * unit for side in (height, width))
+        return high, wide
+
+    def patches(self, frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
+        """Patches of one picture (one frame) or video, in the order in which they are merged."""
+        from PIL import Image
+
+        height, width = self.resized(*frames.shape[1:3])
+        scaled = [np.asarray(Image.fromarray(frame).resize((width, height))) for frame in frames]
+        high, wide = height // PATCH, width // PATCH
+        pixels = np.stack(scaled).transpose(0, 3, 1, 2).astype(np.float32)
+        cut = pixels.reshape(len(frames), 3, high // MERGE, MERGE, PATCH, wide // MERGE, MERGE, PATCH)
+        rows = cut.transpose(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, 3 * PATCH * PATCH)
+        return rows, [len(frames), high, wide]
+
+
+class Ernie4_5_VLProcessor(ProcessorMixin):  # noqa: N801
+    """Tokenizer and image processor in one."""
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, **others: Any) -> None:
+        super().__init__(image_processor, tokenizer, **others)
+        self.spatial_conv_size, self.temporal_conv_size = MERGE, FRAMES
+
+    def __call__(self, text: Any = None, images: Any = None, videos: Any = None, **_: Any) -> BatchFeature:
+        """One placeholder a picture: vLLM puts in as many as it has patches."""
+        import torch
+
+        stacks = [np.asarray(image.convert("RGB"))[None] for image in images or []]
+        stacks += [np.asarray(video) for video in videos or []]
+        ids = self.tokenizer(text)["input_ids"]
+        if not stacks:
+            return BatchFeature({"input_ids": torch.tensor(ids)})
+        cut = [self.image_processor.patches(stack) for stack in stacks]
+        grid = torch.tensor([shape for _, shape in cut])
+        pixels = torch.from_numpy(np.concatenate([rows for rows, _ in cut]))
+        return BatchFeature({"input_ids": torch.tensor(ids), "images": pixels, "grid_thw": grid})

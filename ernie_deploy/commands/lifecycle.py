@@ -1,0 +1,150 @@
+"""`up`, `down`, `logs`: Docker Compose with a live view, and causes instead of stack traces."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ernie_deploy.commands.options import request_of, request_options
+from ernie_deploy.errors import UsageError
+
+FILE = click.option(
+    "-f", "--file", type=click.Path(path_type=Path), default=Path("compose.yml"), show_default=True,
+    help="The stack's compose file.",
+)  # fmt: skip
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the exact commands and run none.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+# A download may take hours; loading has its own limit, which the health check knows.
+WAIT_TIMEOUT_S = 6 * 3600
+
+UP_EXAMPLE = """\b
+Examples:
+  ernie-deploy up                     # the compose.yml of this folder
+  ernie-deploy up mi300x              # render it here first
+  ernie-deploy up my/compose.yml --dry-run"""
+
+
+@click.command(epilog=UP_EXAMPLE)
+@click.option("--wait-timeout", type=click.IntRange(min=1), default=WAIT_TIMEOUT_S, show_default=True, metavar="S",
+              help="Give up after this many seconds, the download included.")  # fmt: skip
+@DRY_RUN
+@JSON
+@request_options
+def up(wait_timeout: int, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Start a stack, show how far it is, and say why if it fails."""
+    from ernie_deploy.compose import Stack
+
+    file, made = _file_of(options, dry_run=dry_run)
+    stack = Stack(files=(file,))
+    if dry_run:
+        _print_commands(made, stack.up(wait_timeout))
+        return
+    _start(stack, wait_timeout, as_json=as_json)
+
+
+def _file_of(options: dict[str, Any], *, dry_run: bool) -> tuple[Path, list[str]]:
+    """The file to start and the command that makes it: TARGET renders compose.yml here, FILE is taken as it is."""
+    named = options["target"]
+    if not named or "/" in named or named.endswith((".yml", ".yaml")):
+        return _existing(Path(named or "compose.yml")), []
+    from ernie_deploy.request import command_words
+
+    path = Path("compose.yml")
+    request = request_of(options)
+    if not dry_run:
+        from ernie_deploy.commands.render import text_of
+        from ernie_deploy.paths import write_whole
+
+        write_whole(path, text_of(request))
+    return path, ["ernie-deploy", "render", "-o", str(path), *command_words(request)]
+
+
+def _existing(path: Path) -> Path:
+    if path.is_file():
+        return path
+    raise UsageError(
+        f"There is no {path} here.",
+        cause="`up` without a target starts the compose file of this folder",
+        next_step="make one with: ernie-deploy render TARGET -o compose.yml",
+    )
+
+
+def _start(stack: Any, wait_timeout: int, *, as_json: bool) -> None:
+    from ernie_deploy.lifecycle import up as bring_up
+    from ernie_deploy.live import shower
+
+    with shower(sys.stderr) as show:
+        started = bring_up(stack, wait_timeout, show)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(started).decode())
+        return
+    serve = next((s for s in started.states if s.service == "serve"), None)
+    address = next(iter(serve.ports.values()), "") if serve else ""
+    click.echo(f"{started.project} serves on http://{address} after {started.elapsed_s:.0f} s")
+
+
+@click.command(epilog="Example: ernie-deploy down")
+@FILE
+@click.option(
+    "--volumes", is_flag=True, help="Remove the caches too: the next start downloads everything again."
+)
+@DRY_RUN
+def down(file: Path, volumes: bool, dry_run: bool) -> None:
+    """Stop a stack; its weights stay on their volume."""
+    from ernie_deploy.compose import Stack
+
+    _run(Stack(files=(_existing(file),)).down(volumes=volumes), dry_run=dry_run)
+
+
+@click.command(epilog="Example: ernie-deploy logs --follow serve")
+@FILE
+@click.option("--follow", is_flag=True, help="Go on printing.")
+@click.option("--tail", default="all", show_default=True, metavar="N", help="Only the last lines.")
+@DRY_RUN
+@click.argument("services", nargs=-1)
+def logs(file: Path, follow: bool, tail: str, dry_run: bool, services: tuple[str, ...]) -> None:
+    """Print what the containers of a stack said."""
+    from ernie_deploy.compose import Stack
+
+    _run(Stack(files=(_existing(file),)).logs(*services, follow=follow, tail=tail), dry_run=dry_run)
+
+
+@click.command(epilog="Example: ernie-deploy status --json")
+@FILE
+@JSON
+@DRY_RUN
+def status(file: Path, as_json: bool, dry_run: bool) -> None:
+    """Show the containers, and what the server is doing."""
+    from ernie_deploy.compose import Stack
+
+    stack = Stack(files=(_existing(file),))
+    if dry_run:
+        _print_commands([], stack.config())
+        return
+    from ernie_deploy.status import as_text, look
+
+    seen = look(stack)
+    click.echo(json.dumps(seen, indent=2) if as_json else as_text(seen))
+
+
+def _run(words: list[str], *, dry_run: bool) -> None:
+    if dry_run:
+        _print_commands([], words)
+        return
+    from ernie_deploy.compose import hand_over, require_compose
+    from ernie_deploy.errors import ToolFailed
+
+    require_compose()
+    if code := hand_over(words):
+        raise ToolFailed(f"docker compose ended with {code}.")
+
+
+def _print_commands(*commands: list[str]) -> None:
+    import shlex
+
+    for words in filter(None, commands):
+        click.echo(shlex.join(words))

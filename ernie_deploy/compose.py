@@ -1,0 +1,130 @@
+"""Docker Compose command lines, and the one place that starts processes for a stack."""
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from msgspec import Struct
+
+from ernie_deploy.errors import ToolFailed, ToolMissing
+
+QUICK_S = 60
+
+
+class Stack(Struct, frozen=True, kw_only=True):
+    """Compose files that make one project; an empty project is the file's own name for it."""
+
+    files: tuple[Path, ...]
+    project: str = ""
+    env_file: Path | None = None
+
+    def words(self, *rest: str) -> list[str]:
+        """Return `docker compose` with this stack's files, then `rest`."""
+        named = ["--project-name", self.project] if self.project else []
+        env = ["--env-file", str(self.env_file)] if self.env_file else []
+        files = [word for file in self.files for word in ("--file", str(file))]
+        return ["docker", "compose", *named, *env, *files, *rest]
+
+    def up(self, wait_timeout_s: int, *, build: bool = False) -> list[str]:
+        """Start everything and wait until it is healthy."""
+        extra = ["--build"] if build else []
+        return self.words("up", "--detach", *extra, "--wait", "--wait-timeout", str(wait_timeout_s))
+
+    def down(self, *, volumes: bool = False) -> list[str]:
+        """Stop and remove the containers, those of inactive profiles too."""
+        return self.words("--profile", "*", "down", *(["--volumes"] if volumes else []))
+
+    def logs(self, *services: str, follow: bool = False, tail: str = "all") -> list[str]:
+        """Print the log of some services, or of all."""
+        return self.words("logs", *(["--follow"] if follow else []), "--tail", tail, *services)
+
+    def bench(self, *arguments: str) -> list[str]:
+        """Run the benchmark client once; the server is up already."""
+        return self.words("--profile", "bench", "run", "--rm", "--no-deps", "--no-TTY", "bench", *arguments)
+
+    def config(self) -> list[str]:
+        """Read and print the resolved file."""
+        return self.words("config", "--format", "json")
+
+    def ps(self) -> list[str]:
+        """List the containers, stopped ones too."""
+        return self.words("ps", "--all", "--format", "json")
+
+
+class Done(Struct, frozen=True):
+    """How a process ended and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def ask(words: Sequence[str], *, timeout_s: float = QUICK_S) -> Done:
+    """Run a command to its end and return what it said; raises `ToolMissing`."""
+    _present(words[0])
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except subprocess.TimeoutExpired as late:
+        raise ToolFailed(f"`{shlex.join(words)}` did not end within {timeout_s:g} s.") from late
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def demand(words: Sequence[str], *, timeout_s: float = QUICK_S) -> str:
+    """Return a command's output; raises `ToolFailed` with its last words where it fails."""
+    done = ask(words, timeout_s=timeout_s)
+    if done.returncode:
+        raise ToolFailed(
+            f"`{shlex.join(words)}` ended with {done.returncode}.",
+            cause=_last_line(done.stderr or done.stdout),
+        )
+    return done.stdout
+
+
+def hand_over(words: Sequence[str]) -> int:
+    """Run a command on the user's own terminal and return its exit code."""
+    _present(words[0])
+    return subprocess.run(words, check=False).returncode
+
+
+@contextmanager
+def started(words: Sequence[str]) -> "Iterator[subprocess.Popen[str]]":
+    """Run a command beside the block, its output on one pipe; it never outlives the block."""
+    _present(words[0])
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait()
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+
+
+@cache
+def _present(program: str) -> None:
+    if shutil.which(program) is None:
+        raise ToolMissing(
+            f"`{program}` is not on this machine's PATH.",
+            cause="the stack runs in Docker; rendering and planning do not need it",
+            next_step="install Docker Engine 20.10 or newer with the Compose plugin",
+        )
+
+
+def require_compose() -> None:
+    """Raise `ToolMissing` unless a Compose answers that knows what the files use."""
+    done = ask(["docker", "compose", "version", "--short"])
+    if done.returncode:
+        raise ToolMissing(
+            "Docker has no Compose plugin here.",
+            cause=_last_line(done.stderr),
+            next_step="install the docker-compose-plugin of your distribution, 2.24.4 or newer",
+        )

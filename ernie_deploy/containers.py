@@ -1,0 +1,98 @@
+"""What the Docker engine knows of a stack's containers, read through its API."""
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ernie_deploy.errors import ToolMissing
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+    from docker.models.containers import Container
+
+PROJECT = "com.docker.compose.project"
+SERVICE = "com.docker.compose.service"
+ONE_OFF = "com.docker.compose.oneoff"
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """One container as the engine sees it; `health` is empty without a health check."""
+
+    service: str
+    id: str
+    status: str
+    health: str
+    exit_code: int
+    restarts: int
+    started_at: str
+    last_probe: str
+    ports: dict[str, str]
+
+
+def client() -> "DockerClient":
+    """Connect to the engine of this shell; raises `ToolMissing` with the reason."""
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        made = docker.from_env()
+        made.ping()
+    except DockerException as fault:
+        raise ToolMissing(
+            "The Docker engine does not answer.",
+            cause=str(fault).splitlines()[0][:200],
+            next_step="start it, or add yourself to the group docker: sudo usermod -aG docker $USER",
+        ) from fault
+    return made
+
+
+def states(engine: "DockerClient", project: str) -> list[State]:
+    """Every container of a project, by service; one-off runs left out."""
+    found = engine.containers.list(all=True, filters={"label": f"{PROJECT}={project}"})
+    return sorted(
+        (_state(c) for c in found if c.labels.get(ONE_OFF, "False") == "False"), key=lambda s: s.service
+    )
+
+
+def last_line(engine: "DockerClient", container_id: str) -> str:
+    """The newest line of a container's log; empty where it is gone or silent."""
+    from docker.errors import APIError
+
+    try:
+        text: bytes = engine.containers.get(container_id).logs(tail=1)
+    except APIError:
+        return ""
+    return text.decode("utf-8", "replace").strip()
+
+
+def log(engine: "DockerClient", container_id: str, lines: int = 400) -> str:
+    """The end of a container's log."""
+    from docker.errors import APIError
+
+    try:
+        text: bytes = engine.containers.get(container_id).logs(tail=lines)
+    except APIError:
+        return ""
+    return text.decode("utf-8", "replace")
+
+
+def _state(container: "Container") -> State:
+    data = container.attrs
+    health = data["State"].get("Health") or {}
+    probes = health.get("Log") or [{}]
+    return State(
+        service=container.labels.get(SERVICE, ""),
+        id=container.id or "",
+        status=data["State"]["Status"],
+        health=health.get("Status", ""),
+        exit_code=data["State"]["ExitCode"],
+        restarts=data["RestartCount"],
+        started_at=data["State"]["StartedAt"],
+        last_probe=probes[-1].get("Output", "").strip(),
+        ports=_ports(data["NetworkSettings"]["Ports"] or {}),
+    )
+
+
+def _ports(bindings: dict[str, list[dict[str, str]] | None]) -> dict[str, str]:
+    """Container port -> address of the host."""
+    return {port: f"{bound[0]['HostIp']}:{bound[0]['HostPort']}" for port, bound in bindings.items() if bound}

@@ -1,0 +1,1 @@
+"""What this host has against what a plan needs: recorded facts, and pure judgements of them."""

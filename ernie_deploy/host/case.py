@@ -1,0 +1,124 @@
+"""What the checks judge: the facts of a host beside the plan and the values its stack will read."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ernie_deploy.catalog.schema import Engine
+from ernie_deploy.host.facts import Facts
+from ernie_deploy.host.findings import Finding
+from ernie_deploy.host.gpus import Gpu
+from ernie_deploy.host.probes import Host, Stat
+from ernie_deploy.memory import GIB
+from ernie_deploy.plan import Plan, value_of
+from ernie_deploy.request import command_words
+from ernie_deploy.serving import HF_CACHE
+
+# A card's memory as the driver shows it differs a little from the catalog's.
+TOLERANCE = 0.03
+CACHE_VOLUME = "hf-cache"
+UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+class Files(Struct, frozen=True, kw_only=True):
+    """What lies on the host where the stack will look."""
+
+    token: Stat | None
+    api_key: Stat | None
+    cache: Stat | None
+    weights: Stat | None
+    stamp: Stat | None
+    disk: str
+    free_bytes: int | None
+
+
+class Case(Struct, frozen=True, kw_only=True):
+    """One host and one plan."""
+
+    facts: Facts
+    files: Files
+    plan: Plan
+    engine: Engine
+    values: dict[str, str]
+    remote: str = ""
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs of the target's vendor."""
+        return self.facts.gpus[self.plan.target.vendor]
+
+    @property
+    def wanted(self) -> tuple[Gpu, ...]:
+        """Those of them that the plan uses."""
+        return tuple(gpu for gpu in self.gpus if gpu.index in self.plan.gpu_ids)
+
+    @property
+    def runs(self) -> bool:
+        """Whether this very stack is up already, so that it holds its own port and memory."""
+        return any(c.project == self.plan.project for c in self.facts.docker.containers)
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """User and group that serve; root has no capabilities there, so it is one user among others."""
+        uid, _, gid = (self.plan.user or "0:0").partition(":")
+        return int(uid), int(gid)
+
+    @property
+    def utilization(self) -> float:
+        """Share of each GPU's memory that vLLM takes at start."""
+        default = self.engine.gpu_memory_utilization
+        share = value_of(self.plan.settings, "gpu-memory-utilization", default)
+        return float(share) if isinstance(share, int | float) else default
+
+    def command(self, *words: str, **changes: object) -> str:
+        """The kit's command for this request, changed."""
+        import shlex
+
+        request = replace(self.plan.request, **changes)
+        return shlex.join(["ernie-deploy", *words, *command_words(request)])
+
+
+Check: TypeAlias = Callable[[Case], Iterator[Finding]]
+
+
+def gib(size: float) -> str:
+    """Bytes for people."""
+    return f"{size / GIB:,.1f} GiB"
+
+
+def size_of(text: str) -> int | None:
+    """Bytes of Docker's spelling, such as `16g`; None where it is not one."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s?([bkmgt]?)(?:i?b)?", text.strip().lower())
+    return int(float(found[1]) * UNITS[found[2] or "b"]) if found else None
+
+
+def is_path(value: str) -> bool:
+    """Whether Compose takes a volume's source for a directory of the host."""
+    return value.startswith(("/", ".", "~"))
+
+
+def look(host: Host, plan: Plan, values: dict[str, str], root: str) -> Files:
+    """Ask the host for the files that this stack will read."""
+    cache = values["HF_CACHE_DIR"]
+    folder = cache if is_path(cache) else f"{root}/volumes/ernie-{CACHE_VOLUME}/_data"
+    # Where the engine keeps its data elsewhere (in a virtual machine, say), nothing here tells of it.
+    disk = _existing(host, cache) if is_path(cache) else root if host.stat(root or "-") else ""
+    return Files(
+        token=host.stat(values["HF_TOKEN_FILE"]),
+        api_key=host.stat(values["API_KEY_FILE"]),
+        cache=host.stat(cache) if is_path(cache) else None,
+        weights=host.stat(plan.request.weights) if plan.request.weights else None,
+        stamp=host.stat(f"{folder}/{plan.stamp.removeprefix(f'{HF_CACHE}/')}"),
+        disk=disk,
+        free_bytes=host.free_bytes(disk) if disk else None,
+    )
+
+
+def _existing(host: Host, path: str) -> str:
+    """The path, or the nearest folder above that is there already."""
+    places = [PurePath(path), *PurePath(path).parents]
+    return next((str(place) for place in places if host.stat(str(place))), "")

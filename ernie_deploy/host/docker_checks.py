@@ -1,0 +1,81 @@
+"""Checks of Docker and Compose."""
+
+import re
+from collections.abc import Iterator
+
+from ernie_deploy.host.case import Case
+from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
+
+OLDEST_DOCKER = (20, 10)
+# The first with `!override`, which a user's own override files need.
+OLDEST_COMPOSE = (2, 24, 4)
+INSTALL = (
+    "install Docker Engine 20.10 or newer with its Compose plugin, from your distribution or Docker itself"
+)
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """`20.10.24+dfsg1` as numbers."""
+    found = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def engine(case: Case) -> Iterator[Finding]:
+    """Docker is there, new enough, and answers this user."""
+    docker = case.facts.docker
+    if not docker.installed:
+        yield error("docker", "Docker is not installed.", INSTALL)
+    elif docker.fault:
+        yield _silent(docker.fault)
+    elif version_of(docker.version) < OLDEST_DOCKER:
+        yield error("docker", f"Docker Engine {docker.version} is older than 20.10.", INSTALL)
+    else:
+        yield ok("docker", f"Docker Engine {docker.version} answers.")
+
+
+def _silent(fault: str) -> Finding:
+    if "permission denied" in fault.lower():
+        remedy = 'sudo usermod -aG docker "$USER", then log in again; or repeat this with sudo'
+        return error("docker-api", "This user may not talk to Docker's engine.", remedy)
+    if "cannot connect" in fault.lower():
+        return error("docker-api", "Docker's engine does not run.", "sudo systemctl start docker")
+    return error("docker-api", f"Docker's engine does not answer: {fault}", "docker info")
+
+
+def compose(case: Case) -> Iterator[Finding]:
+    """Compose is there as a plugin, and new enough."""
+    docker = case.facts.docker
+    if not docker.installed:
+        return
+    if not docker.compose:
+        yield error(
+            "compose", "`docker compose` is missing.",
+            "install the Compose plugin: the package docker-compose-plugin or docker-compose-v2",
+        )  # fmt: skip
+    elif version_of(docker.compose) < OLDEST_COMPOSE:
+        yield error("compose", f"Compose {docker.compose} is older than 2.24.4.", "update the Compose plugin")
+    else:
+        yield ok("compose", f"Compose {docker.compose}.")
+
+
+def place(case: Case) -> Iterator[Finding]:
+    """The engine is on the host that is looked at."""
+    if case.remote:
+        yield warning(
+            "docker-host",
+            f"DOCKER_HOST is {case.remote}: containers run there, while files and devices were looked at here.",
+            "run doctor on that host",
+        )
+
+
+def cgroup(case: Case) -> Iterator[Finding]:
+    """Which control groups hold the limits; both versions do."""
+    docker = case.facts.docker
+    if docker.cgroup:
+        note = ", which Docker calls deprecated since 29" if docker.cgroup == "1" else ""
+        yield ok("cgroup", f"cgroup v{docker.cgroup} ({docker.cgroup_driver}){note}.")
+    elif docker.version:
+        yield unknown("cgroup", "Docker does not say which cgroup version it uses.")
+
+
+CHECKS = (engine, compose, place, cgroup)

@@ -1,0 +1,119 @@
+"""One examination from end to end: facts, plan, findings."""
+
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.catalog.schema import Vendor
+from ernie_deploy.host import amd_checks, docker_checks, file_checks, machine_checks, nvidia_checks, settings
+from ernie_deploy.host.case import Case, Check, look
+from ernie_deploy.host.facts import Facts, collect
+from ernie_deploy.host.findings import Report
+from ernie_deploy.host.guess import guess
+from ernie_deploy.host.probes import Host
+from ernie_deploy.plan import Plan, resolve
+from ernie_deploy.request import Request
+
+GPU_CHECKS: dict[Vendor, tuple[Check, ...]] = {
+    "nvidia": nvidia_checks.CHECKS,
+    "amd": amd_checks.CHECKS,
+    "cpu": (),
+}
+LOCAL_SOCKET = "unix://"
+
+
+class Subject(Struct, frozen=True):
+    """A host that was asked, and what it is to serve."""
+
+    host: Host
+    catalog: Catalog
+    facts: Facts
+    plan: Plan
+    guess: str = ""
+
+
+def meet(host: Host, catalog: Catalog, request: Request) -> Subject:
+    """Ask the host; a request without a target gets the one that the host looks like."""
+    if request.target:
+        # First: what is refused is refused without a probe.
+        plan = resolve(catalog, request)
+        return Subject(host, catalog, collect(host, plan.target.vendor), plan)
+    facts = collect(host)
+    found = guess(facts, catalog)
+    return Subject(
+        host, catalog, facts, resolve(catalog, replace(request, target=found.target)), found.sentence
+    )
+
+
+def judge(subject: Subject, env_text: str, environ: Mapping[str, str]) -> Report:
+    """Every check of this host for this plan."""
+    plan = subject.plan
+    case = case_of(subject, env_text, environ)
+    checks = (
+        *docker_checks.CHECKS,
+        *GPU_CHECKS[plan.target.vendor],
+        *machine_checks.CHECKS,
+        *file_checks.CHECKS,
+    )
+    return Report(
+        target=plan.target.id,
+        stack=plan.name,
+        headline=_headline(plan),
+        guess=subject.guess,
+        findings=tuple(finding for check in checks for finding in check(case)),
+        environment=settings.of_host(subject.facts, case.values),
+    )
+
+
+def case_of(subject: Subject, env_text: str, environ: Mapping[str, str]) -> Case:
+    """The host beside the plan, with the values of .env and the environment."""
+    plan, docker = subject.plan, environ.get("DOCKER_HOST", "")
+    values = settings.values(plan, subject.catalog, env_text, environ)
+    return Case(
+        facts=subject.facts,
+        files=look(subject.host, plan, values, subject.facts.docker.root),
+        plan=plan,
+        engine=subject.catalog.engine,
+        values=values,
+        remote="" if docker.startswith(LOCAL_SOCKET) else docker,
+    )
+
+
+def _headline(plan: Plan) -> str:
+    gpus = f" on {plan.topology.gpus} of {plan.target.gpus} GPUs" if plan.target.gpus else ""
+    return f"{plan.model.title} for {plan.target.id}{gpus}, vLLM {plan.engine}"
+
+
+def write_env(subject: Subject, path: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """Put the facts of the host into .env where they differ; returns what was written."""
+    from dotenv import dotenv_values
+
+    text = read_env(path)
+    said = dotenv_values(stream=StringIO(text))
+    now = settings.values(subject.plan, subject.catalog, text, environ)
+    new = {
+        name: value for name, value in settings.of_host(subject.facts, now).items() if said.get(name) != value
+    }
+    if new:
+        settings.write(path, settings.edited(text, new))
+    return new
+
+
+def read_env(path: Path) -> str:
+    """The text of .env, line ends as they are; empty where there is none."""
+    from ernie_deploy.errors import UsageError
+
+    try:
+        return path.read_bytes().decode()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as fault:
+        raise UsageError(
+            f"{path} cannot be read: {getattr(fault, 'strerror', None) or 'it is not UTF-8'}.",
+            cause="Compose would not read it either",
+            next_step=f"check it with: ls -l {path}",
+        ) from fault

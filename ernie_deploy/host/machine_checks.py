@@ -1,0 +1,157 @@
+"""Checks of the machine: architecture, clock, memory, disk and the port."""
+
+from collections.abc import Iterator
+
+from ernie_deploy.catalog.schema import Vendor
+from ernie_deploy.host.case import Case, gib, size_of
+from ernie_deploy.host.facts import Socket
+from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
+from ernie_deploy.layout import CPU_KV_CACHE_GIB
+from ernie_deploy.memory import GIB
+from ernie_deploy.plan import value_of
+from ernie_deploy.request import LOOPBACK
+
+# What vLLM 0.32's images are published for; ROCm knows x86-64 only.
+ARCHITECTURES: dict[Vendor, tuple[str, ...]] = {
+    "nvidia": ("x86_64", "aarch64"),
+    "amd": ("x86_64",),
+    "cpu": ("x86_64", "aarch64"),
+}
+DISK_MARGIN = 1.1
+LAST_PORT = 65535
+
+
+def architecture(case: Case) -> Iterator[Finding]:
+    """The image exists for this processor."""
+    machine, target = case.facts.machine, case.plan.target
+    if not machine.kernel:
+        yield unknown("host", "The kernel's version could not be read.")
+    elif machine.architecture in ARCHITECTURES[target.vendor]:
+        yield ok("host", f"{machine.kernel} on {machine.architecture}.")
+    else:
+        known = " and ".join(ARCHITECTURES[target.vendor])
+        sentence = f"{machine.kernel} on {machine.architecture}; {case.plan.image} is published for {known}."
+        yield error("host", sentence, f"use a host of {known}")
+
+
+def clock(case: Case) -> Iterator[Finding]:
+    """The clock is right: TLS to the hub fails where it is not."""
+    state = case.facts.machine.synchronised
+    if state is None:
+        yield unknown("clock", "Nothing tells whether the clock is synchronised.")
+    elif state:
+        yield ok("clock", "The clock is synchronised.")
+    else:
+        sentence = "The clock is not synchronised; downloads fail where it is wrong."
+        yield warning("clock", sentence, "sudo timedatectl set-ntp true")
+
+
+def memory(case: Case) -> Iterator[Finding]:
+    """The host has the memory that the plan puts there."""
+    machine, need = case.facts.machine, _host_bytes(case)
+    if not machine.memory_bytes:
+        yield unknown("memory", "This host's memory could not be read.")
+        return
+    have = f"{gib(machine.memory_bytes)} of memory, {gib(machine.available_bytes)} available"
+    asked = f"the plan puts about {gib(need)} there"
+    if need > machine.memory_bytes:
+        yield error("memory", f"{have}; {asked}.", "take a smaller model, or a host with more memory")
+    elif need > machine.available_bytes and not case.runs:
+        yield warning("memory", f"{have}; {asked}.", "stop what else uses it: ps aux --sort=-rss | head")
+    else:
+        yield ok("memory", f"{have}{f'; {asked}' if need else ''}.")
+
+
+def _host_bytes(case: Case) -> float:
+    """Weights and cache on a CPU target, what is offloaded on a GPU; all estimates of the plan."""
+    plan = case.plan
+    if plan.target.vendor == "cpu":
+        return GIB * (plan.memory.budget_gib - CPU_KV_CACHE_GIB + _number(case.values["CPU_KV_CACHE_GIB"]))
+    offload = value_of(plan.settings, "cpu-offload-gb", 0)
+    return GIB * offload * plan.topology.gpus if isinstance(offload, int | float) else 0
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return CPU_KV_CACHE_GIB
+
+
+def shared_memory(case: Case) -> Iterator[Finding]:
+    """SHM_SIZE is memory of the host."""
+    if case.plan.request.security == "vendor" and case.plan.target.gpus:
+        return  # the host's own /dev/shm is used instead
+    said, have = case.values["SHM_SIZE"], case.facts.machine.memory_bytes
+    size = size_of(said)
+    if size is None:
+        yield error("shared-memory", f"SHM_SIZE={said} is not a size.", "write it as 16g in .env")
+    elif have and size > have / 2:
+        sentence = f"SHM_SIZE={said} is more than half of this host's {gib(have)}."
+        yield warning("shared-memory", sentence, case.command("doctor", "--write-env"))
+    else:
+        yield ok("shared-memory", f"SHM_SIZE={said}.")
+
+
+def disk(case: Case) -> Iterator[Finding]:
+    """The weights have room where they are kept."""
+    files, plan = case.files, case.plan
+    need = plan.weight_bytes * DISK_MARGIN
+    if plan.request.weights:
+        return
+    if (files.stamp and files.stamp.kind == "file") or case.runs:
+        yield ok("disk", f"The weights are there already; {_room(case)}.")
+    elif files.free_bytes is None:
+        where = files.disk or "Docker's data folder"
+        yield unknown("disk", f"The free space of {where} could not be read; the weights take {gib(need)}.")
+    elif files.free_bytes < need:
+        sentence = f"{_room(case)}; the weights take {gib(plan.weight_bytes)}, with a margin {gib(need)}."
+        yield error("disk", sentence, "make room, or set HF_CACHE_DIR in .env to a folder of a larger disk")
+    else:
+        yield ok("disk", f"{_room(case)}; the weights take {gib(plan.weight_bytes)}.")
+
+
+def _room(case: Case) -> str:
+    free = case.files.free_bytes
+    return f"{gib(free)} are free at {case.files.disk}" if free is not None else "free space unknown"
+
+
+def port(case: Case) -> Iterator[Finding]:
+    """Nobody listens where the API is to be published."""
+    address, number = case.values["BIND_ADDR"].strip("[]"), case.values["PORT"]
+    where = f"{address}:{number}"
+    if not number.isdigit() or not 0 < int(number) <= LAST_PORT:
+        yield error("port", f"PORT={number} is not a port.", "write a number up to 65535 in .env")
+    elif case.runs:
+        yield ok("port", f"{where} is published by this stack, which runs.")
+    elif any(clash(socket, address, int(number)) for socket in case.facts.machine.sockets):
+        yield _taken(case, where, number)
+    else:
+        yield ok("port", f"{where} is free.")
+
+
+def clash(socket: Socket, address: str, number: int) -> bool:
+    """Whether a socket keeps another from binding the address."""
+    anywhere = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+    same = socket.address == address or socket.address in anywhere or address in anywhere
+    return socket.port == number and same
+
+
+def _taken(case: Case, where: str, number: str) -> Finding:
+    names = [c.name for c in case.facts.docker.containers if f":{number}->" in c.ports]
+    holder = f"the container {names[0]}" if names else "another process"
+    find = f"docker stop {names[0]}" if names else f"sudo ss -ltnp 'sport = :{number}'"
+    return error("port", f"{where} is taken by {holder}.", f"set another PORT in .env, or see: {find}")
+
+
+def exposure(case: Case) -> Iterator[Finding]:
+    """Who can reach the API must know a key."""
+    address = case.values["BIND_ADDR"]
+    if address not in (LOOPBACK, "[::1]", "::1", "localhost") and not case.plan.request.api_key_file:
+        yield warning(
+            "exposure", f"The API is published on {address}, and asks nobody for a key.",
+            case.command("render", api_key_file=True),
+        )  # fmt: skip
+
+
+CHECKS = (architecture, clock, memory, shared_memory, disk, port, exposure)

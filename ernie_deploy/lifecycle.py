@@ -1,0 +1,123 @@
+"""Brings a stack up with a live view, and says in one sentence why it did not come."""
+
+import queue
+import shlex
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ernie_deploy import containers
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.compose import Stack, demand, require_compose, started
+from ernie_deploy.errors import NotReady, ToolFailed
+from ernie_deploy.failures import recognise
+from ernie_deploy.phases import Phase, phase
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from docker import DockerClient
+
+POLL_S = 1.0
+Show = Callable[[float, Phase], None]
+
+
+class Started(Struct, frozen=True, kw_only=True):
+    """A stack that became healthy, and how long that took."""
+
+    project: str
+    elapsed_s: float
+    states: list[containers.State]
+
+
+def up(stack: Stack, wait_timeout_s: int, show: Show) -> Started:
+    """Run `docker compose up --wait` and show each phase; raises `ToolFailed` or `NotReady`."""
+    require_compose()
+    engine, project = containers.client(), project_name(stack)
+    begun, said = time.monotonic(), []
+    with started(stack.up(wait_timeout_s)) as process:
+        lines = _read(process)
+        while process.poll() is None:
+            show(time.monotonic() - begun, _phase(engine, project))
+            _drain(lines, said, POLL_S)
+        _drain(lines, said, POLL_S)
+    elapsed_s = time.monotonic() - begun
+    if process.returncode:
+        raise failure(engine, project, "\n".join(said), elapsed_s, wait_timeout_s)
+    states = containers.states(engine, project)
+    show(elapsed_s, _phase(engine, project))
+    return Started(project=project, elapsed_s=elapsed_s, states=states)
+
+
+def project_name(stack: Stack) -> str:
+    """The project's name as Compose itself resolves it; raises `ToolFailed` on a faulty file."""
+    import json
+
+    name: str = json.loads(demand(stack.config()))["name"]
+    return name
+
+
+def failure(
+    engine: "DockerClient", project: str, said: str, elapsed_s: float, wait_timeout_s: int
+) -> ToolFailed | NotReady:
+    """The cause of a failed start, from the table of known ones or from the last line of the log."""
+    states = containers.states(engine, project)
+    logs = {state.service: containers.log(engine, state.id) for state in states}
+    known = recognise("\n".join([said, *logs.values()]), Catalog())
+    if known:
+        return ToolFailed(known.what, next_step=known.next)
+    if elapsed_s >= wait_timeout_s - 1:
+        return NotReady(
+            f"The server was not ready after {elapsed_s:.0f} s.",
+            cause=_last(logs.get("serve", "") or said),
+            next_step="watch it with: ernie-deploy logs --follow; ENGINE_READY_TIMEOUT_S in .env allows more",
+        )
+    return ToolFailed(
+        "The stack did not come up.",
+        cause=_last(logs.get("serve", "") or said),
+        next_step="read the whole log with: ernie-deploy logs",
+    )
+
+
+def _phase(engine: "DockerClient", project: str) -> Phase:
+    states = containers.states(engine, project)
+    return phase(states, lambda state: containers.last_line(engine, state.id))
+
+
+def _read(process: "subprocess.Popen[str]") -> "queue.Queue[str]":
+    """Collect a process's lines beside the main loop, so that its pipe never fills."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def pump() -> None:
+        for line in process.stdout or ():
+            lines.put(line.rstrip("\n"))
+
+    threading.Thread(target=pump, daemon=True).start()
+    return lines
+
+
+def _drain(lines: "queue.Queue[str]", said: list[str], for_s: float) -> None:
+    end = time.monotonic() + for_s
+    while (left := end - time.monotonic()) > 0:
+        try:
+            said.append(lines.get(timeout=left))
+        except queue.Empty:
+            return
+
+
+def _last(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+
+
+def commands(stack: Stack, wait_timeout_s: int) -> str:
+    """What `up` runs, as a shell would take it."""
+    return shlex.join(stack.up(wait_timeout_s))
+
+
+def compose_path(file: Path | None) -> Path:
+    """The file a lifecycle command means: the one named, or compose.yml here."""
+    return file or Path("compose.yml")

@@ -1,0 +1,163 @@
+"""Starting, watching and stopping: exact commands, phases, and a cause for each known failure."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, kit
+from ernie_deploy import metrics, status
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.compose import Stack
+from ernie_deploy.containers import State
+from ernie_deploy.failures import recognise
+from ernie_deploy.live import _Lines
+from ernie_deploy.phases import Phase, phase
+
+EXCERPTS = ROOT / "tests/failures"
+
+
+@pytest.mark.parametrize("failure", Catalog().failures, ids=lambda failure: failure.id)
+def test_each_known_failure_is_recognised_by_its_excerpt(failure: object) -> None:
+    text = (EXCERPTS / f"{failure.id}.txt").read_text(encoding="utf-8")  # type: ignore[attr-defined]
+    noise = "INFO 11-22 00:00:00 [api_server.py:1] vLLM API server version 0.32.0\n"
+    found = recognise(noise + text + noise, Catalog())
+    assert found is not None
+    assert found.id == failure.id  # type: ignore[attr-defined]
+    assert "{detail}" not in found.what
+    assert "(unnamed)" not in found.what
+    assert found.next
+
+
+def test_every_excerpt_belongs_to_a_failure() -> None:
+    assert {path.stem for path in EXCERPTS.glob("*.txt")} == {failure.id for failure in Catalog().failures}
+
+
+def test_an_unknown_failure_is_not_guessed() -> None:
+    assert recognise("INFO everything is fine\nValueError: something new\n", Catalog()) is None
+
+
+STACK = Stack(files=(Path("compose.yml"), Path("more.yml")), project="p")
+
+
+def test_commands_word_for_word() -> None:
+    base = ["docker", "compose", "--project-name", "p", "--file", "compose.yml", "--file", "more.yml"]
+    assert STACK.up(60) == [*base, "up", "--detach", "--wait", "--wait-timeout", "60"]
+    assert STACK.down() == [*base, "--profile", "*", "down"]
+    assert STACK.down(volumes=True) == [*base, "--profile", "*", "down", "--volumes"]
+    assert STACK.logs("serve", follow=True, tail="9") == [*base, "logs", "--follow", "--tail", "9", "serve"]
+    assert STACK.bench("--seed=1") == [
+        *base, "--profile", "bench", "run", "--rm", "--no-deps", "--no-TTY", "bench", "--seed=1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (["up", "mi300x"], [
+            "ernie-deploy render -o compose.yml mi300x",
+            "docker compose --file compose.yml up --detach --wait --wait-timeout 21600",
+        ]),
+        (["up", "h100", "--model", "300b", "--wait-timeout", "9"], [
+            "ernie-deploy render -o compose.yml h100 --model 300b",
+            "docker compose --file compose.yml up --detach --wait --wait-timeout 9",
+        ]),
+    ],
+)  # fmt: skip
+def test_dry_run_prints_the_commands_and_does_nothing(
+    words: list[str], lines: list[str], tmp_path: Path
+) -> None:
+    done = kit(*words, "--dry-run", cwd=tmp_path, env={"PATH": "/nonexistent", "PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, lines, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["up", "down", "logs", "status"])
+def test_without_a_compose_file_there_is_a_sentence(command: str, tmp_path: Path) -> None:
+    done = kit(command, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2
+    assert "There is no compose.yml here." in done.stderr
+
+
+def test_without_docker_the_exit_code_is_6(tmp_path: Path) -> None:
+    (tmp_path / "compose.yml").write_text("services: {}\n")
+    done = kit("down", cwd=tmp_path, env={"PATH": "/nonexistent", "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 6
+    assert "`docker` is not on this machine's PATH" in done.stderr
+
+
+def state(service: str, status_: str, *, health: str = "", exit_code: int = 0) -> State:
+    return State(
+        service=service, id=service, status=status_, health=health, exit_code=exit_code, restarts=0,
+        started_at="", last_probe="", ports={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("states", "line", "expected"),
+    [
+        ([], "", Phase("pulling")),
+        ([state("fetch", "created"), state("serve", "created")], "", Phase("preparing")),
+        ([state("fetch", "running"), state("serve", "created")], "fetch: 12.3 of 43.7 GB, 210 MB/s, about 150 s left",
+         Phase("fetching", "12.3 of 43.7 GB, 210 MB/s, about 150 s left")),
+        ([state("fetch", "exited", exit_code=20), state("serve", "created")], "fetch: refused",
+         Phase("failed", "fetch: refused")),
+        ([state("fetch", "exited"), state("serve", "running", health="starting")],
+         "INFO 11-22 [weight_utils.py:1] Loading safetensors checkpoint shards: 50% Completed",
+         Phase("loading", "INFO 11-22 [weight_utils.py:1] Loading safetensors checkpoint shards: 50% Completed")),
+        ([state("serve", "running", health="starting")], "INFO [backends.py:1] torch.compile takes 30 s",
+         Phase("compiling", "INFO [backends.py:1] torch.compile takes 30 s")),
+        ([state("serve", "running", health="healthy")], "INFO GET /metrics", Phase("healthy")),
+        ([state("serve", "restarting")], "EngineDeadError", Phase("restarting", "EngineDeadError")),
+    ],
+)  # fmt: skip
+def test_phases(states: list[State], line: str, expected: Phase) -> None:
+    assert phase(states, lambda _: line) == expected
+
+
+def test_elsewhere_than_a_terminal_a_phase_is_one_line() -> None:
+    out = io.StringIO()
+    show = _Lines(out)
+    for second in range(25):
+        show(second, Phase("fetching" if second < 12 else "loading", f"line {second}"))
+    assert out.getvalue().splitlines() == [
+        "    0 s  fetching    line 0", "   10 s  fetching    line 10",
+        "   12 s  loading     line 12", "   22 s  loading     line 22",
+    ]  # fmt: skip
+
+
+METRICS = """# HELP vllm:num_requests_running x
+vllm:num_requests_running{engine="0",model_name="a b"} 2.0
+vllm:num_requests_running{engine="1",model_name="a"} 3.0
+vllm:generation_tokens_total{engine="0"} 1e+03
+python_gc_objects_collected_total{generation="0"} 7.0
+"""
+
+
+def test_metrics_are_summed_over_engines() -> None:
+    assert metrics.counters(METRICS) == {
+        "vllm:num_requests_running": 5.0,
+        "vllm:generation_tokens_total": 1000.0,
+    }
+
+
+def test_status_page() -> None:
+    seen = {
+        "project": "ernie-21b-h100",
+        "containers": [
+            {"service": "fetch", "status": "exited", "health": None, "restarts": 0, "exit_code": 0, "last_probe": None},
+            {"service": "serve", "status": "running", "health": "healthy", "restarts": 2, "exit_code": None,
+             "last_probe": "healthy: 12 iterations"},
+        ],
+        "server": {"url": "http://127.0.0.1:8000", "generation_tokens_per_s": 812.0, "prompt_tokens_per_s": 0.0,
+                   "requests_running": 4, "requests_waiting": 0, "kv_cache_usage": 0.1234,
+                   "prefix_cache_hit_rate": None},
+    }  # fmt: skip
+    assert status.as_text(json.loads(json.dumps(seen))).splitlines() == [
+        "ernie-21b-h100",
+        "  fetch    exited (0)",
+        "  serve    running, healthy, 2 restarts  healthy: 12 iterations",
+        "  812 tokens/s out, 0 in",
+        "  4 running, 0 waiting",
+        "  12.3% of the KV cache in use, http://127.0.0.1:8000",
+    ]

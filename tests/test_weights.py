@@ -1,0 +1,552 @@
+"""The script of `fetch` and `serve` as its containers run it, against a fake hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from fake_hub import FakeHub
+
+SOURCE = Path(__file__).parents[1] / "docker" / "weights.py"
+MODEL = "baidu/ERNIE-tiny"
+TOKEN = "hf_" + "secret0" * 5
+NOWHERE = "http://127.0.0.1:9"
+THEN = ", then run `docker compose up -d`\n"
+LFS = "model.safetensors"
+OWNER = "2000:0" if os.geteuid() == 0 else f"{os.geteuid()}:{os.getegid()}"
+# What the compose file leaves to root.
+THREE_CAPABILITIES = ("setpriv", "--bounding-set", "-all,+chown,+dac_override,+fowner")
+NO_CAPABILITIES = ("setpriv", "--bounding-set", "-all")
+
+needs_setpriv = pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to the serving user")
+
+
+def can_mount() -> bool:
+    command = ["unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return (
+        bool(shutil.which("unshare"))
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
+
+
+def with_constants(**constants: object) -> str:
+    """The script with other constants: a test cannot wait for ten minutes."""
+    text = SOURCE.read_text()
+    for name, value in constants.items():
+        text, found = re.subn(rf"(?m)^{name} = .*", lambda _: f"{name} = {value}", text)  # noqa: B023
+        assert found == 1, name
+    return text
+
+
+def safetensors(content_bytes: int) -> bytes:
+    header = json.dumps(
+        {"w": {"dtype": "U8", "shape": [content_bytes], "data_offsets": [0, content_bytes]}}
+    ).encode()
+    return struct.pack("<Q", len(header)) + header + os.urandom(content_bytes)
+
+
+def fill(folder: Path) -> Path:
+    """A small checkpoint, with files beside it that the engine never reads."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"architectures": ["Ernie4_5_MoeForCausalLM"]}')
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / LFS).write_bytes(safetensors(200_000))
+    for name in ("README.md", "pytorch_model.bin", "model.gguf", ".gitattributes"):
+        (folder / name).write_text("unwanted")
+    return folder
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Stack(NamedTuple):
+    """The volumes of one stack and the hub that it sees."""
+
+    folder: Path
+    endpoint: str = NOWHERE
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "hf"
+
+    @property
+    def engine(self) -> Path:
+        return self.folder / "engine"
+
+    @property
+    def stamp(self) -> Path:
+        return self.cache / "ernie" / "baidu--ERNIE-tiny@main.json"
+
+    def file(self, name: str = LFS) -> Path:
+        return self.cache / "ernie" / "ERNIE-tiny" / name
+
+    def run(self, *arguments: str, text: str = "", before: tuple[str, ...] = (), **environment: str) -> Done:
+        (self.folder / "token").touch(0o600)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HF_ENDPOINT": self.endpoint,
+            "HF_TOKEN_PATH": str(self.folder / "token"),
+            "HTTPS_PROXY": "",
+            "SSL_CERT_FILE": "/dev/null",
+        } | environment
+        command = [*before, sys.executable, "-c", text or SOURCE.read_text(), *arguments]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert TOKEN not in done.stdout + done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def fetch(self, *arguments: str, **options: object) -> Done:
+        places = ("--cache-dir", str(self.cache), "--engine-dir", str(self.engine))
+        return self.run("fetch", "--model", MODEL, "--owner", OWNER, *places, *arguments, **options)  # type: ignore[arg-type]
+
+    def serve(self, *, stamp: Path | None = None, back_off_s: float = 60) -> Done:
+        text = with_constants(ENGINE_DIR=f"Path({str(self.engine)!r})", BACK_OFF_S=back_off_s)
+        return self.run("serve", str(stamp or self.stamp), "echo", "vllm", "serve", "--port=1", text=text)
+
+
+def patched(folder: Path, name: str, code: str) -> str:
+    """A folder for PYTHONPATH that changes the interpreter of the script."""
+    (folder / "patch").mkdir()
+    (folder / "patch" / f"{name}.py").write_text(code)
+    return str(folder / "patch")
+
+
+def rewrite(path: Path, content: bytes, mtime_step_ns: int = 1) -> None:
+    mtime_ns = path.stat().st_mtime_ns
+    path.write_bytes(content)
+    os.utime(path, ns=(mtime_ns + mtime_step_ns, mtime_ns + mtime_step_ns))
+
+
+def flip(path: Path) -> None:
+    """Change one byte: same size, same inode, another mtime."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    rewrite(path, bytes(content))
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[FakeHub]:
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    fill(tmp_path / "hub" / MODEL)
+    with FakeHub(tmp_path / "hub") as fake:
+        threading.Thread(target=fake.serve_forever, args=(0.02,), daemon=True).start()
+        yield fake
+        fake.shutdown()
+
+
+@pytest.fixture
+def stack(tmp_path: Path, hub: FakeHub) -> Stack:
+    return Stack(tmp_path, hub.url)
+
+
+@pytest.fixture(scope="module")
+def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One download for all tests that begin after it."""
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    folder = tmp_path_factory.mktemp("downloaded")
+    fill(folder / "hub" / MODEL)
+    with FakeHub(folder / "hub") as fake:
+        threading.Thread(target=fake.serve_forever, args=(0.02,), daemon=True).start()
+        assert Stack(folder, fake.url).fetch().code == 0
+        fake.shutdown()
+    return folder
+
+
+@pytest.fixture
+def offline(tmp_path: Path, downloaded: Path) -> Stack:
+    """A stack after its first fetch, with the hub out of reach."""
+    shutil.copytree(downloaded / "hf", tmp_path / "hf", symlinks=True)
+    stack = Stack(tmp_path)
+    assert stack.fetch() == (0, f"fetch: 3 files of {MODEL} are as verified before\n", "")
+    return stack
+
+
+def test_script_can_be_inlined() -> None:
+    text = SOURCE.read_text()
+    assert text.isascii()
+    assert not set("$\t") & set(text)
+    assert "__file__" not in text
+
+
+@needs_root
+@needs_setpriv
+def test_first_fetch(stack: Stack, hub: FakeHub) -> None:
+    """With a token file of somebody else, a connection that breaks off, and what a killed download left."""
+    (stack.folder / "hub" / MODEL / LFS).write_bytes(safetensors(12 << 20))
+    hub.token, hub.breaks_at = TOKEN, 11 << 20
+    (stack.folder / "token").write_text(TOKEN + "\n")
+    (stack.folder / "token").chmod(0o600)
+    os.chown(stack.folder / "token", 1000, 1000)
+    blobs = stack.cache / "hub" / "models--baidu--ERNIE-tiny" / "blobs"
+    blobs.mkdir(parents=True)
+    partial = blobs / "abc.01234567.incomplete"
+    partial.touch()
+    os.utime(partial, (0, 0))
+
+    done = stack.fetch(text=with_constants(PROGRESS_S=0.05), before=THREE_CAPABILITIES)
+
+    assert (done.code, done.err) == (0, "")
+    first, *middle, last = done.out.splitlines()
+    assert first == f"fetch: 0.0 GB of {MODEL} at main to download"
+    assert middle
+    assert all(
+        re.fullmatch(r"(fetch|verify): 0\.\d of 0\.\d GB, \d+ MB/s(, about \d+ s left)?", line)
+        for line in middle
+    )
+    assert last == f"fetch: 3 files of {MODEL} verified"
+    assert not partial.exists()
+    assert any(line.endswith(f"{LFS} bytes={10 << 20}-") for line in hub.log)
+    assert not any("README" in line or ".bin" in line or "gguf" in line for line in hub.log)
+
+    stamp = json.loads(stack.stamp.read_text())
+    assert (stamp["repo"], stamp["revision"]) == (MODEL, "main")
+    assert sorted(stamp["files"]) == ["config.json", LFS, "tokenizer.json"]
+    info = stack.file().stat()
+    assert stamp["files"][LFS] == {
+        "size": info.st_size,
+        "mtime_ns": info.st_mtime_ns,
+        "inode": info.st_ino,
+        "hash": stack.file().resolve().name,
+    }
+    link = (stack.cache / "ernie" / "ERNIE-tiny").readlink()
+    assert str(link) == f"../hub/models--baidu--ERNIE-tiny/snapshots/{stamp['commit']}"
+
+
+@needs_root
+def test_owner_and_mode(downloaded: Path) -> None:
+    everything = [path for name in ("hf", "engine") for path in (downloaded / name).rglob("*")]
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in everything} == {(2000, 0)}
+    for name in ("hf", "engine", "hf/hub", "hf/ernie", "engine/ernie"):
+        assert (downloaded / name).stat().st_mode & 0o7777 == 0o2775
+    blobs = (downloaded / "hf/hub/models--baidu--ERNIE-tiny/blobs").iterdir()
+    assert {path.stat().st_mode & 0o777 for path in blobs} == {0o664}
+
+
+@needs_root
+def test_folder_of_somebody_else_stays_theirs(stack: Stack) -> None:
+    theirs = [stack.cache, stack.cache / "theirs", stack.cache / "hub/models--baidu--ERNIE-tiny/theirs"]
+    for path in theirs:
+        path.mkdir(parents=True)
+        os.chown(path, 1000, 1000)
+    assert stack.fetch().code == 0
+    assert [path.stat().st_uid for path in theirs] == [1000] * 3
+
+
+@needs_root
+def test_closed_folder_is_a_sentence(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    stack.engine.mkdir(mode=0o755)
+    os.chown(stack.engine, 1000, 1000)
+    why = "is closed to the serving user 2000:0, because it belongs to user 1000: give it to 2000 with chown"
+    assert stack.fetch() == (25, "", f"fetch: {stack.engine} {why}{THEN}")
+
+
+def test_good_stamp_needs_neither_hub_nor_library(offline: Stack) -> None:
+    blocked = patched(offline.folder, "huggingface_hub", "raise SystemExit('imported')")
+    (offline.folder / "patch" / "_socket.py").write_text("raise SystemExit('a socket')")
+    started = time.monotonic()
+    done = offline.fetch(PYTHONPATH=blocked)
+    assert done == (0, f"fetch: 3 files of {MODEL} are as verified before\n", "")
+    assert time.monotonic() - started < 2
+
+
+def test_touched_file_is_hashed_and_stamped_anew(offline: Stack) -> None:
+    rewrite(offline.file(), offline.file().read_bytes())
+    assert offline.fetch().code == 0
+    stamped = json.loads(offline.stamp.read_text())["files"][LFS]["mtime_ns"]
+    assert stamped == offline.file().stat().st_mtime_ns
+
+
+def test_damaged_file_is_downloaded_again(stack: Stack, hub: FakeHub) -> None:
+    stack.fetch()
+    flip(stack.file())
+    hub.log.clear()
+    done = stack.fetch()
+    assert done.code == 0
+    assert done.out.splitlines()[0] == f"fetch: {LFS} has the wrong hash: deleted, to be downloaded again"
+    assert [line for line in hub.log if line.startswith("GET /baidu")] == [
+        line for line in hub.log if line.startswith("GET") and line.endswith(LFS)
+    ]
+    assert stack.serve().code == 0
+
+
+def test_truncated_file_without_hub_is_deleted(offline: Stack) -> None:
+    os.truncate(offline.file(), 10)
+    done = offline.fetch()
+    assert done.code == 22
+    assert done.out == f"fetch: {LFS} has 10 bytes instead of 200078: deleted, to be downloaded again\n"
+    assert not offline.file().exists()
+
+
+def test_complete_snapshot_does_without_the_hub(offline: Stack) -> None:
+    offline.stamp.unlink()
+    done = offline.fetch()
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "fetch: the hub is out of reach; going on with the complete snapshot in the cache",
+        f"fetch: 3 files of {MODEL} verified",
+    ]
+
+
+def test_update_by_another_program_is_noticed(offline: Stack) -> None:
+    (offline.cache / "hub/models--baidu--ERNIE-tiny/refs/main").write_text("0" * 40)
+    assert offline.fetch().out == "fetch: main is another commit by now\n"
+    assert "main is another commit by now" in offline.serve().err
+
+
+def test_unreachable_hub(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    why = "the hub is out of reach or broke off (ConnectError): check HF_ENDPOINT, HTTPS_PROXY, NO_PROXY and CA_BUNDLE"
+    assert Stack(tmp_path).fetch() == (22, "", f"fetch: {why}; complete files are kept{THEN}")
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_refused_token(stack: Stack, hub: FakeHub, *, given: bool) -> None:
+    hub.token = "another"
+    (stack.folder / "token").write_text(TOKEN if given else "")
+    what = "the token in HF_TOKEN_FILE was refused" if given else "HF_TOKEN_FILE names no token"
+    why = f"the hub answers 401 for {MODEL}: {what}, or the model is gated or misspelt"
+    assert stack.fetch() == (
+        20,
+        "",
+        f"fetch: {why}: set HF_TOKEN_FILE to the file of a token with access{THEN}",
+    )
+
+
+def test_unknown_revision_and_no_token_in_a_sentence(stack: Stack) -> None:
+    done = stack.fetch("--revision", TOKEN)
+    assert done == (21, "", f"fetch: the hub has no {MODEL} at revision ***: correct the name{THEN}")
+
+
+def test_other_revision_beside_main(stack: Stack) -> None:
+    fill(stack.folder / "hub" / f"{MODEL}@refs-pr-17")
+    assert stack.fetch("--revision", "refs/pr/17").code == 0
+    assert (stack.cache / "ernie" / "baidu--ERNIE-tiny@refs-pr-17.json").exists()
+    assert (stack.cache / "hub/models--baidu--ERNIE-tiny/refs/refs/pr/17").exists()
+
+
+def test_small_disk_is_refused_before_the_first_byte(stack: Stack, hub: FakeHub) -> None:
+    code = "import shutil; shutil.disk_usage = lambda _: shutil._ntuple_diskusage(0, 0, 200_200)"
+    done = stack.fetch(PYTHONPATH=patched(stack.folder, "sitecustomize", code))
+    why = f"the download needs 0.0 GB and {stack.cache} has 0.0 GB free"
+    assert done == (23, "", f"fetch: {why}: free space or set HF_CACHE_DIR to a larger disk{THEN}")
+    assert not any("resolve" in line for line in hub.log)
+
+
+@needs_root
+@pytest.mark.skipif(not can_mount(), reason="no file system can be mounted here")
+def test_full_disk(stack: Stack) -> None:
+    code = "import shutil; shutil.disk_usage = lambda _: shutil._ntuple_diskusage(0, 0, 10**9)"
+    stack.cache.mkdir()
+    small = f'mount -t tmpfs -o size=100k none {stack.cache} && exec "$@"'
+    done = stack.fetch(
+        before=("unshare", "--mount", "sh", "-c", small, "sh"),
+        PYTHONPATH=patched(stack.folder, "sitecustomize", code),
+    )
+    why = f"{stack.cache} is full: free space or set HF_CACHE_DIR to a larger disk"
+    assert (done.code, done.err) == (23, f"fetch: {why}{THEN}")
+
+
+@needs_root
+@pytest.mark.skipif(not can_mount(), reason="no file system can be mounted here")
+def test_read_only_cache(stack: Stack) -> None:
+    stack.cache.mkdir()
+    read_only = f'mount -t tmpfs -o ro none {stack.cache} && exec "$@"'
+    done = stack.fetch(before=("unshare", "--mount", "sh", "-c", read_only, "sh"))
+    why = f"{stack.cache} cannot be written (Read-only file system): check its mount and its owner"
+    assert done == (25, "", f"fetch: {why}{THEN}")
+
+
+def test_wrong_content_is_deleted_and_downloaded_by_the_next_start(stack: Stack, hub: FakeHub) -> None:
+    hub.lies = True
+    done = stack.fetch()
+    why = f"{LFS} arrived with a wrong hash, likely from a faulty proxy or disk, and was deleted"
+    assert (done.code, done.err) == (24, f"fetch: {why} to be downloaded again: check both{THEN}")
+    hub.lies = False
+    assert stack.fetch().code == 0
+
+
+# --- a folder of the user's ---
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> tuple[Stack, Path]:
+    return Stack(tmp_path), fill(tmp_path / "weights")
+
+
+ARGUMENTS = ("--architecture", "Ernie4_5_MoeForCausalLM", "--weights")
+
+
+def test_folder_is_stamped_without_network(local: tuple[Stack, Path]) -> None:
+    stack, folder = local
+    blocked = patched(stack.folder, "huggingface_hub", "raise SystemExit('imported')")
+    done = stack.fetch(*ARGUMENTS, str(folder), PYTHONPATH=blocked)
+    assert done == (0, f"fetch: 3 files in {folder} stamped, 3 of them new or changed\n", "")
+    assert not stack.cache.exists()
+    assert stack.serve(stamp=stack.engine / "ernie" / "weights.json") == (0, "vllm serve --port=1\n", "")
+
+
+def test_changed_folder_is_refused_by_serve_and_trusted_by_fetch(local: tuple[Stack, Path]) -> None:
+    stack, folder = local
+    stack.fetch(*ARGUMENTS, str(folder))
+    flip(folder / LFS)
+    assert stack.serve(stamp=stack.engine / "ernie" / "weights.json").code == 24
+    assert "3 files" in stack.fetch(*ARGUMENTS, str(folder)).out
+    assert stack.serve(stamp=stack.engine / "ernie" / "weights.json").code == 0
+
+
+def break_architecture(folder: Path) -> str:
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    return "holds LlamaForCausalLM instead of Ernie4_5_MoeForCausalLM"
+
+
+def break_config(folder: Path) -> str:
+    (folder / "config.json").unlink()
+    return "has no config.json that names an architecture, or a broken index"
+
+
+def break_index(folder: Path) -> str:
+    weight_map = {"a": LFS, "b": "model-2.safetensors"}
+    (folder / f"{LFS}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return "lacks model-2.safetensors"
+
+
+def break_shard(folder: Path) -> str:
+    os.truncate(folder / LFS, 1000)
+    return f"has a truncated or damaged {LFS}"
+
+
+def break_header(folder: Path) -> str:
+    (folder / LFS).write_bytes(b"\xff" * 1000)
+    return f"has a truncated or damaged {LFS}"
+
+
+def lose_shards(folder: Path) -> str:
+    (folder / LFS).unlink()
+    return "lacks *.safetensors"
+
+
+@pytest.mark.parametrize(
+    "damage", [break_architecture, break_config, break_index, break_shard, break_header, lose_shards]
+)
+def test_unfit_folder_is_a_sentence(local: tuple[Stack, Path], damage: object) -> None:
+    stack, folder = local
+    why = damage(folder)  # type: ignore[operator]
+    said = f"fetch: {folder} {why}, likely from an incomplete copy: copy the model there again{THEN}"
+    assert stack.fetch(*ARGUMENTS, str(folder)) == (26, "", said)
+
+
+# --- serve ---
+
+
+def test_serve_becomes_the_engine_at_once(offline: Stack) -> None:
+    started = time.monotonic()
+    assert offline.serve() == (0, "vllm serve --port=1\n", "")
+    assert time.monotonic() - started < 2
+
+
+def test_serve_refuses_without_stamp(offline: Stack) -> None:
+    offline.stamp.unlink()
+    why = f"{offline.stamp} is missing, so nobody verified the weights: `fetch` does it"
+    assert offline.serve() == (27, "", f"serve: {why}{THEN}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (flip, "has the wrong hash"),
+        (lambda path: os.truncate(path, 10), "has 10 bytes instead of 200078"),
+        (lambda path: path.unlink(), "is missing"),
+    ],
+)
+def test_serve_refuses_what_changed_between_two_starts(offline: Stack, damage: object, what: str) -> None:
+    assert offline.serve().code == 0
+    damage(offline.file().resolve())  # type: ignore[operator]
+    why = f"{LFS} {what}, likely from a failing disk or another writer: copy a folder of your own again"
+    assert offline.serve() == (24, "", f"serve: {why}, `fetch` repairs a download{THEN}")
+
+
+@needs_root
+@needs_setpriv
+def test_serve_refuses_what_its_user_cannot_read(offline: Stack) -> None:
+    offline.file().chmod(0)
+    text = with_constants(ENGINE_DIR=f"Path({str(offline.engine)!r})")
+    done = offline.run("serve", str(offline.stamp), "echo", text=text, before=NO_CAPABILITIES)
+    assert done.code == 24
+    assert f"serve: {LFS} is not readable for user 0, likely" in done.err
+
+
+def test_serve_accepts_a_touched_file(offline: Stack) -> None:
+    rewrite(offline.file(), offline.file().read_bytes())
+    assert offline.serve().code == 0
+
+
+def test_fourth_start_waits_unless_one_became_healthy(offline: Stack) -> None:
+    starts = offline.engine / "ernie" / f"starts-{os.uname().nodename}"
+    assert [offline.serve().out for _ in range(3)] == ["vllm serve --port=1\n"] * 3
+    assert starts.read_text() == "3\n"
+    started = time.monotonic()
+    line, answer = offline.serve(back_off_s=0.5).out.splitlines()
+    assert time.monotonic() - started > 0.5
+    assert line == (
+        "serve: 3 starts in a row never became healthy, likely for the reason in the log above: waiting 0 s; "
+        "after a repair `docker compose up -d --force-recreate serve` starts at once"
+    )
+    assert answer == "vllm serve --port=1"
+    starts.unlink()
+    assert offline.serve().out == "vllm serve --port=1\n"
+
+
+# --- the line that another program reads ---
+
+
+def test_progress_line() -> None:
+    line = runpy.run_path(str(SOURCE))["progress_line"]
+    assert line("fetch", 12_300_000_000, 43_800_000_000, 210e6) == (
+        "fetch: 12.3 of 43.8 GB, 210 MB/s, about 150 s left"
+    )
+    assert line("verify", 0, 43_800_000_000, 0) == "verify: 0.0 of 43.8 GB, 0 MB/s"
+
+
+def test_redaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("of-a-mirror\n")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    redact = runpy.run_path(str(SOURCE))["redact"]
+    assert redact(f"in hf_hub_download: {TOKEN}, of-a-mirror at http://me:pass@proxy:8080") == (
+        "in hf_hub_download: ***, *** at http://***@proxy:8080"
+    )
+
+
+def test_what_compose_passes_for_unset_variables_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "HF_ENDPOINT": "",
+        "HTTPS_PROXY": "",
+        "SSL_CERT_FILE": os.devnull,
+        "REQUESTS_CA_BUNDLE": __file__,
+    }
+    monkeypatch.setattr(os, "environ", given)
+    script = runpy.run_path(str(SOURCE))
+    script["prepare_environment"](script["Options"](cache_dir=Path("/cache/hf")))
+    assert {name for name in given if not name.startswith("HF_HUB")} == {
+        "HF_HOME",
+        "REQUESTS_CA_BUNDLE",
+        "SSL_CERT_FILE",
+    }
+    assert given["SSL_CERT_FILE"] == __file__
