@@ -25,10 +25,12 @@ COMMANDS = {
     "plan": ("plan", "Explain a stack: layout, memory, and where each flag comes from."),
     "render": ("render", "Write a stack as one compose file to standard output."),
     "init": ("init", "Make a folder with compose.yml, .env and a README of the stack."),
+    "doctor": ("doctor", "Compare this host with what a stack needs, and say what to do."),
     "up": ("lifecycle", "Start a stack, show how far it is, and say why if it fails."),
     "status": ("lifecycle", "Show the containers, and what the server is doing."),
     "logs": ("lifecycle", "Print what the containers of a stack said."),
     "down": ("lifecycle", "Stop a stack; its weights stay on their volume."),
+    "rehearse": ("rehearse", "Run a stack for real without a GPU, and say what that proved."),
     "check": ("check", "Judge compose files, anybody's, by what vLLM and Docker would do."),
 }
 

@@ -7,8 +7,9 @@ from msgspec import Struct
 from ernie_deploy.errors import ToolMissing
 
 if TYPE_CHECKING:
-    from docker import DockerClient
     from docker.models.containers import Container
+
+    from docker import DockerClient
 
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
@@ -31,8 +32,9 @@ class State(Struct, frozen=True, kw_only=True):
 
 def client() -> "DockerClient":
     """Connect to the engine of this shell; raises `ToolMissing` with the reason."""
-    import docker
     from docker.errors import DockerException
+
+    import docker
 
     try:
         made = docker.from_env()

@@ -38,7 +38,8 @@ def up(stack: Stack, wait_timeout_s: int, show: Show) -> Started:
     """Run `docker compose up --wait` and show each phase; raises `ToolFailed` or `NotReady`."""
     require_compose()
     engine, project = containers.client(), project_name(stack)
-    begun, said = time.monotonic(), []
+    begun = time.monotonic()
+    said: list[str] = []
     with started(stack.up(wait_timeout_s)) as process:
         lines = _read(process)
         while process.poll() is None:

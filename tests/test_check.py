@@ -361,6 +361,7 @@ def test_the_innermost_mount_holds_a_cache():
         (["gpus: [{count: 2}]"], True),
         (["gpus: [{count: all}]"], False),
         (["gpus: [{count: -1}]"], False),
+        (["gpus: all", "environment: {HIP_VISIBLE_DEVICES: '0'}"], True),
         (["gpus: [{device_ids: ['0', '1', '2', '3']}]"], False),
         (["gpus: [{device_ids: ['${GPUS}']}]"], False),
         (["gpus: [{count: 8}]", "environment: {CUDA_VISIBLE_DEVICES: '0,1'}"], True),

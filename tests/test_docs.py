@@ -4,6 +4,7 @@ import re
 
 import pytest
 from conftest import ROOT, kit
+
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.docs import disagreement_table, model_table
 

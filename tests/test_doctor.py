@@ -790,18 +790,14 @@ def test_write_env_on_this_machine_touches_nothing_but_env(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
 
 
-@pytest.mark.parametrize(
-    ("target", "nvidia"), [("", True), ("h100", True), ("mi300x", False), ("cpu", False)]
-)
-def test_dry_run_prints_exactly_what_would_be_asked(  # noqa: FBT001
-    target: str, nvidia: bool, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("target", "times"), [("", 2), ("h100", 2), ("mi300x", 0), ("cpu", 0)])
+def test_dry_run_prints_exactly_what_would_be_asked(target: str, times: int, tmp_path: Path) -> None:
     done = doctor(*([target] if target else []), "--dry-run", "--json", cwd=tmp_path)
     data = json.loads(done.stdout)
     host = FixtureHost("h100")
     examined(host, target)
     assert sorted(map(tuple, data["commands"])) == sorted(host.asked)
-    assert any(argv[0] == "nvidia-smi" for argv in data["commands"]) is nvidia
+    assert sum(argv[0] == "nvidia-smi" for argv in data["commands"]) == times
     assert data["reads"] == list(READS)
     text = doctor("--dry-run", cwd=tmp_path).stdout
     assert "docker info --format '{{json .}}'\n" in text

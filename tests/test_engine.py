@@ -1,5 +1,6 @@
 """The real vLLM 0.32.0 parses and configures every command of the whole matrix, without a warning."""
 
+import importlib.util
 import itertools
 import json
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, planned
+from conftest import NOTHING_MISSING, ROOT, planned
 from engine.checkpoint import write_config, write_tokenizer
 from engine.configs import config_of
 
@@ -19,6 +20,9 @@ from ernie_deploy.memory import parameters
 from ernie_deploy.plan import Plan
 
 pytestmark = pytest.mark.engine
+if importlib.util.find_spec("vllm") is None and not NOTHING_MISSING:
+    # One line for the whole file.
+    pytest.skip("vLLM for CPU is missing: .ci/install-engine installs it (3.4 GB)", allow_module_level=True)
 WORKER = ROOT / "tests/engine/worker.py"
 
 # Warnings that a correct rendering may cause, each with its reason.

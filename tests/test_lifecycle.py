@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, kit
+
 from ernie_deploy import metrics, status
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import Stack

@@ -10,15 +10,13 @@ from msgspec import Struct
 from ernie_deploy.catalog import ENGINE
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.tree import Word
-from ernie_deploy.check.values import whole
+from ernie_deploy.check.values import human
 from ernie_deploy.flagtable import Flag, find, names
 
 Tool: TypeAlias = Literal["serve", "bench"]
 
 MOST_VALUES = {"switch": 0, "boolean": 0, "value": 1, "optional": 1}
 _NUMBER = re.compile(r"-\d*\.?\d+")
-_HUMAN = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)([kmgt]?)", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 class Argument(Struct, frozen=True):
@@ -67,22 +65,13 @@ class Argv(Struct, frozen=True):
         """The whole number a flag has; None where only the host or a `--config` file knows it."""
         found = self.last(name)
         if found:
-            return _human(found.value)
+            return human(found.value)
         return None if self.has("config") else default
 
     def line_of(self, name: str, default: int = 1) -> int:
         """Where a flag stands."""
         found = self.last(name)
         return found.line if found else default
-
-
-def _human(text: str) -> int | None:
-    """vLLM's numbers: `32k` is 32,000 and `32K` 32,768."""
-    match = _HUMAN.fullmatch(text)
-    if not match:
-        return whole(text)
-    base = 1024 if match[2].isupper() else 1000
-    return int(float(match[1]) * base ** _POWERS[match[2].lower()])
 
 
 def parse(words: Iterable[Word], tool: Tool) -> Argv:

@@ -10,7 +10,7 @@ from ernie_deploy.check.argv import Argument, Argv, Tool, unknown_words
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
-from ernie_deploy.check.values import shown, version
+from ernie_deploy.check.values import human, shown, version
 from ernie_deploy.flagtable import names
 
 PARSER = f"the flag table read from vLLM {ENGINE}'s own parser"
@@ -131,10 +131,13 @@ def refused_value(service: Service) -> Iterator[Spot]:
 def _fault(argument: Argument, value: str) -> str:
     """Why vLLM refuses the value; empty where it does not, or where only vLLM can tell."""
     flag = argument.flag
-    if flag is None or flag.kind in ("switch", "boolean") or value in ("", "None"):
+    if flag is None or flag.kind in ("switch", "boolean") or value in ("", "--"):
         return ""
     if flag.choices:
         return _choice_fault(value, [str(choice) for choice in flag.choices])
+    if value == "None":
+        # Some flags take it for their default.
+        return ""
     if argument.name in SHARES:
         return _share_fault(value)
     return _type_fault(flag.type, value)
@@ -148,6 +151,8 @@ def _choice_fault(value: str, choices: list[str]) -> str:
 
 
 def _type_fault(kind: str, value: str) -> str:
+    if kind == "human-int":
+        return "" if value.strip() == "auto" or human(value.strip()) is not None else "it is not a number"
     readers: dict[str, Callable[[str], object]] = {"int": int, "float": float, "json": json.loads}
     if kind not in readers:
         return ""

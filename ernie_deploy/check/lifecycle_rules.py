@@ -25,7 +25,7 @@ HEALTH_PATHS = re.compile(r"https?://[^\s'\"]*/(?:health|v1/models|ping|version|
     "warning",
     "The server has no health check.",
     remedy="ask it for one token; `ernie-deploy render` writes such a check",
-    source="run with vLLM 0.32.0: without one, `up --wait` calls a crash loop healthy; the image brings none",
+    source="run with Compose 2.40.3: without one, `up --wait` calls a crash loop healthy",
     of_absence=True,
 )
 def no_health_check(service: Service) -> Iterator[Spot]:
@@ -194,7 +194,7 @@ def young_start_interval(service: Service) -> Iterator[Spot]:
     "error",
     "A service waits for the health of one that has no health check.",
     remedy="give that service a health check, or wait for service_started",
-    source="run with Compose 2.40.3: `config` accepts it, `up` fails: has no healthcheck configured",
+    source="run with Compose 2.40.3: `config` accepts it, `up` fails; vLLM's images have no check (vllm#40462 closed)",
 )
 def waits_for_ever(service: Service) -> Iterator[Spot]:
     """`depends_on: {x: {condition: service_healthy}}`; a foreign image may bring its own check."""

@@ -45,7 +45,7 @@ def secret_in_clear(service: Service) -> Iterator[Spot]:
     "warning",
     "A secret is handed over in the environment or on the command line.",
     remedy="hand it over as a file: `secrets` with `file:`, HF_TOKEN_PATH for the hub, --config for the key",
-    source="it shows in `docker inspect`, /proc/1/environ and crash reports (run with vLLM 0.32.0)",
+    source="it shows in `docker inspect`, /proc/1/environ or `ps` (run with vLLM 0.32.0)",
 )
 def secret_passed_through(service: Service) -> Iterator[Spot]:
     """`HF_TOKEN: ${HF_TOKEN}` and its like."""

@@ -51,7 +51,7 @@ def refused_shape(service: Service) -> Iterator[Spot]:
     "ED321",
     "warning",
     "The image is another one tomorrow.",
-    remedy="name a release: vllm/vllm-openai:v0.32.0, or a digest",
+    remedy="name a release, such as vllm/vllm-openai:v0.32.0, or a digest",
     source="OWASP Docker Cheat Sheet rule 13; flags come and go between vLLM's releases",
     of_absence=True,
 )
@@ -76,7 +76,7 @@ def floating_image(service: Service) -> Iterator[Spot]:
     "error",
     "Compiled code is cached on a tmpfs, from where it cannot run.",
     remedy="VLLM_CACHE_ROOT, TRITON_CACHE_DIR and HOME on a volume; /tmp alone as tmpfs",
-    source="Docker mounts tmpfs noexec; run with vLLM 0.32.0: failed to map segment from shared object",
+    source="Docker mounts tmpfs noexec; torch.compile and Triton load the libraries they have written",
 )
 def cache_cannot_run(service: Service) -> Iterator[Spot]:
     """HOME, VLLM_CACHE_ROOT, TRITON_CACHE_DIR below a tmpfs."""
@@ -172,7 +172,7 @@ def group_by_name(service: Service) -> Iterator[Spot]:
     "error",
     "Two services publish the same port of the host.",
     remedy="give one of them another port, or profiles that are never on together",
-    source="run with Compose 2.40.3: `config` accepts it, `up` fails: port is already allocated",
+    source="run with Compose 2.40.3: `config` accepts it; the engine gives a port to one container only",
 )
 def port_twice(service: Service) -> Iterator[Spot]:
     """Fixed host ports that collide."""

@@ -7,6 +7,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+_HUMAN = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)([kmgt]?)", re.IGNORECASE)
 _VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?![\d.])")
 
 Version = tuple[int, int, int]
@@ -30,7 +31,16 @@ def size(text: str) -> int | None:
 
 def whole(text: str) -> int | None:
     """A whole number of at most twelve digits."""
-    return int(text) if re.fullmatch(r"-?[0-9]{1,12}", text) else None
+    return int(text) if re.fullmatch(r"-?[0-9](?:_?[0-9]){0,11}", text) else None
+
+
+def human(text: str) -> int | None:
+    """Read a number as vLLM does: `32k` is 32,000 and `32K` 32,768."""
+    match = _HUMAN.fullmatch(text.replace("_", ""))
+    if not match:
+        return whole(text)
+    base = 1024 if match[2].isupper() else 1000
+    return int(float(match[1]) * base ** (_POWERS[match[2].lower()] // 10))
 
 
 def version(tag: str) -> Version | None:

@@ -1,0 +1,103 @@
+"""`rehearse`: the whole stack on a machine without a GPU, with real Docker and real vLLM."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ernie_deploy.commands.options import request_of, request_options
+
+EXAMPLE = """\b
+Examples:
+  ernie-deploy rehearse mi300x
+  ernie-deploy rehearse h100 --profile mtp --keep"""
+
+
+@click.command(epilog=EXAMPLE)
+@click.option("--keep", is_flag=True, help="Leave the stack up and its folder in place.")
+@click.option("--dry-run", is_flag=True, help="Print the override and the exact commands, and run none.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@request_options
+def rehearse(keep: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Run a stack for real without a GPU, and say what that proved."""
+    import tempfile
+
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.plan import resolve
+    from ernie_deploy.rehearsal.override import decide, override_file
+    from ernie_deploy.rehearsal.runner import UP_S, stack_of
+
+    catalog = Catalog()
+    plan = resolve(catalog, request_of(options))
+    folder = Path("FOLDER") if dry_run else Path(tempfile.mkdtemp(prefix="ernie-rehearsal-"))
+    rehearsal = decide(plan, folder, f"ernie-rehearsal-{folder.name[-8:].lower().replace('_', 'x')}")
+    if dry_run:
+        import shlex
+
+        click.echo(override_file(rehearsal))
+        click.echo(shlex.join(stack_of(rehearsal).up(UP_S)))
+        return
+    _perform(rehearsal, catalog.defaults, keep=keep, as_json=as_json)
+
+
+def _perform(rehearsal: Any, defaults: dict[str, str], *, keep: bool, as_json: bool) -> None:
+    import shutil
+    import time
+
+    from ernie_deploy.compose import require_compose
+    from ernie_deploy.live import shower
+    from ernie_deploy.rehearsal import runner
+    from ernie_deploy.render import compose_file
+
+    require_compose()
+    runner.require_image()
+    begun = time.monotonic()
+    token = runner.lay_out(rehearsal, compose_file(rehearsal.plan, defaults))
+    for sentence in rehearsal.replaced:
+        click.echo(f"replaced  {sentence}", err=True)
+    try:
+        with shower(sys.stderr) as show:
+            proofs = runner.rehearse(rehearsal, token, show, lambda proof: click.echo(_line(proof), err=True))
+    finally:
+        if not keep:
+            runner.take_down(rehearsal)
+            shutil.rmtree(rehearsal.folder, ignore_errors=True)
+    _verdict(rehearsal, proofs, time.monotonic() - begun, as_json=as_json)
+
+
+def _line(proof: Any) -> str:
+    word = "ok  " if proof.holds else "FAIL"
+    return f"{word}  {proof.what:<28} {proof.elapsed_s:6.1f} s  {proof.detail}"
+
+
+def _verdict(rehearsal: Any, proofs: list[Any], elapsed_s: float, *, as_json: bool) -> None:
+    import msgspec
+
+    from ernie_deploy.errors import ToolFailed
+    from ernie_deploy.rehearsal.runner import unproven
+
+    failed = [proof.what for proof in proofs if not proof.holds]
+    if as_json:
+        data = {"proofs": msgspec.to_builtins(proofs), "unproven": unproven(rehearsal.plan),
+                "replaced": list(rehearsal.replaced), "elapsed_s": round(elapsed_s, 1), "holds": not failed}  # fmt: skip
+        click.echo(json.dumps(data, indent=2))
+    else:
+        click.echo(_page(rehearsal, proofs, elapsed_s))
+    if failed:
+        raise ToolFailed(
+            f"The rehearsal failed: {', '.join(failed)}.", next_step="repeat it with --keep and look"
+        )
+
+
+def _page(rehearsal: Any, proofs: list[Any], elapsed_s: float) -> str:
+    from ernie_deploy.rehearsal.runner import unproven
+
+    held = sum(proof.holds for proof in proofs)
+    lines = [
+        f"{rehearsal.plan.name}: {held} of {len(proofs)} shown in {elapsed_s:.0f} s with vLLM {rehearsal.plan.engine}"
+    ]
+    lines += [_line(proof) for proof in proofs]
+    lines += ["not shown without the hardware", *(f"  - {what}" for what in unproven(rehearsal.plan))]
+    return "\n".join(lines)

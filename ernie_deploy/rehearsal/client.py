@@ -1,0 +1,71 @@
+"""Asks a rehearsed server as a user would, and judges each answer: complete, clean error or cut."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from ernie_deploy.metrics import DIRECT
+
+Ending = Literal["complete", "error", "cut"]
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """How one request ended; HTTP 200 and [DONE] alone are no success: vLLM sends both after a death."""
+
+    ending: Ending
+    text: str
+    tokens: int
+    detail: str = ""
+
+
+def chat(base_url: str, model: str, *, max_tokens: int, stream: bool, timeout_s: float = 120) -> Answer:
+    """One chat request, judged."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": [{"role": "user", "content": "Count to ten."}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": stream,
+        **({"stream_options": {"include_usage": True}} if stream else {}),
+    }
+    request = urllib.request.Request(
+        f"{base_url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with DIRECT.open(request, timeout=timeout_s) as answer:
+            return _streamed(answer) if stream else _whole(json.load(answer))
+    except urllib.error.HTTPError as error:
+        return Answer(ending="error", text="", tokens=0, detail=f"HTTP {error.code}")
+    except (OSError, ValueError) as fault:
+        return Answer(ending="cut", text="", tokens=0, detail=str(fault) or type(fault).__name__)
+
+
+def _whole(answer: dict[str, Any]) -> Answer:
+    choice, usage = answer["choices"][0], answer["usage"]
+    complete = choice.get("finish_reason") in ("length", "stop")
+    return Answer(
+        ending="complete" if complete else "error",
+        text=choice["message"].get("content") or "",
+        tokens=usage["completion_tokens"],
+    )
+
+
+def _streamed(lines: Any) -> Answer:
+    """Read server-sent events; complete needs a finish_reason, no error event and the usage."""
+    text, tokens, finished, error = [], 0, False, ""
+    for raw in lines:
+        event = raw.decode().removeprefix("data: ").strip()
+        if not event or event == "[DONE]":
+            continue
+        data = json.loads(event)
+        error = error or str(data.get("error", {}).get("message", "") if "error" in data else "")
+        tokens = (data.get("usage") or {}).get("completion_tokens", tokens)
+        for choice in data.get("choices", []):
+            text.append(choice["delta"].get("content") or "")
+            finished = finished or bool(choice.get("finish_reason"))
+    ending: Ending = "error" if error else "complete" if finished and tokens else "cut"
+    return Answer(ending=ending, text="".join(text), tokens=tokens, detail=error)

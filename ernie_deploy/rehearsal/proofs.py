@@ -1,0 +1,159 @@
+"""What a rehearsal proves, each a small function that returns a sentence or raises `Disproved`."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from msgspec import Struct
+
+from ernie_deploy import containers, metrics
+from ernie_deploy.compose import Stack, ask, demand
+from ernie_deploy.rehearsal.client import chat
+from ernie_deploy.rehearsal.override import Rehearsal
+
+BENCH_S = 300
+RECOVERY_S = 240
+TOKENS = 16
+
+
+class Disproved(Exception):
+    """What was to be shown did not hold; the text says how."""
+
+
+class Stage(Struct, frozen=True, kw_only=True):
+    """A rehearsal that is up: where it serves, and the token that was planted."""
+
+    rehearsal: Rehearsal
+    stack: Stack
+    base_url: str
+    token: str
+
+    def serve(self) -> containers.State:
+        """The serving container as the engine sees it now."""
+        states = containers.states(containers.client(), self.rehearsal.project)
+        return next(state for state in states if state.service == "serve")
+
+
+def fetched_and_verified(stage: Stage) -> str:
+    """The fetch service downloaded with the token and verified every file."""
+    log = demand(stage.stack.logs("fetch"))
+    line = next((line for line in log.splitlines() if "verified" in line), "")
+    if not line:
+        raise Disproved(f"no line says so: {log[-300:]}")
+    return line.partition("fetch: ")[2]
+
+
+def hardened(stage: Stage) -> str:
+    """The server's process has no capability and no way to new privileges."""
+    status = demand(stage.stack.words("exec", "-T", "serve", "cat", "/proc/1/status"))
+    facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    if (facts["CapEff"], facts["NoNewPrivs"], facts["Seccomp"]) != ("0000000000000000", "1", "2"):
+        raise Disproved(
+            f"CapEff {facts['CapEff']}, NoNewPrivs {facts['NoNewPrivs']}, Seccomp {facts['Seccomp']}"
+        )
+    return f"uid {facts['Uid'].split()[0]}, no capability, no new privileges, seccomp on"
+
+
+def answers(stage: Stage) -> str:
+    """One chat answer with as many tokens as asked for."""
+    return _answer(stage, stream=False)
+
+
+def streams(stage: Stage) -> str:
+    """The same as a stream, ended by a finish_reason and no error event."""
+    return _answer(stage, stream=True)
+
+
+def _answer(stage: Stage, *, stream: bool) -> str:
+    answer = chat(stage.base_url, stage.rehearsal.plan.served_name, max_tokens=TOKENS, stream=stream)
+    if answer.ending != "complete" or answer.tokens != TOKENS:
+        raise Disproved(f"{answer.ending} with {answer.tokens} of {TOKENS} tokens {answer.detail}")
+    return f"{answer.tokens} tokens"
+
+
+def drafts(stage: Stage) -> str:
+    """The MTP layer really drafted."""
+    drafted = metrics.scrape(stage.base_url).get("vllm:spec_decode_num_drafts_total", 0)
+    if not drafted:
+        raise Disproved("vllm:spec_decode_num_drafts_total is 0")
+    return f"{drafted:g} drafts"
+
+
+def benchmarks(stage: Stage) -> str:
+    """The bench service completes a cell, counted by its tokens."""
+    overridden = ("--random-input-len=64", "--random-output-len=16", "--num-prompts=4", "--request-rate=50")
+    base = [str(word) for word in _bench_command(stage)]
+    done = ask(stage.stack.bench(*base, *overridden), timeout_s=BENCH_S)
+    figures = dict(line.rsplit(":", 1) for line in done.stdout.splitlines() if ":" in line)
+    said = {name.strip(): value.strip() for name, value in figures.items()}
+    if said.get("Successful requests") != "4" or said.get("Total generated tokens") != "64":
+        raise Disproved(f"exit {done.returncode}: {(done.stdout + done.stderr)[-400:]}")
+    return "4 requests, 64 of 64 tokens"
+
+
+def _bench_command(stage: Stage) -> list[str]:
+    resolved = json.loads(demand(stage.stack.words("--profile", "bench", "config", "--format", "json")))
+    command: list[str] = resolved["services"]["bench"]["command"]
+    return [word.replace("$$", "$") for word in command]
+
+
+def keeps_the_secret(stage: Stage) -> str:
+    """The planted token is in no inspection, log or process argument."""
+    engine = containers.client()
+    seen = []
+    for state in containers.states(engine, stage.rehearsal.project):
+        container = engine.containers.get(state.id)
+        seen += [json.dumps(container.attrs), container.logs().decode("utf-8", "replace")]
+        if state.status == "running":
+            seen.append(json.dumps(container.top()))
+    if any(stage.token in text for text in seen):
+        raise Disproved("the token was found")
+    return f"{len(seen)} logs, inspections and process lists without it"
+
+
+def drains(stage: Stage) -> str:
+    """A stream that is under way when the server is told to stop ends complete."""
+    container = containers.client().containers.get(stage.serve().id)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(
+            chat, stage.base_url, stage.rehearsal.plan.served_name, max_tokens=400, stream=True, timeout_s=90
+        )
+        _until(lambda: metrics.scrape(stage.base_url).get("vllm:num_requests_running", 0) > 0, 30)
+        container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
+        answer = asked.result()
+    if answer.ending != "complete" or answer.tokens != 400:  # noqa: PLR2004 - as asked for above
+        raise Disproved(
+            f"the stream ended {answer.ending} with {answer.tokens} of 400 tokens {answer.detail}"
+        )
+    demand(stage.stack.words("start", "serve"))
+    return "400 of 400 tokens after SIGTERM"
+
+
+def restarts(stage: Stage) -> str:
+    """Killing the engine process brings the server back by itself."""
+    before, begun = stage.serve(), time.monotonic()
+    container = containers.client().containers.get(before.id)
+    pids = [row[1] for row in container.top()["Processes"] if "EngineCore" in " ".join(row)]
+    if not pids:
+        raise Disproved("no process is called EngineCore")
+    subprocess.run(["kill", "-9", *pids], check=True)  # noqa: S603, S607 - the host's view of the container's processes
+    _until(lambda: stage.serve().restarts > before.restarts, RECOVERY_S)
+    _until(lambda: stage.serve().health == "healthy", RECOVERY_S)
+    return f"healthy again {time.monotonic() - begun:.0f} s after the engine was killed"
+
+
+def becomes_healthy(stage: Stage) -> str:
+    """After a stop the same container starts again from the verified weights, offline."""
+    begun = time.monotonic()
+    _until(lambda: stage.serve().health == "healthy", RECOVERY_S)
+    return f"healthy {time.monotonic() - begun:.0f} s after the start"
+
+
+def _until(met: Callable[[], bool], limit_s: float) -> None:
+    end = time.monotonic() + limit_s
+    while not met():
+        if time.monotonic() > end:
+            raise Disproved(f"not within {limit_s:g} s")
+        time.sleep(0.5)

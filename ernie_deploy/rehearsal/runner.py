@@ -1,0 +1,141 @@
+"""Takes a rehearsal from nothing to a verdict: checkpoint, image, up, proofs, down."""
+
+import json
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from msgspec import Struct
+
+from ernie_deploy.compose import Stack, ask, demand
+from ernie_deploy.errors import KitError, ToolMissing
+from ernie_deploy.lifecycle import Show, up
+from ernie_deploy.paths import DOCKER
+from ernie_deploy.plan import Plan
+from ernie_deploy.rehearsal import proofs
+from ernie_deploy.rehearsal.override import IMAGE, Rehearsal, hub_map, override_file
+from ernie_deploy.rehearsal.proofs import Disproved, Stage
+
+UP_S = 600
+CHECKPOINT_S = 120
+
+
+class Proof(Struct, frozen=True, kw_only=True):
+    """One line of the verdict."""
+
+    what: str
+    holds: bool
+    detail: str
+    elapsed_s: float
+
+
+def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
+    """What is shown, in order."""
+    drafting = [("MTP drafts", proofs.drafts)] if plan.setting("speculative-config") else []
+    return [
+        ("weights fetched and verified", proofs.fetched_and_verified),
+        ("hardening in force", proofs.hardened),
+        ("chat answer", proofs.answers),
+        ("streamed answer", proofs.streams),
+        *drafting,
+        ("benchmark cell", proofs.benchmarks),
+        ("token kept secret", proofs.keeps_the_secret),
+        ("drain on stop", proofs.drains),
+        ("restart offline", proofs.becomes_healthy),
+        ("engine killed, comes back", proofs.restarts),
+        ("answers afterwards", proofs.answers),
+    ]
+
+
+def unproven(plan: Plan) -> list[str]:
+    """What no machine without the hardware can show."""
+    said = ["real weights and the answers they give", "speed"]
+    if plan.target.gpus:
+        said[:0] = [
+            f"{plan.target.title}: driver, devices, kernels",
+            "GPU memory (the memory plan is arithmetic)",
+        ]
+    if plan.topology.tensor_parallel_size > 1:
+        said.append("traffic between GPUs (the ranks talked over gloo)")
+    return said
+
+
+def lay_out(rehearsal: Rehearsal, compose_text: str) -> str:
+    """Write every file of the rehearsal and return the planted token."""
+    folder, token = rehearsal.folder, f"hf_{secrets.token_hex(17)}"
+    checkpoints = folder / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    demand(
+        [sys.executable, str(DOCKER / "rehearsal/checkpoints.py"), str(checkpoints), rehearsal.checkpoint],
+        timeout_s=CHECKPOINT_S,
+    )
+    (checkpoints / "map.json").write_text(json.dumps(hub_map(rehearsal.plan, rehearsal.checkpoint)))
+    (folder / "compose.yml").write_text(compose_text)
+    (folder / "rehearsal.yml").write_text(override_file(rehearsal))
+    (folder / ".env").write_text(f"HF_TOKEN_FILE={folder}/token\n")
+    (folder / "token").touch(mode=0o600)
+    (folder / "token").write_text(token)
+    return token
+
+
+def stack_of(rehearsal: Rehearsal) -> Stack:
+    """The rendering with the override over it, as a project of its own."""
+    files = (rehearsal.folder / "compose.yml", rehearsal.folder / "rehearsal.yml")
+    return Stack(files=files, project=rehearsal.project, env_file=rehearsal.folder / ".env")
+
+
+def require_image() -> None:
+    """Raise `ToolMissing` with the command that builds the CPU engine image."""
+    if ask(["docker", "image", "inspect", IMAGE]).returncode:
+        build = DOCKER / "engine-cpu/build.py"
+        raise ToolMissing(
+            f"The image {IMAGE} is not on this machine.",
+            cause="the rehearsal serves with the real vLLM for CPU",
+            next_step=f"build it with: python {build}, or python {build} --build-base where no registry is reached",
+        )
+
+
+def rehearse(rehearsal: Rehearsal, token: str, show: Show, tell: Callable[[Proof], None]) -> list[Proof]:
+    """Bring it up and show everything; a proof that fails does not stop the later ones."""
+    stack = stack_of(rehearsal)
+    started = up(stack, UP_S, show)
+    first = Proof(what="healthy", holds=True, detail="fetch, load, compile", elapsed_s=started.elapsed_s)
+    tell(first)
+    address = demand(stack.words("port", "serve", "8000")).strip()
+    stage = Stage(rehearsal=rehearsal, stack=stack, base_url=f"http://{address}", token=token)
+    return [first, *_shown(stage, tell)]
+
+
+def _shown(stage: Stage, tell: Callable[[Proof], None]) -> Iterator[Proof]:
+    for what, proof in script(stage.rehearsal.plan):
+        # A restart gives the container another port of the host.
+        stage = Stage(
+            rehearsal=stage.rehearsal,
+            stack=stage.stack,
+            token=stage.token,
+            base_url=_address(stage) or stage.base_url,
+        )
+        begun = time.monotonic()
+        holds, detail = _outcome(proof, stage)
+        shown = Proof(what=what, holds=holds, detail=detail, elapsed_s=time.monotonic() - begun)
+        tell(shown)
+        yield shown
+
+
+def _address(stage: Stage) -> str:
+    done = ask(stage.stack.words("port", "serve", "8000"))
+    return f"http://{done.stdout.strip()}" if done.returncode == 0 else ""
+
+
+def _outcome(proof: Callable[[Stage], str], stage: Stage) -> tuple[bool, str]:
+    try:
+        return True, proof(stage)
+    except (Disproved, KitError, subprocess.SubprocessError) as fault:
+        return False, str(fault)
+
+
+def take_down(rehearsal: Rehearsal) -> None:
+    """Remove containers, networks and the rehearsal's own volumes."""
+    ask(stack_of(rehearsal).words("--profile", "*", "down", "--volumes", "--timeout", "5"), timeout_s=180)
