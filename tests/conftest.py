@@ -11,12 +11,14 @@ import pytest
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.plan import Plan, resolve
+from ernie_deploy.rehearsal.override import IMAGE
 from ernie_deploy.render import compose_file
 from ernie_deploy.request import Request
 
 ROOT = Path(__file__).parent.parent
 # `.ci/run` sets it: there, what is missing is a failure.
 NOTHING_MISSING = bool(os.environ.get("ERNIE_DEPLOY_NOTHING_MISSING"))
+FULL = bool(os.environ.get("ERNIE_DEPLOY_FULL"))
 
 SCRUBBED = ("HF_", "VLLM_", "COMPOSE_", "DOCKER_", "BENCH_", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
 
@@ -47,7 +49,7 @@ def kit(*words: str, **options: object) -> "subprocess.CompletedProcess[str]":
     """Run the command as a user would, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "ernie_deploy", *words],
-        capture_output=True, text=True, timeout=60, cwd=options.pop("cwd", ROOT), **options,  # type: ignore[call-overload]
+        capture_output=True, text=True, timeout=options.pop("timeout", 60), cwd=options.pop("cwd", ROOT), **options,  # type: ignore[call-overload]
     )  # fmt: skip
 
 
@@ -70,8 +72,22 @@ def compose() -> str:
 
 
 @pytest.fixture(scope="session")
+def docker_engine() -> None:
+    """A Docker engine with Compose that answers, and the CPU engine image."""
+    for words, what, how in (
+        (["docker", "info"], "A Docker engine", "start dockerd"),
+        (["docker", "compose", "version"], "The Compose plugin", "install docker-compose-plugin"),
+        (["docker", "image", "inspect", IMAGE], IMAGE, "python docker/engine-cpu/build.py"),
+    ):
+        if not shutil.which("docker") or subprocess.run(words, capture_output=True).returncode:
+            missing(what, how)
+
+
+@pytest.fixture(scope="session")
 def engine() -> str:
     """A Python that has vLLM: this one."""
     if importlib.util.find_spec("vllm") is None:
-        missing("vLLM for CPU", ".ci/install-engine installs it into this environment (3.4 GB)")
+        missing(
+            "vLLM for CPU", "docker/engine-cpu/install_engine.py installs it into this environment (3.4 GB)"
+        )
     return sys.executable
