@@ -8,7 +8,9 @@ from msgspec import Struct
 from ernie_deploy.containers import State
 
 # What vLLM 0.32.0 logs on its way, newest wins.
-LOADING = re.compile(r"Loading (?:safetensors|weights|model)|Starting to load|Loading checkpoint", re.IGNORECASE)
+LOADING = re.compile(
+    r"Loading (?:safetensors|weights|model)|Starting to load|Loading checkpoint", re.IGNORECASE
+)
 COMPILING = re.compile(
     r"torch\.compile|Compiling|Dynamo|inductor|Capturing (?:CUDA|HIP)? ?graphs?|warm", re.IGNORECASE
 )

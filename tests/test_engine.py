@@ -22,7 +22,10 @@ from ernie_deploy.plan import Plan
 pytestmark = pytest.mark.engine
 if importlib.util.find_spec("vllm") is None and not NOTHING_MISSING:
     # One line for the whole file.
-    pytest.skip("vLLM for CPU is missing: docker/engine-cpu/install_engine.py installs it (3.4 GB)", allow_module_level=True)
+    pytest.skip(
+        "vLLM for CPU is missing: docker/engine-cpu/install_engine.py installs it (3.4 GB)",
+        allow_module_level=True,
+    )
 WORKER = ROOT / "tests/engine/worker.py"
 
 # Warnings that a correct rendering may cause, each with its reason.

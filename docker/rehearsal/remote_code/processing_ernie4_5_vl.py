@@ -6,30 +6,33 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, ProcessorMixin
 
-PATCH, MERGE, FRAMES = 14, 2, 2
+# As in config.json. A picture is at most 64 words: vLLM tries a video as long as the context before it serves.
+PATCH, MERGE, FRAMES = 4, 2, 2
+UNIT = PATCH * MERGE
 
 
 class Ernie4_5_VLImageProcessor(ImageProcessingMixin):  # noqa: N801 - its published name
     """Cuts pictures into patches; vLLM rescales and normalizes them."""
 
+    valid_kwargs = ImagesKwargs
     model_input_names: ClassVar[list[str]] = ["images", "grid_thw"]
 
     def __init__(self, **others: Any) -> None:
         super().__init__(**others)
-        self.size = {"min_pixels": 4 * 28 * 28, "max_pixels": 64 * 28 * 28}
+        self.size = {"min_pixels": 4 * UNIT**2, "max_pixels": 64 * UNIT**2}
         self.image_mean = [0.48145466, 0.4578275, 0.40821073]
         self.image_std = [0.26862954, 0.26130258, 0.27577711]
         self.rescale_factor = 1 / 255
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The nearest size that is a whole number of merged patches, within the limits."""
-        unit, pixels = PATCH * MERGE, height * width
+        pixels = height * width
         limits = self.size["min_pixels"] / pixels, self.size["max_pixels"] / pixels
         scale = math.sqrt(min(max(1.0, limits[0]), limits[1]))
         step = math.floor if scale < 1 else math.ceil if scale > 1 else round
-        high, wide = (max(1, step(side * scale / unit)) * unit for side in (height, width))
+        high, wide = (max(1, step(side * scale / UNIT)) * UNIT for side in (height, width))
         return high, wide
 
     def patches(self, frames: np.ndarray) -> tuple[np.ndarray, list[int]]:
