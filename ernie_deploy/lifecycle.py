@@ -47,11 +47,20 @@ def up(stack: Stack, wait_timeout_s: int, show: Show) -> Started:
             _drain(lines, said, POLL_S)
         _drain(lines, said, POLL_S)
     elapsed_s = time.monotonic() - begun
-    if process.returncode:
-        raise failure(engine, project, "\n".join(said), elapsed_s, wait_timeout_s)
     states = containers.states(engine, project)
+    # Compose 2.40 ends with 0 although the engine refused a port.
+    if process.returncode or not _stands(states):
+        raise failure(engine, project, "\n".join(said), elapsed_s, wait_timeout_s)
     show(elapsed_s, _phase(engine, project))
     return Started(project=project, elapsed_s=elapsed_s, states=states)
+
+
+def _stands(states: list[containers.State]) -> bool:
+    """Whether every container but those that were to end is running and healthy."""
+    ended = [state for state in states if state.status == "exited" and not state.exit_code]
+    return bool(states) and all(
+        state in ended or (state.status == "running" and state.health in ("", "healthy")) for state in states
+    )
 
 
 def project_name(stack: Stack) -> str:

@@ -12,6 +12,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import Stack
 from ernie_deploy.containers import State
 from ernie_deploy.failures import recognise
+from ernie_deploy.lifecycle import _stands
 from ernie_deploy.live import _Lines
 from ernie_deploy.phases import Phase, phase
 
@@ -114,6 +115,21 @@ def state(service: str, status_: str, *, health: str = "", exit_code: int = 0) -
 )  # fmt: skip
 def test_phases(states: list[State], line: str, expected: Phase) -> None:
     assert phase(states, lambda _: line) == expected
+
+
+@pytest.mark.parametrize(
+    ("states", "stands"),
+    [
+        ([], False),
+        ([state("fetch", "exited"), state("serve", "running", health="healthy")], True),
+        ([state("fetch", "exited"), state("serve", "created")], False),
+        ([state("fetch", "exited", exit_code=20), state("serve", "running", health="healthy")], False),
+        ([state("serve", "running", health="starting")], False),
+        ([state("serve", "running")], True),
+    ],
+)
+def test_a_stack_stands_only_when_its_containers_do(states: list[State], stands: bool) -> None:
+    assert _stands(states) is stands
 
 
 def test_elsewhere_than_a_terminal_a_phase_is_one_line() -> None:
