@@ -103,8 +103,11 @@ def _read(process: "subprocess.Popen[str]") -> "queue.Queue[str]":
     lines: queue.Queue[str] = queue.Queue()
 
     def pump() -> None:
-        for line in process.stdout or ():
-            lines.put(line.rstrip("\n"))
+        assert process.stdout, "started with a pipe"
+        # The reader closes the pipe at its end; from outside it would be closed under a read.
+        with process.stdout as pipe:
+            for line in pipe:
+                lines.put(line.rstrip("\n"))
 
     threading.Thread(target=pump, daemon=True).start()
     return lines
