@@ -286,6 +286,9 @@ def prepare_folders(options: Options) -> None:
     """Prepare what the engine writes to and what it only reads."""
     for folder in (options.engine_dir, options.engine_dir / "ernie"):
         prepare(folder, options.owner, need=7)
+    # Somebody ran `up`: a server that waited after failed starts need not wait any longer.
+    for count in (options.engine_dir / "ernie").glob("starts-*"):
+        count.unlink(missing_ok=True)
     if not options.weights:
         for folder in (options.cache_dir, options.cache_dir / "hub", options.stamp.parent):
             prepare(folder, options.owner, need=5)

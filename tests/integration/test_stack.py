@@ -146,6 +146,7 @@ FLIP = (
 )
 
 
+@full
 def test_flipped_weights_are_refused_and_fetched_again(running: Running) -> None:
     demand(running.stack.words("stop", "serve"), timeout_s=120)
     flip = running.stack.words(
