@@ -70,3 +70,27 @@ class CheckFailed(KitError):
     """`check` found at least one error."""
 
     exit_code = 10
+
+
+class BenchInvalid(KitError):
+    """A benchmark ended, but its figures prove nothing."""
+
+    exit_code = 11
+
+
+class ServerDied(KitError):
+    """The server under test is not there, or went away during a benchmark."""
+
+    exit_code = 12
+
+
+class NotComparable(KitError):
+    """Two benchmark results answer different questions."""
+
+    exit_code = 13
+
+
+class Interrupted(KitError):
+    """Stopped by the user; what is done is kept, and the same command goes on from there."""
+
+    exit_code = 130
