@@ -607,9 +607,12 @@ def back_off(path: Path) -> None:
     if starts >= FAILED_STARTS:
         say(
             f"serve: {starts} starts in a row never became healthy, likely for the reason in the log above: "
-            f"waiting {BACK_OFF_S:.0f} s; after a repair `docker compose up -d --force-recreate serve` starts at once"
+            f"waiting {BACK_OFF_S:.0f} s, or until `docker compose up -d` after a repair"
         )
-        time.sleep(BACK_OFF_S)
+        end = time.monotonic() + BACK_OFF_S
+        # `fetch` deletes the counts.
+        while path.exists() and time.monotonic() < end:
+            time.sleep(0.5)
 
 
 def main(mode: str = "", *arguments: str) -> int:
