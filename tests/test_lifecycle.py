@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, kit
+from test_doctor import FixtureHost
 
 from ernie_deploy import metrics, status
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.commands.preflight import preflight, request_of_file
 from ernie_deploy.compose import Stack
 from ernie_deploy.containers import State
+from ernie_deploy.errors import ToolFailed
 from ernie_deploy.failures import recognise
 from ernie_deploy.lifecycle import _stands
 from ernie_deploy.live import _Lines
 from ernie_deploy.phases import Phase, phase
+from ernie_deploy.request import Request, command_words
 
 EXCERPTS = ROOT / "tests/failures"
 
@@ -57,10 +61,11 @@ def test_commands_word_for_word() -> None:
     ("words", "lines"),
     [
         (["up", "mi300x"], [
+            "ernie-deploy doctor mi300x",
             "ernie-deploy render -o compose.yml mi300x",
             "docker compose --file compose.yml up --detach --wait --wait-timeout 21600",
         ]),
-        (["up", "h100", "--model", "300b", "--wait-timeout", "9"], [
+        (["up", "h100", "--model", "300b", "--wait-timeout", "9", "--no-preflight"], [
             "ernie-deploy render -o compose.yml h100 --model 300b",
             "docker compose --file compose.yml up --detach --wait --wait-timeout 9",
         ]),
@@ -72,6 +77,47 @@ def test_dry_run_prints_the_commands_and_does_nothing(
     done = kit(*words, "--dry-run", cwd=tmp_path, env={"PATH": "/nonexistent", "PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, lines, "")
     assert list(tmp_path.iterdir()) == []
+
+
+def hosted(name: str, request: Request, env_file: Path) -> None:
+    preflight(request, env_file, FixtureHost(name))
+
+
+def test_the_preflight_of_a_host_without_a_fault_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hosted("h100", Request(target="h100"), tmp_path / ".env")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert all(line.startswith(("warning: ", "  next:  ")) for line in said.err.splitlines())
+
+
+def test_an_error_of_the_preflight_ends_up_with_doctors_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ToolFailed) as raised:
+        hosted("h100", Request(target="mi300x"), tmp_path / ".env")
+    assert "amdgpu is not loaded" in str(raised.value)
+    assert raised.value.next_step
+    assert "--no-preflight" in raised.value.cause
+
+
+def test_the_request_behind_a_rendered_file_is_read_from_its_first_line(tmp_path: Path) -> None:
+    path, request = tmp_path / "compose.yml", Request(target="h100", model="300b", gpus=(4, 5, 6, 7), tp=4)
+    path.write_text(f"# ernie-deploy render {' '.join(command_words(request))}\n#\nservices: {{}}\n")
+    assert request_of_file(path) == request
+    for head in ("services: {}", "# ernie-deploy render --nonsense", "# ernie-deploy render 'mi300x"):
+        path.write_text(f"{head}\n")
+        assert request_of_file(path) is None
+
+
+def test_up_stops_at_the_preflight_before_anything_is_written(tmp_path: Path) -> None:
+    done = kit("up", "mi300x", cwd=tmp_path, env={"PATH": "/nonexistent", "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 6
+    assert "Docker is not installed." in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    done = kit(
+        "up", "mi300x", "--no-preflight", cwd=tmp_path, env={"PATH": "/nonexistent", "PYTHONPATH": str(ROOT)}
+    )
+    assert "`docker` is not on this machine's PATH" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["up", "down", "logs", "status"])

@@ -3,12 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from ernie_deploy.request import Request
 
 FILE = click.option(
     "-f", "--file", type=click.Path(path_type=Path), default=Path("compose.yml"), show_default=True,
@@ -29,36 +32,60 @@ Examples:
 @click.command(epilog=UP_EXAMPLE)
 @click.option("--wait-timeout", type=click.IntRange(min=1), default=WAIT_TIMEOUT_S, show_default=True, metavar="S",
               help="Give up after this many seconds, the download included.")  # fmt: skip
+@click.option("--no-preflight", is_flag=True, help="Start without doctor's checks of this host.")
 @DRY_RUN
 @JSON
 @request_options
-def up(wait_timeout: int, dry_run: bool, as_json: bool, **options: Any) -> None:
+def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Start a stack, show how far it is, and say why if it fails."""
     from ernie_deploy.compose import Stack
+    from ernie_deploy.request import command_words
 
-    file, made = _file_of(options, dry_run=dry_run)
-    stack = Stack(files=(file,))
+    file, request = _asked_for(options)
+    renders, stack = bool(request and not _is_file(options["target"])), Stack(files=(file,))
     if dry_run:
-        _print_commands(made, stack.up(wait_timeout))
+        words = command_words(request) if request else []
+        _print_commands(
+            ["ernie-deploy", "doctor", *words] if request and not no_preflight else [],
+            ["ernie-deploy", "render", "-o", str(file), *words] if renders else [],
+            stack.up(wait_timeout),
+        )
         return
+    if not no_preflight:
+        _check_host(file, request)
+    if request and renders:
+        _render(file, request)
     _start(stack, wait_timeout, as_json=as_json)
 
 
-def _file_of(options: dict[str, Any], *, dry_run: bool) -> tuple[Path, list[str]]:
-    """The file to start and the command that makes it: TARGET renders compose.yml here, FILE is taken as it is."""
-    named = options["target"]
-    if not named or "/" in named or named.endswith((".yml", ".yaml")):
-        return _existing(Path(named or "compose.yml")), []
-    from ernie_deploy.request import command_words
+def _is_file(named: str) -> bool:
+    return not named or "/" in named or named.endswith((".yml", ".yaml"))
 
-    path = Path("compose.yml")
-    request = request_of(options)
-    if not dry_run:
-        from ernie_deploy.commands.render import text_of
-        from ernie_deploy.paths import write_whole
 
-        write_whole(path, text_of(request))
-    return path, ["ernie-deploy", "render", "-o", str(path), *command_words(request)]
+def _asked_for(options: dict[str, Any]) -> tuple[Path, "Request | None"]:
+    """The file to start, and the request behind it where one is known: TARGET's own, or the one a file names."""
+    if not _is_file(options["target"]):
+        return Path("compose.yml"), request_of(options)
+    from ernie_deploy.commands.preflight import request_of_file
+
+    path = _existing(Path(options["target"] or "compose.yml"))
+    return path, request_of_file(path)
+
+
+def _check_host(file: Path, request: "Request | None") -> None:
+    from ernie_deploy.commands.preflight import preflight
+
+    if request:
+        preflight(request, file.parent / ".env")
+    else:
+        click.echo(f"no preflight: {file} does not name the command that rendered it", err=True)
+
+
+def _render(path: Path, request: "Request") -> None:
+    from ernie_deploy.commands.render import text_of
+    from ernie_deploy.paths import write_whole
+
+    write_whole(path, text_of(request))
 
 
 def _existing(path: Path) -> Path:

@@ -1,0 +1,69 @@
+"""The preflight of `up`: doctor's checks of this host, before Docker is asked for anything."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ernie_deploy.errors import KitError, ToolFailed, ToolMissing
+from ernie_deploy.request import Request
+
+if TYPE_CHECKING:
+    from ernie_deploy.host.findings import Finding, Report
+    from ernie_deploy.host.probes import Host
+
+RENDERED = "# ernie-deploy render "
+
+
+def request_of_file(path: Path) -> Request | None:
+    """The request behind a rendered file, from its first line; None where it has none that can be read."""
+    from ernie_deploy.commands.render import render
+
+    with path.open(encoding="utf-8", errors="replace") as file:
+        head = file.readline()
+    if not head.startswith(RENDERED):
+        return None
+    try:
+        words = shlex.split(head.removeprefix(RENDERED))
+        options = render.make_context("render", words).params
+        return Request(**{name: options[name] for name in Request.__struct_fields__})
+    except (click.ClickException, KitError, ValueError):
+        return None
+
+
+def preflight(request: Request, env_file: Path, host: "Host | None" = None) -> None:
+    """Print what doctor warns of; raises with its first error, and the command that mends it."""
+    import os
+
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.host import examine
+    from ernie_deploy.host.probes import LocalHost
+
+    subject = examine.meet(host or LocalHost(), Catalog(), request)
+    report = examine.judge(subject, examine.read_env(env_file), os.environ)
+    for finding in report.findings:
+        if finding.severity == "warning":
+            click.echo(_line(finding), err=True)
+    if errors := [finding for finding in report.findings if finding.severity == "error"]:
+        raise _failed(report, errors)
+
+
+def _line(finding: "Finding") -> str:
+    from ernie_deploy.render import comment
+
+    # A process names itself, and may do so with control characters.
+    return f"warning: {comment(finding.sentence)}\n  next:  {comment(finding.remedy)}"
+
+
+def _failed(report: "Report", errors: "list[Finding]") -> KitError:
+    from ernie_deploy.render import comment
+
+    kind = ToolMissing if report.exit_code == ToolMissing.exit_code else ToolFailed
+    more = f", and of {len(errors) - 1} more" if errors[1:] else ""
+    return kind(
+        comment(errors[0].sentence),
+        cause=f"the preflight of this host found it ({errors[0].id}){more}: `ernie-deploy doctor` says all; "
+        "--no-preflight starts anyway",
+        next_step=comment(errors[0].remedy),
+    )
