@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from msgspec import Struct
 
@@ -84,10 +85,10 @@ def demand(words: Sequence[str], *, timeout_s: float = QUICK_S) -> str:
     return done.stdout
 
 
-def hand_over(words: Sequence[str]) -> int:
-    """Run a command on the user's own terminal and return its exit code."""
+def hand_over(words: Sequence[str], *, output: IO[str] | None = None) -> int:
+    """Run a command on the user's own terminal, or with its output elsewhere, and return its exit code."""
     _present(words[0])
-    return subprocess.run(words, check=False).returncode
+    return subprocess.run(words, check=False, stdout=output).returncode
 
 
 @contextmanager

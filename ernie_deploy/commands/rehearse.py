@@ -17,17 +17,20 @@ Examples:
 
 @click.command(epilog=EXAMPLE)
 @click.option("--keep", is_flag=True, help="Leave the stack up and its folder in place.")
+@click.option("--build-base", is_flag=True,
+              help="Build the image of vLLM for CPU where it is missing, on a base made by debootstrap.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the override and the exact commands, and run none.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @request_options
-def rehearse(keep: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
+def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Run a stack for real without a GPU, and say what that proved."""
     import tempfile
 
     from ernie_deploy.catalog import Catalog
+    from ernie_deploy.compose import require_compose
     from ernie_deploy.plan import resolve
     from ernie_deploy.rehearsal.override import decide, override_file
-    from ernie_deploy.rehearsal.runner import UP_S, stack_of
+    from ernie_deploy.rehearsal.runner import UP_S, require_image, stack_of
 
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))
@@ -39,6 +42,8 @@ def rehearse(keep: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
         click.echo(override_file(rehearsal))
         click.echo(shlex.join(stack_of(rehearsal).up(UP_S)))
         return
+    require_compose()
+    require_image(build_base=build_base)
     _perform(rehearsal, catalog.defaults, keep=keep, as_json=as_json)
 
 
@@ -46,13 +51,10 @@ def _perform(rehearsal: Any, defaults: dict[str, str], *, keep: bool, as_json: b
     import shutil
     import time
 
-    from ernie_deploy.compose import require_compose
     from ernie_deploy.live import shower
     from ernie_deploy.rehearsal import runner
     from ernie_deploy.render import compose_file
 
-    require_compose()
-    runner.require_image()
     begun = time.monotonic()
     token = runner.lay_out(rehearsal, compose_file(rehearsal.plan, defaults))
     for sentence in rehearsal.replaced:

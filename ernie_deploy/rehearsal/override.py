@@ -1,16 +1,20 @@
 """The small compose file laid over a rendering: another image, a local hub, and no devices."""
 
+import json
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.flags import Setting, words
+from ernie_deploy.memory import kv_bytes_per_token
 from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan import Plan
 from ernie_deploy.render import environment
 
 IMAGE = "ernie-deploy/engine-cpu:0.32.0"
+KV_CACHE_GIB = 1
 # What vLLM's CPU platform cannot run, and why.
 CPU_CANNOT = {
     "quantization": "online FP8 needs a GPU's kernels",
@@ -66,8 +70,22 @@ def override_file(rehearsal: Rehearsal) -> str:
     return (
         environment()
         .get_template("rehearsal.yml.j2")
-        .render(rehearsal=rehearsal, plan=rehearsal.plan, image=IMAGE)
+        .render(rehearsal=rehearsal, plan=rehearsal.plan, image=IMAGE, kv_cache_gib=KV_CACHE_GIB)
     )
+
+
+def tiny_kv_bytes(rehearsal: Rehearsal) -> int:
+    """What the memory plan says one token takes of a rank, were the tiny checkpoint the model."""
+    config = json.loads((rehearsal.folder / "checkpoints" / rehearsal.checkpoint / "config.json").read_text())
+    plan = rehearsal.plan
+    figures = replace(
+        plan.model.figures,
+        layers=config["num_hidden_layers"],
+        kv_heads=config["num_key_value_heads"],
+        head_dim=config["head_dim"],
+    )
+    drafts = plan.setting("speculative-config") is not None
+    return kv_bytes_per_token(replace(plan.model, figures=figures), plan.topology, mtp=drafts)
 
 
 def hub_map(plan: Plan, kind: str) -> dict[str, dict[str, str]]:

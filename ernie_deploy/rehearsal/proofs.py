@@ -1,6 +1,7 @@
 """What a rehearsal proves, each a small function that returns a sentence or raises `Disproved`."""
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from msgspec import Struct
 
 from ernie_deploy import containers, metrics
 from ernie_deploy.compose import Stack, ask, demand
+from ernie_deploy.memory import GIB
 from ernie_deploy.rehearsal.client import chat
-from ernie_deploy.rehearsal.override import Rehearsal
+from ernie_deploy.rehearsal.leaks import places
+from ernie_deploy.rehearsal.override import KV_CACHE_GIB, Rehearsal, tiny_kv_bytes
 
 BENCH_S = 300
 # Two cores that start four ranks take minutes; the time that was measured is printed.
@@ -19,6 +22,8 @@ RECOVERY_S = 600
 TOKENS = 16
 DRAIN_S = 10.0
 MOST_TOKENS = 2000
+CACHE = re.compile(r"^vllm:cache_config_info\{.*\}", re.MULTILINE)
+LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Disproved(Exception):
@@ -103,17 +108,27 @@ def _bench_command(stage: Stage) -> list[str]:
 
 
 def keeps_the_secret(stage: Stage) -> str:
-    """The planted token is in no inspection, log or process argument."""
-    engine = containers.client()
-    seen = []
-    for state in containers.states(engine, stage.rehearsal.project):
-        container = engine.containers.get(state.id)
-        seen += [json.dumps(container.attrs), container.logs().decode("utf-8", "replace")]
-        if state.status == "running":
-            seen.append(json.dumps(container.top()))
-    if any(stage.token in text for text in seen):
-        raise Disproved("the token was found")
-    return f"{len(seen)} logs, inspections and process lists without it"
+    """The planted token is in no file, inspection, image, log, process or volume."""
+    seen = list(places(stage.stack, stage.rehearsal.project, stage.rehearsal.folder))
+    found = [name for name, content in seen if stage.token.encode() in content]
+    if found:
+        raise Disproved(f"the token stands in: {', '.join(found)}")
+    kinds = sorted({name.partition(" ")[0] for name, _ in seen})
+    return f"in none of {len(seen)} places ({', '.join(kinds)})"
+
+
+def caches_as_planned(stage: Stage) -> str:
+    """vLLM makes of each GiB as many tokens of KV cache as the memory plan's arithmetic says."""
+    predicted = KV_CACHE_GIB * GIB // tiny_kv_bytes(stage.rehearsal)
+    found = CACHE.search(metrics.fetch(f"{stage.base_url}/metrics"))
+    if not found:
+        raise Disproved("/metrics has no vllm:cache_config_info")
+    labels = dict(LABEL.findall(found[0]))
+    block = int(labels["block_size"])
+    tokens = int(labels["num_gpu_blocks"]) * block
+    if abs(tokens - predicted) >= block:
+        raise Disproved(f"{tokens:,} tokens instead of {predicted:,}, a block has {block}")
+    return f"{tokens:,} tokens in {KV_CACHE_GIB} GiB a rank, {predicted:,} predicted"
 
 
 def drains(stage: Stage) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from ernie_deploy.compose import Stack, ask, demand
-from ernie_deploy.errors import KitError, ToolMissing
+from ernie_deploy.compose import Stack, ask, demand, hand_over
+from ernie_deploy.errors import KitError, ToolFailed, ToolMissing
 from ernie_deploy.lifecycle import Show, up
 from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan import Plan
@@ -37,6 +37,7 @@ def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
     return [
         ("weights fetched and verified", proofs.fetched_and_verified),
         ("hardening in force", proofs.hardened),
+        ("KV cache as planned", proofs.caches_as_planned),
         ("chat answer", proofs.answers),
         ("streamed answer", proofs.streams),
         *drafting,
@@ -86,15 +87,19 @@ def stack_of(rehearsal: Rehearsal) -> Stack:
     return Stack(files=files, project=rehearsal.project, env_file=rehearsal.folder / ".env")
 
 
-def require_image() -> None:
-    """Raise `ToolMissing` with the command that builds the CPU engine image."""
-    if ask(["docker", "image", "inspect", IMAGE]).returncode:
-        build = DOCKER / "engine-cpu/build.py"
+def require_image(*, build_base: bool = False) -> None:
+    """Build the CPU engine image where it is missing and that is asked for; else raise `ToolMissing`."""
+    if not ask(["docker", "image", "inspect", IMAGE]).returncode:
+        return
+    build = DOCKER / "engine-cpu/build.py"
+    if not build_base:
         raise ToolMissing(
             f"The image {IMAGE} is not on this machine.",
             cause="the rehearsal serves with the real vLLM for CPU",
-            next_step=f"build it with: python {build}, or python {build} --build-base where no registry is reached",
+            next_step=f"build it with: python {build}; where no registry is reached, add --build-base to either command",
         )
+    if code := hand_over([sys.executable, str(build), "--build-base"], output=sys.stderr):
+        raise ToolFailed(f"Building the image {IMAGE} ended with {code}.", cause="its own words stand above")
 
 
 def rehearse(rehearsal: Rehearsal, token: str, show: Show, tell: Callable[[Proof], None]) -> list[Proof]:
