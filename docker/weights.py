@@ -286,9 +286,6 @@ def prepare_folders(options: Options) -> None:
     """Prepare what the engine writes to and what it only reads."""
     for folder in (options.engine_dir, options.engine_dir / "ernie"):
         prepare(folder, options.owner, need=7)
-    # Somebody ran `up`: a server that waited after failed starts need not wait any longer.
-    for count in (options.engine_dir / "ernie").glob("starts-*"):
-        count.unlink(missing_ok=True)
     if not options.weights:
         for folder in (options.cache_dir, options.cache_dir / "hub", options.stamp.parent):
             prepare(folder, options.owner, need=5)
@@ -507,6 +504,13 @@ def fetch(arguments: list[str]) -> None:
             (fetch_folder if options.weights else fetch_snapshot)(options)
         finally:
             hand_over(options)
+    end_waits(options)
+
+
+def end_waits(options: Options) -> None:
+    """Let a server start that waits after failed ones: somebody ran `up`, and the weights are well by now."""
+    for count in (options.engine_dir / "ernie").glob("starts-*"):
+        count.unlink(missing_ok=True)
 
 
 def parse(arguments: list[str]) -> Options:
@@ -610,7 +614,7 @@ def back_off(path: Path) -> None:
             f"waiting {BACK_OFF_S:.0f} s, or until `docker compose up -d` after a repair"
         )
         end = time.monotonic() + BACK_OFF_S
-        # `fetch` deletes the counts.
+        # `fetch` deletes the counts at its end.
         while path.exists() and time.monotonic() < end:
             time.sleep(0.5)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT
 from fake_hub import FakeHub
 
 SOURCE = Path(__file__).parents[1] / "docker" / "weights.py"
@@ -568,18 +566,10 @@ def test_what_compose_passes_for_unset_variables_is_dropped(monkeypatch: pytest.
     assert given["SSL_CERT_FILE"] == __file__
 
 
-def test_fetch_ends_the_waiting_after_failed_starts(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("weights_under_test", ROOT / "docker/weights.py")
-    assert spec
-    assert spec.loader
-    weights = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(weights)
-    count = tmp_path / "engine/ernie/starts-abc"
-    count.parent.mkdir(parents=True)
-    count.write_text("3")
-    options = weights.Options(
-        engine_dir=tmp_path / "engine", cache_dir=tmp_path / "hf", owner=(os.getuid(), os.getgid()),
-        weights=tmp_path, model="a/b", revision="main",
-    )  # fmt: skip
-    weights.prepare_folders(options)
+def test_fetch_ends_the_waiting_after_failed_starts_when_the_weights_are_well(offline: Stack) -> None:
+    count = offline.engine / "ernie" / "starts-abc"
+    count.write_text("3\n")
+    assert offline.fetch("--revision", "another").code
+    assert count.exists()
+    assert offline.fetch().code == 0
     assert not count.exists()
