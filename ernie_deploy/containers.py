@@ -78,6 +78,21 @@ def log(engine: "DockerClient", container_id: str, lines: int = 400) -> str:
     return text.decode("utf-8", "replace")
 
 
+def seconds_until(engine: "DockerClient", state: State, words: str) -> float | None:
+    """How long after its start a container first said these words; None where it never did."""
+    said: bytes = engine.containers.get(state.id).logs(timestamps=True, since=_moment(state.started_at))
+    line = next((line for line in said.decode("utf-8", "replace").splitlines() if words in line), "")
+    return _moment(line.partition(" ")[0]) - _moment(state.started_at) if line else None
+
+
+def _moment(text: str) -> float:
+    """Docker's time, 2026-11-22T03:31:57.123456789Z, as seconds."""
+    from datetime import datetime
+
+    # Python knows microseconds.
+    return datetime.fromisoformat(f"{text[:19]}+00:00").timestamp() + float(f"0{text[19:].rstrip('Z')}")
+
+
 def _state(container: "Container") -> State:
     data = container.attrs
     health = data["State"].get("Health") or {}

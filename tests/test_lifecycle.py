@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import ROOT, kit
 from test_doctor import FixtureHost
@@ -12,7 +13,7 @@ from ernie_deploy import metrics, status
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.preflight import preflight, request_of_file
 from ernie_deploy.compose import Stack
-from ernie_deploy.containers import State
+from ernie_deploy.containers import State, seconds_until
 from ernie_deploy.errors import ToolFailed
 from ernie_deploy.failures import recognise
 from ernie_deploy.lifecycle import _stands
@@ -176,6 +177,32 @@ def test_phases(states: list[State], line: str, expected: Phase) -> None:
 )
 def test_a_stack_stands_only_when_its_containers_do(states: list[State], stands: bool) -> None:
     assert _stands(states) is stands
+
+
+class Silent:
+    """An engine with one container and its log."""
+
+    def __init__(self, *lines: str) -> None:
+        self.containers, self.text = self, "\n".join(lines).encode()
+
+    def get(self, _: str) -> "Silent":
+        return self
+
+    def logs(self, **_: object) -> bytes:
+        return self.text
+
+
+@pytest.mark.parametrize(
+    ("line", "seconds"),
+    [
+        ("2026-11-22T03:32:05.25Z INFO: Application startup complete.", 65.0),
+        ("2026-11-22T03:32:05Z INFO", None),
+    ],
+)
+def test_how_long_a_container_took_to_say_something(line: str, seconds: float | None) -> None:
+    started = msgspec.structs.replace(state("serve", "running"), started_at="2026-11-22T03:31:00.250000001Z")
+    found = seconds_until(Silent(line), started, "startup complete")  # type: ignore[arg-type]
+    assert found == pytest.approx(seconds) if seconds else found is None
 
 
 def test_elsewhere_than_a_terminal_a_phase_is_one_line() -> None:
