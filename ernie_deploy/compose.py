@@ -3,7 +3,7 @@
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from msgspec import Struct
 from ernie_deploy.errors import ToolFailed, ToolMissing
 
 QUICK_S = 60
+TERMINATE_S = 20
 
 
 class Stack(Struct, frozen=True, kw_only=True):
@@ -43,9 +44,14 @@ class Stack(Struct, frozen=True, kw_only=True):
         """Print the log of some services, or of all."""
         return self.words("logs", *(["--follow"] if follow else []), "--tail", tail, *services)
 
-    def bench(self, *arguments: str) -> list[str]:
+    def bench(self, *arguments: str, options: Sequence[str] = ()) -> list[str]:
         """Run the benchmark client once; the server is up already."""
-        return self.words("--profile", "bench", "run", "--rm", "--no-deps", "--no-TTY", "bench", *arguments)
+        run = ["--profile", "bench", "run", "--rm", "--no-deps", "--no-TTY", *options]
+        return self.words(*run, "bench", *arguments)
+
+    def resolved(self) -> list[str]:
+        """Print the resolved file, the services of every profile too."""
+        return self.words("--profile", "*", "config", "--format", "json")
 
     def config(self) -> list[str]:
         """Read and print the resolved file."""
@@ -92,17 +98,31 @@ def hand_over(words: Sequence[str], *, output: IO[str] | None = None) -> int:
 
 
 @contextmanager
-def started(words: Sequence[str]) -> "Iterator[subprocess.Popen[str]]":
-    """Run a command beside the block, its output on one pipe; it never outlives the block."""
+def started(
+    words: Sequence[str], *, output: IO[str] | None = None, env: Mapping[str, str] | None = None
+) -> "Iterator[subprocess.Popen[str]]":
+    """Run a command beside the block, its output in a file or on one pipe; it never outlives the block.
+
+    It has a process group of its own, so that the terminal's Ctrl-C reaches the kit alone.
+    """
     _present(words[0])
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+        words, stdin=subprocess.DEVNULL, stdout=output or subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=env, process_group=0,
+    )  # fmt: skip
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(TERMINATE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
         process.wait()
 
 

@@ -59,6 +59,11 @@ class Catalog:
         return load(self.folder / "baselines.toml", schema.Baselines).baselines
 
     @cached_property
+    def matrix(self) -> schema.Matrix:
+        """The recipe's benchmark matrix."""
+        return load(self.folder / "matrix.toml", schema.Matrix)
+
+    @cached_property
     def failures(self) -> list[schema.Failure]:
         """Known failures of a start, in the order they are looked for."""
         return load(self.folder / "failures.toml", schema.Failures).failures

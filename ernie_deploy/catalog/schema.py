@@ -257,6 +257,23 @@ class Baselines(Fact, frozen=True):
     baselines: list[Baseline] = field(name="baseline")
 
 
+class AmdMatrix(Fact, frozen=True):
+    """What the recipe's AMD section sets otherwise."""
+
+    source: str
+    request_rate: float
+
+
+class Matrix(Fact, frozen=True):
+    """The recipe's benchmark matrix: shapes as (input, output) tokens, requests per cell, requests/s."""
+
+    source: str
+    shapes: dict[str, tuple[int, int]]
+    num_prompts: list[int]
+    request_rate: float
+    amd: AmdMatrix
+
+
 class Failure(Fact, frozen=True):
     """A failed start by what it prints; `{detail}` in `what` is the pattern's group of that name."""
 

@@ -1,0 +1,103 @@
+"""The journal: one JSON line per attempt, appended and synced, so that nothing but the torn last line is ever lost."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from ernie_deploy.bench.record import SCHEMA, Journal, Line
+from ernie_deploy.errors import UsageError
+
+NAME = "journal.jsonl"
+
+
+class Writer:
+    """Appends lines to an open journal; each is on the disk when `write` returns."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, line: Line) -> None:
+        """Append one line."""
+        self._file.write(msgspec.json.encode(line) + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Writer]:
+    """Open a journal to append to; raises `UsageError` where another run holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        _lock(file, path)
+        if _is_torn(file):
+            # The power went in the middle of a line: it stays, apart from the lines to come.
+            file.write(b"\n")
+        yield Writer(file)
+
+
+def read(path: Path) -> Journal:
+    """Every whole line of a journal; raises `UsageError` where there is none or it is of another schema."""
+    try:
+        raw = path.read_bytes()
+    except OSError as fault:
+        raise UsageError(
+            f"There is no journal at {path}: {fault.strerror}.",
+            next_step="make one with: ernie-deploy bench run",
+        ) from fault
+    lines, torn = [], 0
+    for text in filter(None, raw.split(b"\n")):
+        try:
+            lines.append(_decoded(text, path))
+        except msgspec.DecodeError:
+            torn += 1
+    return Journal(lines=tuple(lines), torn=torn)
+
+
+def read_if_any(path: Path) -> Journal:
+    """A journal, or an empty one where the file does not exist yet."""
+    return read(path) if path.exists() else Journal(lines=())
+
+
+def _decoded(text: bytes, path: Path) -> Line:
+    try:
+        line = _DECODER.decode(text)
+    except msgspec.ValidationError as fault:
+        raise _of_another_schema(path, str(fault)) from fault
+    if line.schema != SCHEMA:
+        raise _of_another_schema(path, line.schema)
+    return line
+
+
+def _of_another_schema(path: Path, detail: str) -> UsageError:
+    return UsageError(
+        f"{path} holds a line that is not of schema {SCHEMA}: {detail}.",
+        cause="it was written by another version of the kit, or edited",
+        next_step="read it with the version that wrote it, or start another folder with --results",
+    )
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        raise UsageError(
+            f"{path} is being written by another run.",
+            cause="two runs against one server would measure each other",
+            next_step="wait for it, or stop it with Ctrl-C: it can be resumed",
+        ) from fault
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    end = file.seek(0, os.SEEK_END)
+    if not end:
+        return False
+    file.seek(end - 1)
+    return file.read(1) != b"\n"
+
+
+_DECODER: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)

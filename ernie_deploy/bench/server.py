@@ -1,0 +1,157 @@
+"""The measured server as its own HTTP interface shows it: counters, idleness, caches, models."""
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections import defaultdict
+from typing import Any
+
+from msgspec import Struct
+
+from ernie_deploy.errors import ServerDied, UsageError
+from ernie_deploy.metrics import DIRECT, fetch
+
+ANSWER_S = 10.0
+IDLE_S = 60.0
+SAMPLE = re.compile(r"^(?:vllm:)?(\w+?)(?:_total)?(?:\{(.*)\})? ([0-9.eE+-]+|NaN|\+Inf)$", re.MULTILINE)
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+COUNTERS = frozenset({
+    "prompt_tokens", "generation_tokens", "request_success", "prefix_cache_queries", "prefix_cache_hits",
+    "num_preemptions", "spec_decode_num_drafts", "spec_decode_num_accepted_tokens",
+})  # fmt: skip
+RESETS = ("reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache")
+NOT_FOUND = 404
+# The health check's question is one word: "1".
+MOST_CANARY_PROMPT_TOKENS = 4
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """One reading of /metrics, summed over engines; `started` is the start time of the server's process."""
+
+    counters: dict[str, float]
+    running: float
+    waiting: float
+    kv_cache_use: float
+    started: str = ""
+    cache: dict[str, str] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in the server."""
+        return not self.running and not self.waiting
+
+    @property
+    def work(self) -> tuple[float, ...]:
+        """What moves while the engine works."""
+        names = ("prompt_tokens", "generation_tokens", "request_success")
+        return (*(self.counters.get(name, 0.0) for name in names), self.kv_cache_use)
+
+
+class Endpoint(Struct, frozen=True, kw_only=True):
+    """An OpenAI-compatible server at a URL, asked without any proxy."""
+
+    url: str
+    api_key: str = ""
+
+    def look(self) -> Look | None:
+        """The counters now, or None where there are none."""
+        try:
+            text = fetch(f"{self.url}/metrics")
+        except OSError:
+            return None
+        return read_metrics(text)
+
+    def get(self, path: str) -> Any:
+        """The JSON of a GET; raises OSError or ValueError."""
+        return self._open(urllib.request.Request(f"{self.url}{path}", headers=self._headers()), ANSWER_S)
+
+    def post(self, path: str, body: dict[str, Any], *, timeout_s: float = 120) -> Any:
+        """The JSON answer to a POST; raises OSError or ValueError."""
+        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), self._headers())
+        return self._open(request, timeout_s)
+
+    def model_card(self) -> dict[str, Any]:
+        """The first entry of /v1/models; raises `ServerDied` where nothing answers."""
+        try:
+            card: dict[str, Any] = self.get("/v1/models")["data"][0]
+        except (OSError, ValueError, LookupError, TypeError) as fault:
+            raise ServerDied(
+                f"No OpenAI server answers at {self.url}.",
+                cause=f"GET /v1/models: {fault}",
+                next_step="start it with `ernie-deploy up`, or name the right address with --attach URL",
+            ) from fault
+        return card
+
+    def wait_idle(self, limit_s: float = IDLE_S) -> Look | None:
+        """Wait until no request is in the server; raises `ServerDied` where others keep it busy."""
+        end = time.monotonic() + limit_s
+        while (now := self.look()) and not now.idle:
+            if time.monotonic() > end:
+                raise ServerDied(
+                    f"The server at {self.url} is busy with somebody else's requests.",
+                    cause=f"{now.running:g} running and {now.waiting:g} waiting after {limit_s:g} s",
+                    next_step="stop the other clients: a benchmark would measure them too",
+                )
+            time.sleep(0.5)
+        return now
+
+    def reset_caches(self) -> None:
+        """Empty the caches; raises `UsageError` where the server has no such route."""
+        for route in RESETS:
+            try:
+                self._open(urllib.request.Request(f"{self.url}/{route}", b"", self._headers()), ANSWER_S)
+            except urllib.error.HTTPError as fault:
+                if fault.code != NOT_FOUND:
+                    raise
+                raise UsageError(
+                    f"The server has no /{route}.",
+                    cause="vLLM opens it, and routes that can stop the server, only with VLLM_SERVER_DEV_MODE=1",
+                    next_step="use --cold seed or --cold restart, or serve with that variable on a closed network",
+                ) from fault
+            except ValueError:
+                pass  # An empty body.
+
+    def _headers(self) -> dict[str, str]:
+        bearer = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return {"Content-Type": "application/json", **bearer}
+
+    def _open(self, request: urllib.request.Request, timeout_s: float) -> Any:
+        with DIRECT.open(request, timeout=timeout_s) as answer:
+            return json.load(answer)
+
+
+def read_metrics(text: str) -> Look:
+    """Sum the samples that a benchmark needs over their labels; finish reasons stay apart."""
+    sums: dict[str, float] = defaultdict(float)
+    cache: dict[str, str] = {}
+    for name, labels, value in SAMPLE.findall(text):
+        if name == "cache_config_info":
+            cache = dict(LABEL.findall(labels))
+            sums["engines"] += 1
+        sums[name] += float(value)
+        if name == "request_success":
+            sums[f"{name}_{dict(LABEL.findall(labels)).get('finished_reason', 'unknown')}"] += float(value)
+    engines = max(1.0, sums["engines"])
+    return Look(
+        counters={
+            name: v for name, v in sums.items() if name in COUNTERS or name.startswith("request_success_")
+        },
+        running=sums["num_requests_running"],
+        waiting=sums["num_requests_waiting"],
+        kv_cache_use=sums["kv_cache_usage_perc"] / engines,
+        started=f"{sums['process_start_time_seconds']:.2f}" if "process_start_time_seconds" in sums else "",
+        cache=cache,
+    )
+
+
+def moved_only_by_canary(before: Look, after: Look) -> bool:
+    """Whether nothing, or nothing but one-token answers to a one-word question, came between two looks."""
+    moved = {name: value - before.counters.get(name, 0.0) for name, value in after.counters.items()}
+    answers = moved.get("request_success", 0.0)
+    return (
+        after.idle
+        and moved.get("generation_tokens", 0.0) == answers
+        and moved.get("prompt_tokens", 0.0) <= answers * MOST_CANARY_PROMPT_TOKENS
+    )

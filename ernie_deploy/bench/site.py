@@ -1,0 +1,156 @@
+"""Where a benchmark happens: a stack of compose services, or any server that a local client is pointed at."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from ernie_deploy.bench.client import Place
+from ernie_deploy.bench.server import Endpoint
+from ernie_deploy.compose import started
+from ernie_deploy.errors import ServerDied, ToolMissing
+
+if TYPE_CHECKING:
+    import subprocess
+
+# Only for the measured process; the runner's own requests carry the key themselves.
+KEY_VARIABLE = "OPENAI_API_KEY"
+
+
+class Site(Protocol):
+    """What the runner needs of a place; a server that cannot be restarted has `can_restart` False."""
+
+    endpoint: Endpoint
+    can_restart: bool
+
+    def base_words(self) -> Sequence[str]:
+        """Arguments of `vllm bench serve` that name model, tokenizer and address."""
+
+    def place(self, results: Path, dataset: Path | None) -> Place:
+        """Where the client sees the folder for its result and its dataset."""
+
+    def client(
+        self, words: Sequence[str], results: Path, dataset: Path | None, log: IO[str]
+    ) -> "AbstractContextManager[subprocess.Popen[str]]":
+        """Run vLLM's client beside the block; it is gone when the block ends."""
+
+    def command(self, words: Sequence[str], results: Path, dataset: Path | None) -> list[str]:
+        """The exact command that `client` runs."""
+
+    def facts(self) -> dict[str, Any]:
+        """Fields of `Environment` that only this place knows."""
+
+    def alive(self) -> bool:
+        """Whether the server's container or process is running."""
+
+    def wait_healthy(self, limit_s: float) -> None:
+        """Wait for a server that restarts by itself; raises `ServerDied` at the limit."""
+
+    def restart(self) -> None:
+        """Give the server a fresh life."""
+
+    def log_tail(self) -> tuple[str, ...]:
+        """The last lines that the server said."""
+
+
+class Attached:
+    """A server somewhere else; the client is the `vllm` on this machine's PATH."""
+
+    can_restart = False
+
+    def __init__(self, url: str, *, tokenizer: str = "", trust_remote_code: bool = False) -> None:
+        self.endpoint = Endpoint(url=url.rstrip("/"), api_key=os.environ.get(KEY_VARIABLE, ""))
+        self._tokenizer, self._trusts = tokenizer, trust_remote_code
+        self._card: dict[str, Any] = {}
+
+    def card(self) -> dict[str, Any]:
+        """The served model's entry in /v1/models, asked once."""
+        self._card = self._card or self.endpoint.model_card()
+        return self._card
+
+    def base_words(self) -> list[str]:
+        """Name, tokenizer and address; the tokenizer is the model's own unless another is named."""
+        card = self.card()
+        tokenizer = self._tokenizer or card.get("root") or card["id"]
+        trust = ["--trust-remote-code"] if self._trusts else []
+        return [
+            f"--base-url={self.endpoint.url}", f"--model={card['id']}", f"--tokenizer={tokenizer}", *trust,
+            "--temperature=0",
+        ]  # fmt: skip
+
+    def place(self, results: Path, dataset: Path | None) -> Place:
+        """The host's own paths."""
+        return Place(results=str(results), dataset=str(dataset or ""))
+
+    def command(self, words: Sequence[str], results: Path, dataset: Path | None) -> list[str]:  # noqa: ARG002 - the site's shape
+        """vLLM's own client."""
+        return ["vllm", "bench", "serve", *words]
+
+    @contextmanager
+    def client(
+        self, words: Sequence[str], results: Path, dataset: Path | None, log: IO[str]
+    ) -> "Iterator[subprocess.Popen[str]]":
+        """Run the local client; raises `ToolMissing` where there is no vLLM."""
+        try:
+            with started(
+                self.command(words, results, dataset), output=log, env=local_environment()
+            ) as process:
+                yield process
+        except ToolMissing as fault:
+            raise ToolMissing(
+                "There is no `vllm` on this machine's PATH.",
+                cause="--attach runs vLLM's own client as a local process",
+                next_step="pip install vllm==0.32.0, or run the benchmark on the stack without --attach",
+            ) from fault
+
+    def facts(self) -> dict[str, Any]:
+        """What the server says of itself; the rest is not to be seen from here."""
+        card = self.card()
+        return {"hf_id": card.get("root") or card["id"], "max_model_len": card.get("max_model_len") or 0}
+
+    def alive(self) -> bool:
+        """Whether anything answers."""
+        return answers(self.endpoint)
+
+    def wait_healthy(self, limit_s: float) -> None:
+        """Wait until it answers again."""
+        wait_until(self.alive, limit_s, self.endpoint.url)
+
+    def restart(self) -> None:
+        """Not this site's to do."""
+        raise NotImplementedError
+
+    def log_tail(self) -> tuple[str, ...]:
+        """A server elsewhere keeps its log."""
+        return ()
+
+
+def local_environment() -> dict[str, str]:
+    """This shell's variables, with vLLM's Python client chosen: the same seed gives other prompts in Rust."""
+    return {**os.environ, "VLLM_USE_RUST_BENCH": "0", "VLLM_NO_USAGE_STATS": "1"}
+
+
+def answers(endpoint: Endpoint) -> bool:
+    """Whether /health answers 200."""
+    from ernie_deploy.metrics import fetch
+
+    try:
+        fetch(f"{endpoint.url}/health")
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(met: Callable[[], bool], limit_s: float, what: str) -> None:
+    """Poll twice a second; raises `ServerDied` at the limit."""
+    import time
+
+    end = time.monotonic() + limit_s
+    while not met():
+        if time.monotonic() > end:
+            raise ServerDied(
+                f"The server at {what} did not come back within {limit_s:g} s.",
+                next_step="read its log; `ernie-deploy bench run` resumes where it stopped",
+            )
+        time.sleep(0.5)

@@ -1,0 +1,103 @@
+"""What is read of a server: its counters, its caches, and a health check that must not be counted."""
+
+import pytest
+from bench.fake_openai import FakeOpenAI
+
+from ernie_deploy.bench.gpus import read_amd, read_nvidia
+from ernie_deploy.bench.server import Endpoint, Look, moved_only_by_canary, read_metrics
+from ernie_deploy.bench.site_compose import speed_variables
+from ernie_deploy.errors import ServerDied
+
+# Lines of a real vLLM 0.32.0 with two engines, cut to what matters.
+METRICS = """\
+# HELP process_start_time_seconds Start time of the process since unix epoch in seconds.
+process_start_time_seconds 1.79500000012e+09
+vllm:num_requests_running{engine="0",model_name="a}} b"} 3.0
+vllm:num_requests_running{engine="1",model_name="a}} b"} 2.0
+vllm:num_requests_waiting{engine="0",model_name="a}} b"} 1.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 9.0
+vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.5
+vllm:kv_cache_usage_perc{engine="1",model_name="m"} 0.25
+vllm:prefix_cache_queries_total{engine="0",model_name="m"} 128.0
+vllm:prefix_cache_queries_created{engine="0",model_name="m"} 1.795e+09
+vllm:prefix_cache_hits_total{engine="0",model_name="m"} 16.0
+vllm:prompt_tokens_total{engine="0",model_name="m"} 1.2812e+04
+vllm:prompt_tokens_total{engine="1",model_name="m"} 100.0
+vllm:prompt_tokens_by_source_total{engine="0",model_name="m",source="local_compute"} 5.0
+vllm:generation_tokens_total{engine="0",model_name="m"} 320.0
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 1.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 15.0
+vllm:request_success_total{engine="1",finished_reason="length",model_name="m"} 4.0
+vllm:cache_config_info{block_size="128",enable_prefix_caching="True",engine="0",num_gpu_blocks="4096"} 1.0
+vllm:cache_config_info{block_size="128",enable_prefix_caching="True",engine="1",num_gpu_blocks="4096"} 1.0
+"""
+
+
+def test_counters_are_summed_over_engines() -> None:
+    look = read_metrics(METRICS)
+    assert look.counters == {
+        "prefix_cache_queries": 128, "prefix_cache_hits": 16, "prompt_tokens": 12912, "generation_tokens": 320,
+        "request_success": 20, "request_success_stop": 1, "request_success_length": 19,
+    }  # fmt: skip
+    assert (look.running, look.waiting, look.kv_cache_use) == (5, 1, 0.375)
+    assert look.started == "1795000000.12"
+    assert look.cache["block_size"] == "128"
+    assert not look.idle
+
+
+def look(prompt: float, made: float, answers: float, running: float = 0) -> Look:
+    counters = {"prompt_tokens": prompt, "generation_tokens": made, "request_success": answers}
+    return Look(counters=counters, running=running, waiting=0, kv_cache_use=0)
+
+
+@pytest.mark.parametrize(
+    ("after", "only"),
+    [
+        (look(100, 50, 5), True),  # nothing happened
+        (look(102, 51, 6), True),  # one word asked, one token answered
+        (look(104, 52, 7), True),
+        (look(180, 60, 6), False),  # a benchmark's request
+        (look(180, 51, 6), False),  # one token to a long prompt
+        (look(102, 51, 6, running=1), False),
+        (look(180, 50, 5), False),
+    ],
+)
+def test_a_health_check_is_told_from_a_request(after: Look, *, only: bool) -> None:
+    assert moved_only_by_canary(look(100, 50, 5), after) == only
+
+
+def test_a_busy_server_is_not_measured() -> None:
+    with FakeOpenAI() as fake:
+        fake.running = 2
+        with pytest.raises(ServerDied, match="busy with somebody else's requests"):
+            Endpoint(url=fake.url).wait_idle(limit_s=0.1)
+
+
+def test_nvidia_smi_is_read() -> None:
+    said = "NVIDIA H100 80GB HBM3, 580.65.06\nNVIDIA H100 80GB HBM3, 580.65.06\n"
+    assert read_nvidia(said) == (("NVIDIA H100 80GB HBM3",) * 2, "580.65.06")
+    assert read_nvidia("") == ((), "")
+
+
+def test_rocm_smi_is_read() -> None:
+    said = (
+        "device,Card Series,Card Model,Card Vendor\ncard0,AMD Instinct MI300X OAM,0x74a1,AMD\n"
+        "card1,AMD Instinct MI300X OAM,0x74a1,AMD\n\nname,value\nDriver version,6.12.12\n"
+    )
+    assert read_amd(said) == (("AMD Instinct MI300X OAM",) * 2, "6.12.12")
+    assert read_amd("") == ((), "")
+
+
+def test_no_secret_is_among_the_variables_that_are_kept() -> None:
+    pairs = [
+        "VLLM_USE_V1=1",
+        "VLLM_API_KEY=sk-secret",
+        "HF_TOKEN=hf_x",
+        "OMP_NUM_THREADS=1",
+        "PATH=/bin",
+        "EMPTY",
+    ]
+    assert speed_variables([pair for pair in pairs if "=" in pair]) == {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_USE_V1": "1",
+    }
