@@ -1,0 +1,144 @@
+"""Checks of the single requests: their lengths, times, chunks, errors, and when the client sent them."""
+
+from itertools import pairwise
+
+from ernie_deploy.bench.record import Check, Evidence
+from ernie_deploy.bench.rows import LISTS, rows
+from ernie_deploy.bench.validity.basis import EXACT, hard, listed, number, rehearsed, rows_of, soft
+
+# The client reads its clock between the parts.
+PARTS_S = 0.001
+LAG_MS, HELD_S = 10.0, 0.1
+# Client and server of a rehearsal share two cores.
+REHEARSAL_LAG_MS, REHEARSAL_HELD_S = 2000.0, 5.0
+
+
+def list_lengths(evidence: Evidence) -> Check | None:
+    """Every list has one entry a request."""
+    lists = {name: evidence.figures[name] for name in (*LISTS, "queue_times") if name in evidence.figures}
+    if evidence.itl:
+        lists |= {"gaps' counts": evidence.itl.counts, "gaps' sums": evidence.itl.sums_s}
+    if not lists:
+        return None
+    n = evidence.cell.num_prompts
+    faults = [
+        f"{name} has {len(values)} entries of {n}" for name, values in lists.items() if len(values) != n
+    ]
+    faults += [f"{name} is missing" for name in LISTS if name not in evidence.figures]
+    return listed("list-lengths", faults, f"{len(lists)} lists of {n} requests")
+
+
+def output_lengths(evidence: Evidence) -> Check | None:
+    """Every answer is as long as asked for, and together they are the total."""
+    lengths = evidence.figures.get("output_lens")
+    if not isinstance(lengths, list):
+        return None
+    want, total = evidence.cell.output_len, number(evidence, "total_output_tokens")
+    wrong = [n for n in lengths if n != want] if evidence.cell.lengths_fixed else []
+    faults = (
+        [f"{len(wrong)} answers are not {want} tokens long, but {min(wrong)} to {max(wrong)}"]
+        if wrong
+        else []
+    )
+    faults += (
+        [] if sum(lengths) == total else [f"the answers have {sum(lengths):,} tokens, the total {total}"]
+    )
+    return listed("output-lengths", faults, f"{len(lengths)} answers of {sum(lengths):,} tokens")
+
+
+def input_lengths(evidence: Evidence) -> Check | None:
+    """The completed prompts are together the total."""
+    if not (done := rows_of(evidence)):
+        return None
+    total, printed = sum(row.input_tokens for row in done), number(evidence, "total_input_tokens")
+    text = f"{len(done)} prompts of {total:,} tokens, the total is {printed or 0:,.0f}"
+    return hard("input-lengths", text, ok=total == printed)
+
+
+def request_times(evidence: Evidence) -> Check | None:
+    """A first token comes after the request, and the last no earlier than the first."""
+    if not (done := rows_of(evidence)):
+        return None
+    faults = [
+        f"request {row.index} has TTFT {row.ttft_s:.4f} s and latency {row.latency_s:.4f} s"
+        for row in done
+        if not 0 < row.ttft_s <= row.latency_s + EXACT
+    ]
+    return listed("request-times", faults, f"TTFT and latency of {len(done)} requests are in order")
+
+
+def latency_parts(evidence: Evidence) -> Check | None:
+    """Latency is TTFT and the gaps, request by request."""
+    done, kept = rows_of(evidence), evidence.itl
+    if not done or not kept or len(kept.sums_s) != len(rows(evidence.figures)):
+        return None
+    faults = [
+        f"request {row.index} took {row.latency_s:.4f} s, its parts {row.ttft_s + kept.sums_s[row.index]:.4f} s"
+        for row in done
+        if abs(row.latency_s - row.ttft_s - kept.sums_s[row.index]) > PARTS_S
+    ]
+    return listed("latency-parts", faults, f"TTFT and gaps make up the latency of {len(done)} requests")
+
+
+def chunk_counts(evidence: Evidence) -> Check | None:
+    """No more gaps than tokens, and the histogram holds them all."""
+    done, kept = rows_of(evidence), evidence.itl
+    if not done or not kept or len(kept.counts) != len(rows(evidence.figures)):
+        return None
+    faults = [
+        f"request {row.index} has {kept.counts[row.index]} gaps for {row.output_tokens} tokens"
+        for row in done
+        if not 0 <= kept.counts[row.index] < row.output_tokens
+    ]
+    binned, counted = sum(kept.histogram.values()), sum(kept.counts)
+    faults += [f"the histogram holds {binned:,} gaps of {counted:,}"] if binned != counted else []
+    return listed("chunk-counts", faults, f"{counted:,} gaps between stream events, all in the histogram")
+
+
+def errors(evidence: Evidence) -> Check | None:
+    """No request has an error."""
+    told = evidence.figures.get("errors")
+    if not isinstance(told, list):
+        return None
+    faults = [
+        f"request {i}: {str(error).strip().splitlines()[-1]}"
+        for i, error in enumerate(told)
+        if str(error).strip()
+    ]
+    return listed("errors", faults, f"none of {len(told)} requests has an error")
+
+
+def start_times(evidence: Evidence) -> Check | None:
+    """Requests are sent in order, within n / rate."""
+    arrivals = [row.arrival_s for row in rows_of(evidence)]
+    if not arrivals:
+        return None
+    faults = [f"request sent at {b:.4f} s after {a:.4f} s" for a, b in pairwise(arrivals) if b < a - EXACT]
+    span_s, rate = max(arrivals) - min(arrivals), evidence.cell.request_rate
+    limit_s = evidence.cell.num_prompts / rate + _lag_ms(evidence) / 1000 if rate else float("inf")
+    faults += [f"{span_s:.3f} s from first send to last, at most {limit_s:.3f} s"] if span_s > limit_s else []
+    return listed("start-times", faults, f"{len(arrivals)} requests sent in order within {span_s:.3f} s")
+
+
+def send_lag(evidence: Evidence) -> Check | None:
+    """The client kept its schedule; where it did not, it is the client that was measured."""
+    lag_ms = evidence.derived.send_lag_p99_ms if evidence.derived else None
+    if lag_ms is None:
+        return None
+    text = f"the client sent up to {lag_ms:.2f} ms late (p99), allowed {_lag_ms(evidence):g} ms"
+    return soft("send-lag", text, ok=lag_ms <= _lag_ms(evidence))
+
+
+def queue_times(evidence: Evidence) -> Check | None:
+    """The client holds nothing back unless its concurrency is limited."""
+    held = evidence.figures.get("queue_times")
+    if not isinstance(held, list) or not held:
+        return None
+    limited = evidence.cell.max_concurrency is not None or evidence.cell.request_rate is None
+    limit_s = float("inf") if limited else REHEARSAL_HELD_S if rehearsed(evidence) else HELD_S
+    text = f"the client held requests back for {min(held):.4f} to {max(held):.4f} s"
+    return soft("queue-times", text, ok=min(held) >= -EXACT and max(held) <= limit_s)
+
+
+def _lag_ms(evidence: Evidence) -> float:
+    return REHEARSAL_LAG_MS if rehearsed(evidence) else LAG_MS
