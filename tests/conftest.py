@@ -91,3 +91,13 @@ def engine() -> str:
             "vLLM for CPU", "docker/engine-cpu/install_engine.py installs it into this environment (3.4 GB)"
         )
     return sys.executable
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Times of recovery and the verdicts of rehearsals are results: shown although their tests pass."""
+    reports = [r for r in terminalreporter.getreports("passed") if "integration" in r.nodeid and r.capstdout]
+    if reports:
+        terminalreporter.section("measured on real stacks")
+    for report in reports:
+        terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}  {report.duration:.0f} s")
+        terminalreporter.write_line(report.capstdout.rstrip())
