@@ -57,15 +57,19 @@ class Engine:
         self.waiting: deque[int] = deque()
         self.finishing: dict[int, list[int]] = defaultdict(list)
         self.timeline = Timeline([0.0] * len(arrivals), [0.0] * len(arrivals))
-        self.weights: dict[int, float] = {}
+        self.weights = [speed.weights_s(max(1, batch)) for batch in range(len(arrivals) + 1)]
+        self.need = cell.input_len + cell.output_len
+        self.room = max(0, speed.kv_cache_tokens - self.need)
         self.now, self.kv, self.running, self.context = 0.0, 0, 0, 0.0
 
     def run(self) -> Timeline:
         while self.pending or self.waiting or self.prefilling or self.running:
             if not (self.waiting or self.prefilling or self.running):
                 self.now = max(self.now, self.pending[0][1])
-            self._send()
-            self._admit()
+            if self.pending and self.slots:
+                self._send()
+            if self.waiting and self.kv <= self.room:
+                self._admit()
             self._step()
         return self.timeline
 
@@ -77,12 +81,11 @@ class Engine:
             self.waiting.append(index)
 
     def _admit(self) -> None:
-        need = self.cell.input_len + self.cell.output_len
-        while self.waiting and self.kv + need <= max(need, self.speed.kv_cache_tokens):
+        while self.waiting and self.kv <= self.room:
             if self.running + len(self.prefilling) >= self.speed.max_num_seqs:
                 return
             self.prefilling.append([self.waiting.popleft(), self.cell.input_len])
-            self.kv += need
+            self.kv += self.need
 
     def _step(self) -> None:
         speed, line, decoding = self.speed, self.timeline, self.running
@@ -90,15 +93,14 @@ class Engine:
             self._prefill(speed.max_num_batched_tokens - decoding) if self.prefilling else ([], 0)
         )
         took = prefilled / speed.prefill_tokens_per_s
-        if decoding not in self.weights:
-            self.weights[decoding] = speed.weights_s(max(1, decoding))
         took += self.weights[decoding] + self.context * 57_344 / speed.bytes_per_s
         self.now += took * speed.slowdown * (0.99 + 0.02 * self.noise())
         self.context += decoding * speed.tokens_per_step
         step = len(line.ends)
         line.ends.append(self.now)
         line.decoding.append(decoding)
-        self._begin(done, step)
+        if done:
+            self._begin(done, step)
         if step in self.finishing:
             self._finish(self.finishing.pop(step), step)
 
@@ -121,10 +123,9 @@ class Engine:
             self.context += self.cell.input_len
 
     def _finish(self, requests: list[int], step: int) -> None:
-        total = self.cell.input_len + self.cell.output_len
         for index in requests:
             self.timeline.last[index] = step
             self.slots.append(self.now)
             self.running -= 1
-            self.kv -= total
-        self.context = self.context - total * len(requests) if self.running else 0.0
+            self.kv -= self.need
+        self.context = self.context - self.need * len(requests) if self.running else 0.0

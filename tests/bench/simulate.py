@@ -7,18 +7,21 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from hashlib import sha256
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from bench.client_figures import EPOCH_S, figures, gaps
 from bench.engine import Engine, Speed, Timeline
 from msgspec.structs import replace
 
+from ernie_deploy.bench import roofline, validity
 from ernie_deploy.bench.arrivals import schedule
+from ernie_deploy.bench.derive import derive
 from ernie_deploy.bench.record import (
     Attempt,
     Cell,
     Environment,
+    Evidence,
     InterTokenLatency,
     Journal,
     Line,
@@ -68,9 +71,9 @@ def simulate_reduced(
 
 def timeline(cell: Cell, seed: int, speed: Speed) -> Timeline:
     """The engine's run of the cell; the client sends each request a little late, as an event loop does."""
-    arrivals = [
-        at + 0.0002 * (1 + i % 3) for i, at in enumerate(schedule(seed, cell.num_prompts, cell.request_rate))
-    ]
+    due = schedule(seed, cell.num_prompts, cell.request_rate)
+    late = (at + 0.0002 * (1 + i % 3) for i, at in enumerate(due))
+    arrivals = list(accumulate(late, max))
     return Engine(cell, arrivals, speed, seed).run()
 
 
@@ -128,18 +131,31 @@ def environment(**other: Any) -> Environment:
     return Environment(**(known | other))
 
 
+def evidence(cell: Cell, *, seed: int = 0, speed: Speed = FAST, life: Environment | None = None) -> Evidence:
+    """Everything about a good run of the cell, as the checks take it."""
+    life = life or environment()
+    result, itl = simulate_reduced(cell, seed=seed, speed=speed)
+    server = server_of(result, cell, kv_cache_tokens=speed.kv_cache_tokens)
+    return Evidence(
+        cell=cell, figures=result, itl=itl, server=server, environment=life, seed=seed,
+        derived=derive(result, itl, server, life, seed=seed), floor=roofline.of(cell, result, life),
+    )  # fmt: skip
+
+
 def attempt(
     cell: Cell, *, seed: int = 0, speed: Speed = FAST, life: Environment | None = None, **other: Any
 ) -> Attempt:
-    """The attempt that a good run of the cell leaves in the journal."""
+    """The attempt that a good run of the cell leaves in the journal, derived and judged by the kit."""
     life = life or environment()
-    result, itl = simulate_reduced(cell, seed=seed, speed=speed)
+    proof = evidence(cell, seed=seed, speed=speed, life=life)
+    checks = validity.judge(proof)
     known: dict[str, Any] = {
-        "run": "r1", "identity": sha256(cell.name.encode()).hexdigest(), "attempt": 1, "status": "valid",
+        "run": "r1", "identity": sha256(cell.name.encode()).hexdigest(), "attempt": 1,
+        "status": validity.status_of(checks), "reasons": tuple(check.id for check in checks if not check.ok),
         "cell": cell, "seed": seed, "environment": life.id,
-        "start_unix_s": START_UNIX_S, "end_unix_s": START_UNIX_S + result["duration"] + 12.0,
-        "argv": ("vllm", "bench", "serve", f"--seed={seed}"), "result": result, "itl": itl,
-        "server": server_of(result, cell, kv_cache_tokens=speed.kv_cache_tokens),
+        "start_unix_s": START_UNIX_S, "end_unix_s": START_UNIX_S + proof.figures["duration"] + 12.0,
+        "argv": ("vllm", "bench", "serve", f"--seed={seed}"), "result": proof.figures, "itl": proof.itl,
+        "derived": proof.derived, "server": proof.server, "floor": proof.floor, "checks": checks,
     }  # fmt: skip
     return Attempt(**(known | other))
 
