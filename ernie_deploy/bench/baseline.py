@@ -1,0 +1,97 @@
+"""The local baseline: the valid attempts of a benchmark, bound to the image and the arguments they were made with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ernie_deploy.bench.cells import changes
+from ernie_deploy.bench.record import Attempt, Environment, Journal, Server
+from ernie_deploy.bench.repeats import series
+from ernie_deploy.errors import BenchInvalid, UsageError
+
+SCHEMA = "ernie-bench-baseline/1"
+# How many blocks a life of the server got is chance; it is told beside the figures.
+CHANCE = "kv_cache_tokens:"
+
+
+class LocalBaseline(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What this host delivered when somebody called it good."""
+
+    schema: str = SCHEMA
+    environment: Environment
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def journal(self) -> Journal:
+        """The same as a journal, so that whatever reads one reads this."""
+        return Journal(lines=(self.environment, *self.attempts))
+
+
+def accept(journal: Journal) -> LocalBaseline:
+    """The valid attempts of the configuration measured last; raises `BenchInvalid` where there is none."""
+    found = series(journal)
+    valid = [a for a in (found[-1].attempts if found else []) if a.status == "valid"]
+    if not valid:
+        raise BenchInvalid(
+            "There is no valid attempt to accept as the baseline.",
+            cause="every attempt of the last configuration is suspect, invalid, failed or interrupted",
+            next_step="see why with: ernie-deploy bench report",
+        )
+    environment = found[-1].environment
+    return LocalBaseline(
+        environment=environment, attempts=tuple(_kept(attempt, environment.id) for attempt in valid)
+    )
+
+
+def text(baseline: LocalBaseline) -> str:
+    """The baseline as a file: JSON that a person can read and a diff can show."""
+    return msgspec.json.format(msgspec.json.encode(baseline), indent=1).decode() + "\n"
+
+
+def load(path: Path) -> LocalBaseline:
+    """Read a baseline; raises `UsageError` where it is none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=LocalBaseline)
+    except (OSError, msgspec.DecodeError) as fault:
+        raise UsageError(
+            f"{path} is no baseline: {fault}",
+            next_step=f"make one with: ernie-deploy bench baseline accept JOURNAL -o {path}",
+        ) from fault
+
+
+def stale(baseline: LocalBaseline, environment: Environment) -> list[str]:
+    """What changed since the baseline was accepted, a sentence a field; empty where it still holds."""
+    return [said for said in changes(baseline.environment, environment) if not said.startswith(CHANCE)]
+
+
+def is_baseline(path: Path) -> bool:
+    """Whether a file is a baseline and not a journal: its text begins with an object of many lines."""
+    try:
+        with path.open("rb") as file:
+            return SCHEMA.encode() in file.read(200)
+    except OSError:
+        return False
+
+
+def _kept(attempt: Attempt, environment: str) -> Attempt:
+    """An attempt without what only its own report shows: lists a request long, samples and the log."""
+    return msgspec.structs.replace(
+        attempt,
+        environment=environment,
+        result=_flat(attempt),
+        itl=None,
+        server=_ends(attempt.server),
+        checks=tuple(check for check in attempt.checks if not check.ok),
+        log_tail=(),
+    )
+
+
+def _flat(attempt: Attempt) -> Mapping[str, Any] | dict[str, Any]:
+    return {key: found for key, found in attempt.result.items() if not isinstance(found, list)}
+
+
+def _ends(server: Server | None) -> Server | None:
+    return None if server is None else msgspec.structs.replace(server, samples=())

@@ -1,0 +1,103 @@
+"""`bench report`, `bench compare` and `bench baseline`: what a journal says; no server and no GPU is needed."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ernie_deploy.bench.record import Journal
+
+JOURNAL = Path("bench-results/journal.jsonl")
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+REPORT_EXAMPLE = """\b
+Examples:
+  ernie-deploy bench report
+  ernie-deploy bench report --html report.html --baseline baseline.json
+  ernie-deploy bench report other/journal.jsonl --markdown report.md --csv cells.csv --junit junit.xml"""
+
+COMPARE_EXAMPLE = """\b
+Examples:
+  ernie-deploy bench compare before/journal.jsonl after/journal.jsonl
+  ernie-deploy bench compare baseline.json bench-results/journal.jsonl --tolerance tolerance.toml
+
+A tolerance file has percents: output_throughput = 5, mean_tpot_ms = 5, median_ttft_ms = 15 (these are
+the defaults), and from 459 requests on p99_ttft_ms and p99_tpot_ms. Exits 1 on a regression and 13
+where the two answer different questions."""
+
+ACCEPT_EXAMPLE = """\b
+Example:
+  ernie-deploy bench baseline accept bench-results/journal.jsonl -o baseline.json
+  ernie-deploy bench compare baseline.json bench-results/journal.jsonl"""
+
+
+@click.command(epilog=REPORT_EXAMPLE)
+@click.argument("journal", type=FILE, default=JOURNAL)
+@click.option("--html", type=FILE, metavar="FILE", help="Write one HTML file with plots; needs matplotlib.")
+@click.option("--markdown", type=FILE, metavar="FILE", help="Write Markdown.")
+@click.option("--csv", type=FILE, metavar="FILE", help="Write a row per cell and figure.")
+@click.option("--junit", type=FILE, metavar="FILE", help="Write a JUnit test case per measurement.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything the report shows as JSON.")
+@click.option("--baseline", type=FILE, metavar="FILE", help="Put an accepted baseline beside the figures.")
+@click.option("--force", is_flag=True, help="Overwrite files.")
+def report(journal: Path, as_json: bool, baseline: Path | None, force: bool, **files: Path | None) -> None:
+    """Show what was measured, and what of it is proven."""
+    from ernie_deploy import report as reports
+    from ernie_deploy.bench import baseline as baselines
+    from ernie_deploy.report import text
+    from ernie_deploy.report.view import view
+
+    shown = view(_journal(journal), baselines.load(baseline) if baseline else None)
+    named = {kind: path for kind, path in files.items() if path}
+    reports.write(shown, named, force=force)
+    if as_json:
+        click.echo(reports.as_json(shown))
+    elif named:
+        click.echo("\n".join(f"wrote {path}" for path in named.values()), err=True)
+    else:
+        text.show(shown)
+
+
+@click.command(epilog=COMPARE_EXAMPLE)
+@click.argument("a", type=FILE)
+@click.argument("b", type=FILE)
+@click.option("--tolerance", type=FILE, metavar="FILE", help="Percents a figure may become worse, as TOML.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+def compare(a: Path, b: Path, tolerance: Path | None, as_json: bool) -> int:
+    """Say what became worse from journal or baseline A to B."""
+    import msgspec
+
+    from ernie_deploy.bench import compare as comparing
+    from ernie_deploy.report import text
+
+    found = comparing.compare(_journal(a), _journal(b), comparing.tolerance_of(tolerance))
+    click.echo(msgspec.json.encode(found).decode() if as_json else text.comparison(found))
+    return found.exit_code
+
+
+@click.group()
+def baseline() -> None:
+    """Keep a good run as what later ones are held against."""
+
+
+@baseline.command(epilog=ACCEPT_EXAMPLE)
+@click.argument("journal", type=FILE, default=JOURNAL)
+@click.option("-o", "--output", type=FILE, default=Path("baseline.json"), show_default=True, metavar="FILE")
+@click.option("--force", is_flag=True, help="Replace the baseline there was.")
+def accept(journal: Path, output: Path, force: bool) -> None:
+    """Make the valid attempts of a journal the baseline."""
+    from ernie_deploy.bench import baseline as baselines
+    from ernie_deploy.paths import write_whole
+
+    made = baselines.accept(_journal(journal))
+    write_whole(output, baselines.text(made), force=force)
+    click.echo(f"wrote {output}: {len(made.attempts)} valid attempts", err=True)
+
+
+def _journal(path: Path) -> "Journal":
+    """A journal, or a baseline read as one; raises `UsageError`."""
+    from ernie_deploy.bench import baseline as baselines
+    from ernie_deploy.bench import journal
+
+    return baselines.load(path).journal if baselines.is_baseline(path) else journal.read(path)
