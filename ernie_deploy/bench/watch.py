@@ -15,7 +15,7 @@ from ernie_deploy.bench.site import Site
 SAMPLE_S = 2.0
 # Small cells are over in a moment: the first samples come faster.
 FIRST_SAMPLE_S = 0.25
-SETTLE_S = 2.0
+SETTLE_S = 10.0
 MOST_SAMPLES = 300
 # No token, no finished request, no cache block for so long while requests are in the server.
 STALL_S = 180.0
@@ -68,8 +68,7 @@ def watch(job: Job) -> Watched:
     seen = Seen(begun=now, before=job.site.endpoint.look(), moved_at=now, answered_at=now)
     with log.open("w+") as file, job.site.client(job.words, job.folder, job.dataset, file) as process:
         fault = _follow(job, process, seen)
-        if not fault:
-            _settle(job, seen)
+        fault = fault or _settle(job, seen)
         returncode = process.poll()
     told = tuple(log.read_text(errors="replace").splitlines()[-20:])
     log.unlink()
@@ -151,17 +150,26 @@ def _fault(site: Site, seen: Seen, look: Look | None) -> str:
     return ""
 
 
-def _settle(job: Job, seen: Seen) -> None:
-    """Wait for the last counters: the engine counts a request a moment after it answered."""
+def _settle(job: Job, seen: Seen) -> str:
+    """Wait for the last counters: the engine counts a request a moment after it answered.
+
+    A dead engine's server says goodbye to every stream with 200 and goes a moment later: where requests are
+    missing, that is waited for. Returns what was lost, or ''.
+    """
     end = time.monotonic() + SETTLE_S
-    while (look := job.site.endpoint.look()) and time.monotonic() < end:
+    while seen.before and time.monotonic() < end:
+        look = job.site.endpoint.look()
         _note(seen, look)
-        done = look.counters.get("request_success", 0.0) - (seen.before or look).counters.get(
-            "request_success", 0.0
-        )
-        if look.idle and done >= job.cell.num_prompts:
-            return
+        if (look is None and not job.site.alive()) or (look and look.started != seen.before.started):
+            return "the server was lost before the cell was over"
+        if look and look.idle and _finished(seen.before, look) >= job.cell.num_prompts:
+            return ""
         time.sleep(0.1)
+    return ""
+
+
+def _finished(before: Look, now: Look) -> float:
+    return now.counters.get("request_success", 0.0) - before.counters.get("request_success", 0.0)
 
 
 def _server(seen: Seen, cell: Cell) -> Server | None:

@@ -1,0 +1,102 @@
+"""The options of `bench plan`, `bench run` and `bench search`, and what they mean."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ernie_deploy.commands.options import ids
+
+AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
+SLOS = ("ttft", "tpot", "e2el")
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    if not value:
+        return ()
+    if not all(re.fullmatch(r"[1-9][0-9]{0,5}", part) for part in value.split(",")):
+        raise click.BadParameter("write whole numbers with commas between them, such as 1,16,32")
+    return tuple(int(part) for part in value.split(","))
+
+
+def _words(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if value else ()
+
+
+def rate(ctx: click.Context, param: click.Parameter, value: str) -> float | None:
+    """Requests per second, or None for all at once."""
+    if value == "inf":
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise click.BadParameter("write requests per second, such as 10, or inf")
+    return number
+
+
+def slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, float]:
+    """`ttft:1000,tpot:50` in ms."""
+    pairs = dict(part.split(":", 1) for part in (value or "").split(",") if ":" in part)
+    if value and (len(pairs) != len(value.split(",")) or not pairs.keys() <= set(SLOS)):
+        raise click.BadParameter("write milliseconds such as ttft:1000,tpot:50,e2el:60000")
+    try:
+        return {name: float(number) for name, number in pairs.items()}
+    except ValueError:
+        raise click.BadParameter("a limit is a number of milliseconds") from None
+
+
+WHERE = [
+    click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+                 help="The stack's compose file; again for one laid over it.  [default: compose.yml]"),
+    click.option("-p", "--project", default="", metavar="NAME", help="Compose's project, where it is not the file's own."),
+    click.option("--env-file", type=click.Path(path_type=Path), metavar="FILE", help="Compose's variables."),
+    click.option("--attach", default="", metavar="URL",
+                 help="Measure a server that runs elsewhere, with the vllm of this machine."),
+    click.option("--tokenizer", default="", metavar="ID|DIR", help="With --attach: the model's tokenizer."),
+    click.option("--model", default="", metavar="MODEL", shell_complete=ids("models"),
+                 help="Catalog id, where no rendered file tells it."),
+    click.option("--target", default="", metavar="TARGET", shell_complete=ids("targets"),
+                 help="Catalog id, where no rendered file tells it."),
+]  # fmt: skip
+WHAT = [
+    click.option("--shapes", callback=_words, metavar="A,B",
+                 help="prompt-heavy, decode-heavy, balanced, or tokens in and out: 2000/500.  [default: the recipe's three]"),
+    click.option("--num-prompts", callback=_numbers, metavar="1,16",
+                 help="Requests per cell.  [default: 1,16,32,64,128,256,512]"),
+    click.option("--rate", "request_rate", default="10", show_default=True, callback=rate, metavar="R",
+                 help="Requests per second, or inf."),
+    click.option("--max-concurrency", type=click.IntRange(min=1), metavar="N", help="Requests in flight at most."),
+    click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+                 help="Measure each cell so often; intervals need 2, comparisons 3."),
+    click.option("--cold", type=click.Choice(["seed", "reset", "restart"]), default="seed", show_default=True,
+                 help="How a cell's prompts are kept out of the prefix cache."),
+    click.option("--dataset", type=click.Choice(["random", "random-mm", "sharegpt", "custom"]), default="random",
+                 show_default=True, help="random-mm sends an image with each prompt (VL models)."),
+    click.option("--dataset-path", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+                 help="The file of sharegpt or custom."),
+    click.option("--preset", type=click.Choice(["published", "amd"]), default=None,
+                 help="published: seed 0, a fresh server for each cell, no warm-up. amd: rate 10000."),
+    click.option("--goodput", callback=slo, metavar="ttft:MS,tpot:MS", help="SLOs; requests that meet them are counted."),
+]  # fmt: skip
+HOW = [
+    click.option("--results", type=click.Path(path_type=Path), default=Path("bench-results"), show_default=True,
+                 metavar="DIR", help="Where the journal lies; a rerun goes on from it."),
+    click.option("--skip-coherence", is_flag=True, help="Measure even where the answers make no sense."),
+    click.option("--no-warm-up", is_flag=True, help="Send nothing before the first cell."),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first cell that is not proven."),
+]  # fmt: skip
+
+
+def with_options(*groups: list[Any]) -> Callable[[AnyCommand], AnyCommand]:
+    """Add groups of options to a command."""
+
+    def add(command: AnyCommand) -> AnyCommand:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return add

@@ -1,0 +1,123 @@
+"""Which stack a benchmark is about: its place, and the plan that its file was rendered from."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ernie_deploy.errors import KitError, UsageError
+
+if TYPE_CHECKING:
+    from ernie_deploy.bench.site import Site
+    from ernie_deploy.plan import Plan
+
+HEADER = "# ernie-deploy render "
+
+
+def plan_of(options: dict[str, Any]) -> "Plan | None":
+    """The plan behind the compose file, or of --target and --model; None where neither says it."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.plan import resolve
+    from ernie_deploy.request import Request
+
+    if options["target"]:
+        return resolve(Catalog(), Request(target=options["target"], model=options["model"]))
+    if options["attach"]:
+        return None
+    first = _first_line(_files(options)[0])
+    return resolve(Catalog(), _request_of(first)) if first.startswith(HEADER) else None
+
+
+def site_of(options: dict[str, Any]) -> "Site":
+    """The server to measure; raises `ServerDied` where it is not up."""
+    if options["attach"]:
+        from ernie_deploy.bench.site import Attached
+
+        _refuse(options)
+        return Attached(options["attach"], tokenizer=options["tokenizer"], trust_remote_code=_trusts(options))
+    from ernie_deploy.bench.site_compose import ComposeSite
+    from ernie_deploy.compose import Stack, require_compose
+
+    require_compose()
+    files = tuple(_existing(file) for file in _files(options))
+    site = ComposeSite(Stack(files=files, project=options["project"], env_file=options["env_file"]))
+    site.clear_leftovers()
+    return site
+
+
+def known_of(plan: "Plan | None", options: dict[str, Any]) -> dict[str, Any]:
+    """What the plan knows of an environment."""
+    if plan is None:
+        return {"model": options["model"]}
+    layout = plan.topology
+    used = layout.tensor_parallel_size * layout.pipeline_parallel_size * layout.data_parallel_size
+    return {
+        "model": plan.model.id,
+        "target": plan.target.id,
+        "revision": plan.revision,
+        "gpu_count": used if plan.target.gpus else 0,
+    }
+
+
+def _request_of(header: str) -> Any:
+    """The request that a rendered file's first line names; raises `UsageError` where it is none."""
+    import click
+
+    from ernie_deploy.commands.options import request_of
+    from ernie_deploy.commands.render import render
+
+    words = shlex.split(header.removeprefix(HEADER))
+    try:
+        with render.make_context("render", words, resilient_parsing=False) as context:
+            names = set(_request_names())
+            return request_of({k: v for k, v in context.params.items() if k in names})
+    except (click.ClickException, KitError) as fault:
+        raise UsageError(
+            f"The file's first line is no command of this version: {header}",
+            cause=str(fault),
+            next_step="render the file again, or name --target and --model",
+        ) from fault
+
+
+def _request_names() -> list[str]:
+    import msgspec
+
+    from ernie_deploy.request import Request
+
+    return [field.name for field in msgspec.structs.fields(Request)]
+
+
+def _files(options: dict[str, Any]) -> tuple[Path, ...]:
+    return options["files"] or (Path("compose.yml"),)
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise UsageError(
+            f"There is no {file} here.",
+            cause="a benchmark needs the stack's compose file, or a server's address",
+            next_step="name them with -f FILE, or with --attach URL",
+        )
+    return file
+
+
+def _first_line(file: Path) -> str:
+    with _existing(file).open(encoding="utf-8", errors="replace") as lines:
+        return lines.readline().strip()
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    if options.get("cold") == "restart" or options.get("preset") == "published":
+        raise UsageError(
+            "A server elsewhere cannot be restarted from here.",
+            cause="--cold restart and --preset published give each cell a fresh server",
+            next_step="run them on a stack of this host, or use --cold seed",
+        )
+
+
+def _trusts(options: dict[str, Any]) -> bool:
+    """Whether the catalog says that the model's tokenizer is remote code."""
+    if not options["model"]:
+        return False
+    from ernie_deploy.catalog import Catalog
+
+    return Catalog().model(options["model"]).trust_remote_code
