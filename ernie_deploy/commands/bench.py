@@ -1,0 +1,202 @@
+"""`bench`: the recipe's matrix measured, every number proven, resumable."""
+
+import json
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ernie_deploy.commands import bench_report
+from ernie_deploy.commands.bench_options import HOW, SLOS, WHAT, WHERE, slo, with_options
+
+if TYPE_CHECKING:
+    from ernie_deploy.bench.cells import Choice
+    from ernie_deploy.bench.record import Attempt, Cell
+    from ernie_deploy.bench.run import Orders
+    from ernie_deploy.plan import Plan
+
+EXAMPLE = """\b
+Example:
+  ernie-deploy bench plan
+  ernie-deploy bench run
+  ernie-deploy bench report --html report.html"""
+
+RUN_EXAMPLE = """\b
+Examples:
+  ernie-deploy bench run                                  # the stack of this folder, the whole matrix
+  ernie-deploy bench run --shapes balanced --num-prompts 16,64 --repeat 3
+  ernie-deploy bench run --attach http://10.0.0.5:8000 --model 21b --target h100"""
+
+
+@click.group(epilog=EXAMPLE)
+def bench() -> None:
+    """Measure a stack with vLLM's own client, and prove each number."""
+
+
+@bench.command(epilog="Example: ernie-deploy bench plan --shapes balanced")
+@click.option("--json", "as_json", is_flag=True, help="Print the cells as JSON.")
+@with_options(WHERE, WHAT)
+def plan(as_json: bool, **options: Any) -> None:
+    """List the cells, how long they take (estimated), and which cannot be."""
+    from ernie_deploy.commands.bench_plan import as_data, as_text, rows_of
+    from ernie_deploy.commands.bench_stack import plan_of
+
+    rows = rows_of(_cells(options), plan_of(options))
+    click.echo(json.dumps(as_data(rows), indent=2) if as_json else as_text(rows))
+
+
+@bench.command(epilog=RUN_EXAMPLE)
+@click.option("--dry-run", is_flag=True, help="Print the exact command of each cell and run none.")
+@click.option("--json", "as_json", is_flag=True, help="Print the attempts as JSON.")
+@with_options(WHERE, WHAT, HOW)
+def run(dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Measure every cell that is not proven yet."""
+    from ernie_deploy.commands.bench_stack import plan_of
+
+    plan = plan_of(options)
+    cells = _feasible(_cells(options), plan)
+    if dry_run:
+        _print_commands(cells, options)
+        return
+    done = _measured(cells, plan, options)
+    _conclude(done, as_json=as_json)
+
+
+@bench.command(epilog="Example: ernie-deploy bench search --slo ttft:1000,tpot:50 --shape balanced")
+@click.option(
+    "--slo",
+    "slo_ms",
+    required=True,
+    callback=slo,
+    metavar="ttft:MS,tpot:MS",
+    help=f"Limits: {', '.join(SLOS)}.",
+)
+@click.option(
+    "--shape", default="balanced", show_default=True, help="A shape of the recipe, or tokens: 2000/500."
+)
+@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.99, show_default=True,
+              help="Share of the requests that must meet every limit.")  # fmt: skip
+@click.option(
+    "--most", type=click.IntRange(min=1), default=512, show_default=True, help="Highest concurrency to try."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@with_options(WHERE, HOW)
+def search(
+    slo_ms: dict[str, float], shape: str, share: float, most: int, as_json: bool, **options: Any
+) -> None:
+    """Find the highest concurrency that keeps a promise; each probe is a proven cell."""
+    from ernie_deploy.commands.bench_search import searched
+
+    found = searched(slo_ms, shape, share, most, options)
+    click.echo(json.dumps(found, indent=2) if as_json else found["sentence"])
+
+
+for _command in (bench_report.report, bench_report.compare, bench_report.baseline):
+    bench.add_command(_command)
+
+
+def _cells(options: dict[str, Any]) -> "list[Cell]":
+    from ernie_deploy.bench.cells import cells_of
+    from ernie_deploy.catalog import Catalog
+
+    return cells_of(_choice(options), Catalog().matrix)
+
+
+def _choice(options: dict[str, Any]) -> "Choice":
+    from ernie_deploy.bench.cells import Choice
+    from ernie_deploy.errors import UsageError
+
+    if (options["dataset"] in ("sharegpt", "custom")) != bool(options["dataset_path"]):
+        raise UsageError(
+            "--dataset sharegpt and custom take a file, and only they do.",
+            next_step="name it with --dataset-path FILE",
+        )
+    names = ("shapes", "num_prompts", "request_rate", "max_concurrency", "repeat", "cold", "dataset", "dataset_path", "goodput")  # fmt: skip
+    return Choice(**{name: options[name] for name in names}, preset=options["preset"] or "")
+
+
+def _feasible(cells: "list[Cell]", plan: "Plan | None") -> "list[Cell]":
+    """Every cell that can be; those that cannot are named on stderr. Raises `Refused` where none is left."""
+    from ernie_deploy.commands.bench_plan import rows_of
+    from ernie_deploy.errors import Refused
+
+    rows = rows_of(cells, plan)
+    for row in rows:
+        if row.refused:
+            click.echo(f"refused   {row.cell.name}: {row.refused}", err=True)
+    if all(row.refused for row in rows):
+        raise Refused(
+            "No cell of this matrix can run on this stack.",
+            cause=rows[0].refused,
+            next_step="choose shorter --shapes, or render with a longer --max-model-len",
+        )
+    return [row.cell for row in rows if not row.refused]
+
+
+def _print_commands(cells: "list[Cell]", options: dict[str, Any]) -> None:
+    import shlex
+    from pathlib import Path
+
+    from ernie_deploy.bench import client
+    from ernie_deploy.bench.attempt import RESULT
+    from ernie_deploy.commands.bench_stack import site_of
+
+    site, dataset = site_of(options), options["dataset_path"]
+    for cell in cells:
+        place = site.place(Path("FOLDER"), dataset)
+        words = client.words(site.base_words(), cell, 0, RESULT, place)
+        click.echo(
+            shlex.join(site.command(words, Path("FOLDER"), dataset)).replace("--seed=0", "--seed=SEED")
+        )
+
+
+def _measured(cells: "list[Cell]", plan: "Plan | None", options: dict[str, Any]) -> "list[Attempt]":
+    from ernie_deploy.bench import journal
+    from ernie_deploy.bench.run import Runner
+    from ernie_deploy.commands.bench_progress import talker
+    from ernie_deploy.commands.bench_stack import site_of
+
+    signal.signal(signal.SIGTERM, as_interrupt)
+    path = options["results"] / journal.NAME
+    site = site_of(options)
+    with journal.writing(path) as writer, talker(sys.stderr) as talk:
+        return list(Runner(site, orders_of(plan, options), writer, journal.read(path), talk).measure(cells))
+
+
+def orders_of(plan: "Plan | None", options: dict[str, Any]) -> "Orders":
+    """What a run of these options is to do."""
+    from ernie_deploy.bench.run import Orders
+    from ernie_deploy.commands.bench_plan import coherence_of
+    from ernie_deploy.commands.bench_stack import known_of
+
+    return Orders(
+        folder=options["results"],
+        dataset=options.get("dataset_path"),
+        known=known_of(plan, options),
+        coherence=None if options["skip_coherence"] else coherence_of(plan, options),
+        warms_up=not options["no_warm_up"],
+        fail_fast=options["fail_fast"],
+    )
+
+
+def as_interrupt(*_: object) -> None:
+    """End what runs as Ctrl-C does: the journal gets its line, the client its end."""
+    raise KeyboardInterrupt
+
+
+def _conclude(attempts: "list[Attempt]", *, as_json: bool) -> None:
+    """Say how it went; raises what the exit code stands for."""
+    from collections import Counter
+
+    import msgspec
+
+    from ernie_deploy.bench.run import outcome
+
+    counts = Counter(attempt.status for attempt in attempts)
+    if as_json:
+        click.echo(msgspec.json.encode(attempts).decode())
+    else:
+        click.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
+    if fault := outcome(attempts):
+        raise fault

@@ -1,0 +1,76 @@
+"""What the catalog knows of a benchmark before it runs: minutes, feasibility, and what to ask first."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from ernie_deploy.bench.record import Cell, Environment
+
+if TYPE_CHECKING:
+    from ernie_deploy.bench.run import Coherence
+    from ernie_deploy.bench.site import Site
+    from ernie_deploy.plan import Plan
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """A cell, its estimated minutes (None: GPU unknown), what to know of it, and why it cannot be ('': it can)."""
+
+    cell: Cell
+    minutes: float | None
+    note: str = ""
+    refused: str = ""
+
+
+def rows_of(cells: Sequence[Cell], plan: "Plan | None") -> list[Row]:
+    """What is to be expected of each cell."""
+    return [_row(cell, plan) for cell in cells]
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """A line a cell, and the sum."""
+    lines = [
+        f"{row.cell.name:<32} {_minutes(row.minutes):>8}  {row.refused or row.note}".rstrip() for row in rows
+    ]
+    known = [row.minutes for row in rows if row.minutes is not None and not row.refused]
+    possible = [row for row in rows if not row.refused]
+    total = f", about {sum(known):.0f} min of load (estimated)" if known else ""
+    restarts = sum(row.cell.cold == "restart" for row in possible)
+    lines.append(f"{len(possible)} of {len(rows)} cells{total}")
+    if restarts:
+        lines.append(f"and {restarts} restarts of the server")
+    return "\n".join(lines)
+
+
+def as_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The same as plain data."""
+    import msgspec
+
+    return [
+        {"cell": msgspec.to_builtins(row.cell), "estimated_minutes": row.minutes, "note": row.note, "refused": row.refused}
+        for row in rows
+    ]  # fmt: skip
+
+
+def coherence_of(plan: "Plan | None", options: dict[str, Any]) -> "Coherence":
+    """What to ask a server before its first cell."""
+    from ernie_deploy.bench.coherence import require
+
+    vision = options.get("dataset") == "random-mm"
+    chat = plan is None or not plan.model.id.endswith("-base")
+
+    def ask(site: "Site", environment: Environment) -> str:
+        name = str(site.endpoint.model_card()["id"])
+        return require(site.endpoint, name, environment, chat=chat, vision=vision)
+
+    return ask
+
+
+def _row(cell: Cell, plan: "Plan | None") -> Row:
+    if plan is None:
+        return Row(cell=cell, minutes=None, note="the stack is unknown: no estimate")
+    return Row(cell=cell, minutes=None)
+
+
+def _minutes(minutes: float | None) -> str:
+    return "" if minutes is None else f"{minutes:.1f} min"

@@ -1,0 +1,57 @@
+"""`bench search`: the highest concurrency that keeps a promise."""
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ernie_deploy.errors import BenchInvalid
+
+if TYPE_CHECKING:
+    from ernie_deploy.bench.record import Attempt
+    from ernie_deploy.bench.run import Runner
+
+
+def searched(
+    slo_ms: dict[str, float], shape: str, share: float, most: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Probe and return the answer with every probe; raises `BenchInvalid` where a probe proves nothing."""
+    from ernie_deploy.bench import journal
+    from ernie_deploy.bench.cells import lengths_of
+    from ernie_deploy.bench.run import Runner
+    from ernie_deploy.bench.search import highest, probe, share_met
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.commands.bench import as_interrupt, orders_of
+    from ernie_deploy.commands.bench_progress import talker
+    from ernie_deploy.commands.bench_stack import plan_of, site_of
+
+    signal.signal(signal.SIGTERM, as_interrupt)
+    lengths, plan, site = lengths_of(shape, Catalog().matrix), plan_of(options), site_of(options)
+    path, probes = options["results"] / journal.NAME, dict[int, float]()
+    with journal.writing(path) as writer, talker(sys.stderr) as talk:
+        runner = Runner(site, orders_of(plan, options), writer, journal.read(path), talk)
+
+        def meets(concurrency: int) -> bool:
+            probes[concurrency] = share_met(_proven(runner, probe(lengths, concurrency, slo_ms)))
+            return probes[concurrency] >= share
+
+        found = highest(meets, most)
+    return {"concurrency": found, "slo_ms": slo_ms, "shape": shape, "share": share, "probes": probes,
+            "sentence": _sentence(found, most, probes)}  # fmt: skip
+
+
+def _proven(runner: "Runner", cell: Any) -> "Attempt":
+    done = next(iter(runner.measure([cell])))
+    if done.status not in ("valid", "suspect"):
+        raise BenchInvalid(
+            f"The probe {cell.name} is {done.status}, so the search has no answer.",
+            cause="; ".join(done.reasons)[:200],
+            next_step="see each failed check with: ernie-deploy bench report",
+        )
+    return done
+
+
+def _sentence(found: int, most: int, probes: dict[int, float]) -> str:
+    if not found:
+        return f"Not even one request at a time meets the limits ({probes[1]:.1%} of the requests did)."
+    bound = ", the most that was tried" if found == most else ""
+    return f"{found} concurrent requests meet the limits ({probes[found]:.1%} of the requests){bound}."

@@ -1,0 +1,286 @@
+"""A run end to end, against a server that fools it in every known way, with a client as trusting as vLLM's own."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from bench.fake_openai import FakeOpenAI
+from conftest import ROOT, kit
+
+from ernie_deploy.bench import cells, journal, watch
+from ernie_deploy.bench import run as running
+from ernie_deploy.bench.record import Attempt, Cell, Journal
+from ernie_deploy.bench.run import Orders, Runner, Talk
+from ernie_deploy.bench.site import Attached
+from ernie_deploy.errors import ServerDied
+
+SMALL = ("--shapes", "80/10", "--num-prompts", "4", "--rate", "inf")
+Bench = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def shim(tmp_path: Path) -> dict[str, str]:
+    """Variables under which `vllm` is the stand-in."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "vllm").write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/bench/fake_client.py "$@"\n')
+    (folder / "vllm").chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def bench(shim: dict[str, str], tmp_path: Path) -> Bench:
+    def call(
+        url: str, *words: str, results: str = "r", timeout: int = 100
+    ) -> "subprocess.CompletedProcess[str]":
+        return kit(
+            "bench",
+            "run",
+            "--attach",
+            url,
+            "--results",
+            str(tmp_path / results),
+            *words,
+            env=shim,
+            timeout=timeout,
+        )
+
+    return call
+
+
+@pytest.fixture
+def fake(request: pytest.FixtureRequest) -> Iterator[FakeOpenAI]:
+    with FakeOpenAI(getattr(request, "param", "ok")) as server:
+        yield server
+
+
+def read(tmp_path: Path, results: str = "r") -> Journal:
+    return journal.read(tmp_path / results / journal.NAME)
+
+
+def test_a_matrix_is_measured_once(bench: Bench, fake: FakeOpenAI, tmp_path: Path) -> None:
+    words = ("--shapes", "80/10,10/80", "--num-prompts", "1,2,4", "--rate", "inf")
+    done = bench(fake.url, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "6 valid\n"
+    first = read(tmp_path)
+    assert Counter(a.status for a in first.attempts) == {"valid": 6}
+    assert [a.result["total_output_tokens"] for a in first.attempts] == [10, 20, 40, 80, 160, 320]
+    assert "  1/6  valid        80/10 n=1 rate=inf #1" in done.stderr
+    again = bench(fake.url, *words)
+    assert again.stdout == "6 valid\n"
+    assert read(tmp_path).attempts == first.attempts
+
+
+def test_the_environment_is_kept(bench: Bench, fake: FakeOpenAI, tmp_path: Path) -> None:
+    bench(fake.url, *SMALL, "--model", "0.3b", "--target", "h100", "--skip-coherence")
+    (home,) = read(tmp_path).environments.values()
+    assert (home.hf_id, home.vllm_version, home.model, home.target) == (
+        "baidu/ERNIE-4.5-0.3B-PT",
+        "0.32.0",
+        "0.3b",
+        "h100",
+    )
+    assert (home.kv_cache_tokens, home.max_model_len, home.coherence) == (65536, 131072, "skipped: as asked")
+
+
+FOOLED = {
+    # mood: exit code, status, what the reasons name
+    "all-500": (11, "invalid", "completed"),
+    "half-500": (11, "invalid", "completed"),
+    "half-in-band": (11, "invalid", "output-tokens"),
+    "half-dropped": (11, "invalid", "output-tokens"),
+    "half-short": (11, "invalid", "output-tokens"),
+    "foreign": (11, "invalid", "generation"),
+    "wrong-name": (11, "invalid", "completed"),
+    "no-metrics": (0, "suspect", "counters"),
+}
+
+
+@pytest.mark.parametrize(("fake", "expected"), FOOLED.items(), indirect=["fake"], ids=FOOLED)
+def test_every_way_to_be_fooled_is_named(
+    bench: Bench, fake: FakeOpenAI, expected: tuple[int, str, str], tmp_path: Path
+) -> None:
+    code, status, word = expected
+    done = bench(fake.url, *SMALL, "--no-warm-up")
+    attempt = read(tmp_path).attempts[-1]
+    assert (attempt.status, done.returncode) == (status, code), done.stderr
+    assert any(word in reason for reason in attempt.reasons), attempt.reasons
+
+
+def test_nothing_listening_is_known_at_once(bench: Bench) -> None:
+    begun = time.monotonic()
+    done = bench("http://127.0.0.1:9", *SMALL)
+    assert done.returncode == 12
+    assert "No OpenAI server answers at http://127.0.0.1:9." in done.stderr
+    assert time.monotonic() - begun < 30
+
+
+def test_a_client_that_is_missing_is_said(fake: FakeOpenAI, tmp_path: Path) -> None:
+    empty = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    done = kit("bench", "run", "--attach", fake.url, "--results", str(tmp_path / "r"), *SMALL, env=empty)
+    assert done.returncode == 6
+    assert "There is no `vllm` on this machine's PATH." in done.stderr
+
+
+def test_two_runs_have_the_same_identities_and_other_prompts(
+    bench: Bench, fake: FakeOpenAI, tmp_path: Path
+) -> None:
+    for results in ("a", "b"):
+        assert bench(fake.url, *SMALL, results=results).returncode == 0
+    a, b = (read(tmp_path, results).attempts[0] for results in ("a", "b"))
+    assert a.identity == b.identity
+    assert a.seed != b.seed
+    prompts = [body["prompt"] for body in fake.bodies if body.get("stream")]
+    assert len(set(prompts)) == len(prompts)
+
+
+def test_a_run_that_is_killed_twice_ends_with_the_same_cells(shim: dict[str, str], tmp_path: Path) -> None:
+    with FakeOpenAI(token_s=0.02) as fake:
+        words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--results", str(tmp_path / "r"),
+                 "--shapes", "20/10,10/20", "--num-prompts", "1,2,4", "--rate", "inf", "--no-warm-up"]  # fmt: skip
+        for _ in range(2):
+            cut = subprocess.Popen(words, env=shim, cwd=ROOT, stderr=subprocess.DEVNULL, process_group=0)
+            time.sleep(random.uniform(0.8, 2.0))
+            cut.kill()
+            cut.wait()
+        last = subprocess.run(words, env=shim, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert last.stdout == "6 valid\n", last.stderr
+    proven = [a.identity for a in read(tmp_path).attempts if a.status == "valid"]
+    assert len(proven) == len(set(proven)) == 6
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_so_and_goes_on(name: int, shim: dict[str, str], tmp_path: Path) -> None:
+    with FakeOpenAI(token_s=0.1) as fake:
+        words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--results", str(tmp_path / "r"),
+                 "--shapes", "20/30", "--num-prompts", "2", "--rate", "inf", "--no-warm-up"]  # fmt: skip
+        cut = subprocess.Popen(words, env=shim, cwd=ROOT, stderr=subprocess.PIPE, text=True, process_group=0)
+        _until(lambda: fake.running > 0)
+        cut.send_signal(name)
+        _, said = cut.communicate(timeout=30)
+        assert cut.returncode == 130
+        assert "the same command goes on from here" in said
+        _until(lambda: fake.running == 0)
+        fake.token_s = 0.001
+        assert subprocess.run(words, env=shim, cwd=ROOT, capture_output=True, timeout=60).returncode == 0
+    assert [a.status for a in read(tmp_path).attempts] == ["interrupted", "valid"]
+
+
+def _until(met: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+class Ear:
+    """Hears what a run says."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    @property
+    def talk(self) -> Talk:
+        return Talk(say=self.said.append, ended=lambda *_: None, progress=lambda *_: None)
+
+
+def runner(fake: FakeOpenAI, writer: journal.Writer, ear: Ear, folder: Path, run: str = "") -> Runner:
+    orders = Orders(folder=folder, warms_up=False, run=run)
+    return Runner(Attached(fake.url), orders, writer, Journal(lines=()), ear.talk)
+
+
+@pytest.fixture
+def in_process(
+    shim: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[journal.Writer]:
+    monkeypatch.setenv("PATH", shim["PATH"])
+    with journal.writing(tmp_path / journal.NAME) as writer:
+        yield writer
+
+
+CELL = Cell(shape="600/5", input_len=600, output_len=5, num_prompts=4, request_rate=None)
+
+
+def test_the_recipes_own_seed_finds_a_warm_cache(
+    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cells, "seed_of", lambda *_: 0)
+    first, second = runner(fake, in_process, Ear(), tmp_path).measure([CELL, cells_twice(CELL)])
+    assert first.status == "valid", first.reasons
+    assert second.status == "invalid"
+    assert any(reason.startswith("warm-cache") for reason in second.reasons), second.reasons
+
+
+def test_the_default_policy_stays_cold(fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path) -> None:
+    done = list(runner(fake, in_process, Ear(), tmp_path).measure([CELL, cells_twice(CELL)]))
+    assert [attempt.status for attempt in done] == ["valid", "valid"], [a.reasons for a in done]
+
+
+def cells_twice(cell: Cell) -> Cell:
+    from msgspec.structs import replace
+
+    return replace(cell, repeat=2)
+
+
+def test_reset_empties_the_caches_before_each_cell(
+    fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path
+) -> None:
+    from msgspec.structs import replace
+
+    cell = replace(CELL, cold="reset")
+    (done,) = runner(fake, in_process, Ear(), tmp_path).measure([cell])
+    assert done.status == "valid", done.reasons
+    posted = [path for path in fake.paths if not path.startswith("/v1")]
+    assert posted == ["/reset_prefix_cache", "/reset_mm_cache", "/reset_encoder_cache"]
+
+
+@pytest.mark.parametrize("fake", ["stall"], indirect=True)
+def test_a_server_that_stands_still_is_given_up(
+    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(watch, "STALL_S", 1.0)
+    monkeypatch.setattr(running, "MOST_ATTEMPTS", 1)
+    (done,) = runner(fake, in_process, Ear(), tmp_path).measure([CELL])
+    assert done.status == "failed"
+    assert done.reasons[0].startswith("server-died: no token for 1 s with 4 requests running"), done.reasons
+
+
+@pytest.mark.parametrize("fake", ["dies"], indirect=True)
+def test_a_server_that_dies_ends_the_run_with_12(
+    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(running, "COME_BACK_S", 1.0)
+    with pytest.raises(ServerDied, match="did not come back within 1 s"):
+        list(runner(fake, in_process, Ear(), tmp_path).measure([CELL]))
+    lines = [json.loads(line) for line in (tmp_path / journal.NAME).read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["environment", "start", "attempt"]
+    assert lines[-1]["status"] == "failed"
+
+
+def test_a_server_that_came_back_is_measured_again(
+    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ear, real = Ear(), running.attempt
+
+    def once_killed(bed: object, start: object) -> Attempt:
+        done = real(bed, start)  # type: ignore[arg-type]
+        if start.attempt == 1:  # type: ignore[attr-defined]
+            fake.restart()
+            from msgspec.structs import replace
+
+            return replace(done, status="failed", reasons=("server-died: the server was restarted",))
+        return done
+
+    monkeypatch.setattr(running, "attempt", once_killed)
+    (done,) = runner(fake, in_process, ear, tmp_path).measure([CELL])
+    assert (done.status, done.attempt) == ("valid", 2), done.reasons
+    assert "the server is lost; waiting for it to come back" in ear.said
