@@ -37,7 +37,8 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         rate = "" if self.request_rate == 10.0 else f" rate={self.rate}"  # noqa: PLR2004 - the recipe's rate
         limit = f" c={self.max_concurrency}" if self.max_concurrency else ""
         data = "" if self.dataset == "random" else f" {self.dataset}"
-        return f"{self.shape} n={self.num_prompts}{rate}{limit}{data} #{self.repeat}"
+        again = f" #{self.repeat}" if self.repeat > 1 else ""
+        return f"{self.shape} n={self.num_prompts}{rate}{limit}{data}{again}"
 
     @property
     def rate(self) -> str:

@@ -63,7 +63,7 @@ class Series(Struct, frozen=True, kw_only=True):
 
 def plain_name(cell: Cell) -> str:
     """`prompt-heavy n=16`."""
-    return cell.name.rpartition(" #")[0]
+    return cell.name.partition(" #")[0]
 
 
 def series(journal: Journal) -> list[Series]:

@@ -29,7 +29,15 @@ Examples:
   ernie-deploy bench run --attach http://10.0.0.5:8000 --model 21b --target h100"""
 
 
-@click.group(epilog=EXAMPLE)
+class InOrder(click.Group):
+    """Lists the commands as they are used, one after the other."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order they were added."""
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, epilog=EXAMPLE)
 def bench() -> None:
     """Measure a stack with vLLM's own client, and prove each number."""
 
