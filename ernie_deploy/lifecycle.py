@@ -45,8 +45,8 @@ def up(stack: Stack, wait_timeout_s: int, show: Show) -> Started:
         while process.poll() is None:
             show(time.monotonic() - begun, _phase(engine, project))
             _drain(lines, said, POLL_S)
+        elapsed_s = time.monotonic() - begun
         _drain(lines, said, POLL_S)
-    elapsed_s = time.monotonic() - begun
     states = containers.states(engine, project)
     # Compose 2.40 ends with 0 although the engine refused a port.
     if process.returncode or not _stands(states):
