@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from ernie_deploy.bench import estimate
 from ernie_deploy.bench.record import Cell, Environment
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ def rows_of(cells: Sequence[Cell], plan: "Plan | None") -> list[Row]:
 
 def as_text(rows: Sequence[Row]) -> str:
     """A line a cell, and the sum."""
-    lines = [
-        f"{row.cell.name:<32} {_minutes(row.minutes):>8}  {row.refused or row.note}".rstrip() for row in rows
-    ]
+    lines = [f"{row.cell.name:<32} {_minutes(row.minutes):>9}  {_remark(row)}".rstrip() for row in rows]
     known = [row.minutes for row in rows if row.minutes is not None and not row.refused]
     possible = [row for row in rows if not row.refused]
     total = f", about {sum(known):.0f} min of load (estimated)" if known else ""
@@ -68,8 +67,31 @@ def coherence_of(plan: "Plan | None", options: dict[str, Any]) -> "Coherence":
 
 def _row(cell: Cell, plan: "Plan | None") -> Row:
     if plan is None:
-        return Row(cell=cell, minutes=None, note="the stack is unknown: no estimate")
-    return Row(cell=cell, minutes=None)
+        return Row(cell=cell, minutes=None, note="no estimate: neither file nor --target says what serves")
+    served = _served(plan)
+    refused = estimate.feasible(cell, served.kv_cache_tokens, plan.memory.context_tokens)
+    if cell.dataset == "random-mm" and plan.model.vision is None:
+        refused = f"{plan.model.id} sees no images"
+    return Row(
+        cell=cell,
+        minutes=None if refused else estimate.minutes(cell, plan.model, plan.target, served),
+        note=estimate.queueing(cell, served.kv_cache_tokens),
+        refused=refused,
+    )
+
+
+def _served(plan: "Plan") -> estimate.Served:
+    """The plan's stack; its memory plan counts one replica."""
+    quantization = plan.setting("quantization")
+    return estimate.Served(
+        topology=plan.topology,
+        kv_cache_tokens=plan.memory.kv_cache_tokens * plan.topology.data_parallel_size,
+        fp8=quantization is not None and str(quantization.value).startswith("fp8"),
+    )
+
+
+def _remark(row: Row) -> str:
+    return f"refused: {row.refused}" if row.refused else row.note
 
 
 def _minutes(minutes: float | None) -> str:
