@@ -15,9 +15,9 @@ def plan(*words: str) -> str:
 def test_the_recipes_matrix_on_an_h100_takes_an_hour() -> None:
     lines = plan("-f", "compose/21b-h100.yml").splitlines()
     assert len(lines) == 22
-    assert lines[1] == "prompt-heavy n=16                 0.5 min"
+    assert lines[1] == "prompt-heavy n=16                  0.5 min"
     assert lines[6].startswith(
-        "prompt-heavy n=512                5.7 min  up to 4,608,000 tokens for a KV cache of "
+        "prompt-heavy n=512                 5.7 min  up to 4,608,000 tokens for a KV cache of "
     )
     # bench.md, from a simulation of its own: 62 minutes.
     assert lines[-1].endswith("min of load (estimated)")
