@@ -78,9 +78,12 @@ class Comparison(Struct, frozen=True, kw_only=True):
         return KitError.exit_code if self.regressions else 0
 
 
-def compare(a: Journal, b: Journal, tolerance: Tolerance) -> Comparison:
-    """B against A, by the configuration that each measured last; raises `NotComparable`."""
-    first, second = _newest(a, "A"), _newest(b, "B")
+def compare(a: Journal, b: Journal, tolerance: Tolerance, names: tuple[str, str] = ("A", "B")) -> Comparison:
+    """B against A, by the configuration that each measured last; raises `NotComparable`.
+
+    `names` is what the sides are called where a cell cannot be judged.
+    """
+    first, second = _newest(a, names[0]), _newest(b, names[1])
     _must_ask_the_same(first.environment, second.environment)
     groups = {_key(group): group for group in first.groups}, {_key(group): group for group in second.groups}
     if not groups[0].keys() & groups[1].keys():
@@ -91,7 +94,7 @@ def compare(a: Journal, b: Journal, tolerance: Tolerance) -> Comparison:
         b=second.environment,
         under_test=tuple(changes(first.environment, second.environment)),
         pairs=tuple(_pair(groups[0][key], groups[1][key], tolerance) for key in judged),
-        unjudged=tuple(_unjudged(groups[0], groups[1])),
+        unjudged=tuple(_unjudged(groups, names)),
     )
 
 
@@ -153,16 +156,16 @@ def _valid(a: Group, b: Group) -> bool:
     return a.standing == b.standing == "valid"
 
 
-def _unjudged(a: dict[str, Group], b: dict[str, Group]) -> Iterator[str]:
-    for key in dict.fromkeys([*a, *b]):
-        sides = {"A": a.get(key), "B": b.get(key)}
+def _unjudged(sides: tuple[dict[str, Group], dict[str, Group]], names: tuple[str, str]) -> Iterator[str]:
+    for key in dict.fromkeys([*sides[0], *sides[1]]):
+        found = [side.get(key) for side in sides]
         faults = [
-            f"{group.standing} in {side}" if group else f"missing in {side}"
-            for side, group in sides.items()
+            f"{group.standing if group else 'missing'} in {name}"
+            for name, group in zip(names, found, strict=True)
             if group is None or group.standing != "valid"
         ]
         if faults:
-            yield f"{(a.get(key) or b[key]).name}: {', '.join(faults)}"
+            yield f"{next(filter(None, found)).name}: {', '.join(faults)}"
 
 
 def _pair(a: Group, b: Group, tolerance: Tolerance) -> Pair:

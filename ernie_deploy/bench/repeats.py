@@ -63,7 +63,7 @@ class Series(Struct, frozen=True, kw_only=True):
 
 def plain_name(cell: Cell) -> str:
     """`prompt-heavy n=16`."""
-    return cell.name.partition(" #")[0]
+    return msgspec.structs.replace(cell, repeat=1).name
 
 
 def series(journal: Journal) -> list[Series]:

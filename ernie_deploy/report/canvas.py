@@ -120,9 +120,10 @@ def log_log(axes: Any, bounds: Limits) -> None:
 def label_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
     """Write beside each point what it is; a label that would lie on another is left to the table."""
     taken: list[tuple[float, float]] = []
-    for x, y, text in points:
+    # The ends first: they tell which way the line goes.
+    for x, y, text in [*points[:1], *points[-1:], *points[1:-1]]:
         across, up = axes.transData.transform((x, y))
-        if all(abs(across - a) > 6 + 6 * len(text) or abs(up - b) > 12 for a, b in taken):  # noqa: PLR2004 - pixels
+        if all(abs(across - a) > 8 + 8 * len(text) or abs(up - b) > 16 for a, b in taken):  # noqa: PLR2004 - pixels
             axes.annotate(text, (x, y), xytext=(6, 5), textcoords="offset points", color=MUTED, fontsize=10)
             taken.append((across, up))
 

@@ -85,9 +85,17 @@ def cell_figure(row: Row, key: str) -> str:
 
 
 def _blocks(view: View) -> list[tuple[str, list[str]]]:
-    """The columns that have a figure anywhere: without SLOs there is no goodput."""
+    """The columns that tell something: without SLOs there is no goodput."""
     blocks = []
     for name, keys in BLOCKS:
-        used = [key for key in keys if any(row.figure(key) for row in view.rows)]
+        used = [key for key in keys if any(_telling(row, key) for row in view.rows)]
         blocks += [(name, used)] if used else []
     return blocks
+
+
+def _telling(row: Row, key: str) -> bool:
+    """Whether a row has the figure, and it is worth a column: preemptions where there were any."""
+    found = row.figure(key)
+    if key == "tok_s_gpu":
+        return found != row.figure("output_throughput")
+    return found is not None and (key != "preemptions" or found.median > 0)

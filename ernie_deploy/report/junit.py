@@ -13,20 +13,16 @@ def junit(view: View) -> str:
     """A suite of cells: invalid and failed are failures, suspect and interrupted are skipped."""
     suite = ET.Element("testsuite", name="ernie-deploy bench")
     for row in view.rows:
-        suite.append(_case(row, [t for t in view.troubles if _cell_of(t) == row.name and not t.superseded]))
-    for check in view.across:
-        case = ET.SubElement(suite, "testcase", classname="across cells", name=_clean(check.id))
-        if not check.ok:
-            ET.SubElement(case, "failure" if check.level == "hard" else "skipped", message=_clean(check.text))
+        suite.append(_case(row, [t for t in view.troubles if t.row == row.name and not t.superseded]))
+    for odd in view.across:
+        name = _clean(f"{odd.cell} {odd.check.id}")
+        case = ET.SubElement(suite, "testcase", classname="across cells", name=name)
+        ET.SubElement(case, "skipped", message=_clean(odd.check.text))
     suite.set("tests", str(len(suite)))
     suite.set("failures", str(len(suite.findall("*/failure"))))
     suite.set("skipped", str(len(suite.findall("*/skipped"))))
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _cell_of(trouble: Trouble) -> str:
-    return trouble.cell.rpartition(" #")[0]
 
 
 def _case(row: Row, troubles: list[Trouble]) -> ET.Element:

@@ -90,15 +90,14 @@ def _baseline(view: View) -> Iterator[str]:
             sides = [number(side.median, metric.decimals) for side in (d.a, d.b)]
             rows.append([pair.cell, metric.title, *sides, percent(d.change_percent), d.verdict])
     yield from _table(rows, 2)
-    yield escaped(conclusion(found).removesuffix(" * differs by more than 2 %."))
+    yield escaped(conclusion(found))
     yield ""
 
 
 def _checks(view: View) -> Iterator[str]:
-    failed = [check for check in view.across if not check.ok]
-    if not view.troubles and not failed:
+    if not view.troubles and not view.across:
         return
-    yield "## What is not valid"
+    yield "## Failed checks"
     yield ""
     for trouble in view.troubles:
         superseded = ", superseded" if trouble.superseded else ""
@@ -106,7 +105,7 @@ def _checks(view: View) -> Iterator[str]:
         yield from (f"  - {code(check.id)} {check.level}: {escaped(check.text)}" for check in trouble.checks)
         if not trouble.checks:
             yield from (f"  - {escaped(reason)}" for reason in trouble.reasons)
-    yield from (f"- across cells: {code(check.id)} {check.level}: {escaped(check.text)}" for check in failed)
+    yield from (f"- odd: {escaped(o.cell)}: {code(o.check.id)}: {escaped(o.check.text)}" for o in view.across)
     yield ""
 
 

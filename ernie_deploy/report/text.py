@@ -113,9 +113,7 @@ def _troubles(view: View) -> Iterator[str]:
         yield from (f"    {check.id} ({check.level}): {check.text}" for check in trouble.checks)
         if not trouble.checks:
             yield from (f"    {reason}" for reason in trouble.reasons)
-    yield from (
-        f"across cells: {check.id} ({check.level}): {check.text}" for check in view.across if not check.ok
-    )
+    yield from (f"odd: {odd.cell}: {odd.check.id}: {odd.check.text}" for odd in view.across)
 
 
 def comparison(found: Comparison) -> str:
@@ -125,7 +123,8 @@ def comparison(found: Comparison) -> str:
     lines = [f"under test: {said}" for said in found.under_test] or ["the same configuration on both sides"]
     lines += ["", *_aligned(rows, left=2), ""] if found.pairs else []
     lines += [f"not judged: {said}" for said in found.unjudged]
-    return "\n".join([*lines, conclusion(found)])
+    marked = any(d.marked for pair in found.pairs for d in pair.differences)
+    return "\n".join([*lines, conclusion(found) + (" * differs by more than 2 %." if marked else "")])
 
 
 def _difference(found: Difference) -> list[str]:
@@ -141,8 +140,8 @@ def conclusion(found: Comparison) -> str:
     if not found.pairs:
         return "No cell is valid on both sides, so nothing was judged."
     if found.regressions:
-        return f"{counted(len(found.regressions), 'regression')} in {judged}. * differs by more than 2 %."
-    return f"No regression in {judged}. * differs by more than 2 %."
+        return f"{counted(len(found.regressions), 'regression')} in {judged}."
+    return f"No regression in {judged}."
 
 
 def _rich(view: View) -> None:

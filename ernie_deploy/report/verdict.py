@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ernie_deploy.bench.figures import P99_REQUESTS, figure
-from ernie_deploy.bench.record import Check, Environment, Status
+from ernie_deploy.bench.record import Environment, Status
 from ernie_deploy.bench.repeats import Group, Series
 from ernie_deploy.report.wording import TIMES, counted, listed, number
 
@@ -44,14 +44,13 @@ class Highlight(Struct, frozen=True, kw_only=True):
     context: str
 
 
-def verdict(found: Series, across: Sequence[Check]) -> Verdict:
-    """The verdict on everything that was measured with one configuration."""
+def verdict(found: Series, odd: int) -> Verdict:
+    """The verdict on what one configuration measured, `odd` checks across cells having failed."""
     counts = _counts(found)
-    failed = [check for check in across if not check.ok]
     return Verdict(
-        level=_level(counts, failed),
+        level=_level(counts, odd),
         counts=counts,
-        headline=_headline(counts, len(failed)),
+        headline=_headline(counts, odd),
         sentence=_sentence(found),
         unknown=tuple(_unknown(found)),
     )
@@ -63,15 +62,15 @@ def _counts(found: Series) -> dict[Status, int]:
     return {status: counts[status] for status in STATUSES}
 
 
-def _level(counts: dict[Status, int], failed: Sequence[Check]) -> Literal["good", "mixed", "bad"]:
+def _level(counts: dict[Status, int], odd: int) -> Literal["good", "mixed", "bad"]:
     if counts["invalid"] or counts["failed"] or not counts["valid"]:
         return "bad"
-    return "mixed" if counts["suspect"] or counts["interrupted"] or failed else "good"
+    return "mixed" if counts["suspect"] or counts["interrupted"] or odd else "good"
 
 
-def _headline(counts: dict[Status, int], failed: int) -> str:
+def _headline(counts: dict[Status, int], odd: int) -> str:
     total = sum(counts.values())
-    across = f" {counted(failed, 'check')} across cells failed." if failed else ""
+    across = f" {counted(odd, 'check')} across cells failed." if odd else ""
     if counts["valid"] == total:
         said = "The measurement is valid." if total == 1 else f"All {total} measurements are valid."
         return said + across

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ernie_deploy.bench.across import across
 from ernie_deploy.bench.baseline import LocalBaseline, stale
@@ -15,6 +15,9 @@ from ernie_deploy.errors import NotComparable, UsageError
 from ernie_deploy.report.beside import Published, published
 from ernie_deploy.report.setup import Fact, commands, environment_facts, other_series, title
 from ernie_deploy.report.verdict import Highlight, Verdict, highlights, verdict
+
+# What the sides of a comparison are called in a report.
+SIDES = ("the baseline", "this run")
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -52,10 +55,18 @@ class Load(Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...]
 
 
-class Trouble(Struct, frozen=True, kw_only=True):
-    """One attempt that is not valid, with every failed check."""
+class Odd(Struct, frozen=True, kw_only=True):
+    """A check across cells that failed: it makes no measurement invalid, but somebody should look."""
 
     cell: str
+    check: Check
+
+
+class Trouble(Struct, frozen=True, kw_only=True):
+    """One attempt that is not valid, with every failed check; `row` is its cell without the repeat."""
+
+    cell: str
+    row: str
     attempt: int
     status: Status
     superseded: bool
@@ -91,7 +102,9 @@ class View(Struct, frozen=True, kw_only=True):
     loads: tuple[Load, ...]
     published: tuple[Published, ...]
     baseline: Baseline | None
-    across: tuple[Check, ...]
+    # Every check of every measurement that counts, passed or not.
+    checks_run: int
+    across: tuple[Odd, ...]
     troubles: tuple[Trouble, ...]
     timelines: tuple[Timeline, ...]
     facts: tuple[Fact, ...]
@@ -111,16 +124,18 @@ def view(journal: Journal, baseline: LocalBaseline | None = None) -> View:
     if not found:
         raise UsageError("The journal holds no attempt.", next_step="measure with: ernie-deploy bench run")
     newest = found[-1]
-    checks = tuple(across(newest.usable))
+    ladders = across(newest.usable)
+    odd = tuple(_odd(newest, ladders))
     return View(
         **dict(zip(("title", "subtitle"), title(newest), strict=True)),
         rehearsal=newest.environment.rehearsal,
-        verdict=verdict(newest, checks),
+        verdict=verdict(newest, len(odd)),
         highlights=tuple(highlights(newest)),
         loads=tuple(_loads(newest)),
         published=tuple(published(newest)),
         baseline=_against(baseline, newest, journal) if baseline else None,
-        across=checks,
+        checks_run=sum(map(len, [*(attempt.checks for attempt in newest.attempts), *ladders.values()])),
+        across=odd,
         troubles=tuple(_troubles(newest)),
         timelines=tuple(_timelines(newest)),
         facts=tuple(environment_facts(newest)),
@@ -165,9 +180,15 @@ def _tally(group: Group) -> dict[Status, int]:
 def _against(baseline: LocalBaseline, newest: Series, journal: Journal) -> Baseline:
     changed = tuple(stale(baseline, newest.environment))
     try:
-        return Baseline(stale=changed, comparison=compare(baseline.journal, journal, Tolerance()))
+        return Baseline(stale=changed, comparison=compare(baseline.journal, journal, Tolerance(), SIDES))
     except NotComparable as fault:
         return Baseline(stale=changed, comparison=None, not_comparable=fault.what)
+
+
+def _odd(found: Series, ladders: dict[str, tuple[Check, ...]]) -> Iterator[Odd]:
+    names = {attempt.identity: attempt.cell.name for attempt in found.usable}
+    for identity, checks in ladders.items():
+        yield from (Odd(cell=names[identity], check=check) for check in checks if not check.ok)
 
 
 def _troubles(found: Series) -> Iterator[Trouble]:
@@ -176,23 +197,32 @@ def _troubles(found: Series) -> Iterator[Trouble]:
         yield from (
             _trouble(attempt, superseded=True) for attempt in group.superseded if attempt.status != "valid"
         )
-        for repeat in group.cut:
-            yield Trouble(
-                cell=f"{group.name} #{repeat}", attempt=0, status="interrupted", superseded=False,
-                reasons=("It began and never ended: the run was killed, or the power went.",),
-                checks=(), log_tail=(),
-            )  # fmt: skip
+        yield from (_never_ended(group, repeat) for repeat in group.cut)
 
 
 def _trouble(attempt: Attempt, *, superseded: bool = False) -> Trouble:
     return Trouble(
         cell=attempt.cell.name,
+        row=plain_name(attempt.cell),
         attempt=attempt.attempt,
         status=attempt.status,
         superseded=superseded,
         reasons=attempt.reasons,
         checks=tuple(check for check in attempt.checks if not check.ok),
         log_tail=attempt.log_tail,
+    )
+
+
+def _never_ended(group: Group, repeat: int) -> Trouble:
+    return Trouble(
+        cell=structs.replace(group.cell, repeat=repeat).name,
+        row=group.name,
+        attempt=0,
+        status="interrupted",
+        superseded=False,
+        reasons=("It began and never ended: the run was killed, or the power went.",),
+        checks=(),
+        log_tail=(),
     )
 
 
