@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -17,17 +17,23 @@ CHUNKS_BEFORE_FAULT = 3
 
 
 class FakeOpenAI(ThreadingHTTPServer):
-    """Counts like vLLM; `answer` is what the coherence questions get."""
+    """Counts like vLLM; `answer` is what the coherence questions get, `count` its tokenizer."""
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(
-        self, mood: str = "ok", port: int = 0, *, token_s: float = 0.0005, answer: str = "Paris 42 red"
+        self,
+        mood: str = "ok",
+        port: int = 0,
+        *,
+        token_s: float = 0.0005,
+        answer: str = "Paris 42 red",
+        count: Callable[[str], int] = len,
     ) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         assert mood in MOODS, mood
-        self.mood, self.token_s, self.answer = mood, token_s, answer
+        self.mood, self.token_s, self.answer, self.count = mood, token_s, answer, count
         self.lock = threading.Lock()
         self.started = time.time()
         self.counters: Counter[str] = Counter()
@@ -59,10 +65,11 @@ class FakeOpenAI(ThreadingHTTPServer):
         with self.lock:
             self.asked += 1
             self.running += 1
-            self.counters["prompt_tokens"] += len(prompt)
-            self.counters["prefix_cache_queries"] += len(prompt)
+            tokens = self.count(prompt)
+            self.counters["prompt_tokens"] += tokens
+            self.counters["prefix_cache_queries"] += tokens
             if prompt in self.cached:
-                self.counters["prefix_cache_hits"] += len(prompt)
+                self.counters["prefix_cache_hits"] += tokens
             self.cached.add(prompt)
             return self.asked
 
@@ -194,7 +201,9 @@ class Handler(BaseHTTPRequestHandler):
             yield json.dumps({"choices": [{"text": "x", "index": 0}]})
         if fault == "foreign":
             server.token(wanted)
-        yield json.dumps({"choices": [], "usage": {"prompt_tokens": len(prompt), "completion_tokens": made}})
+        yield json.dumps(
+            {"choices": [], "usage": {"prompt_tokens": server.count(prompt), "completion_tokens": made}}
+        )
         yield "[DONE]"
 
     def broken(self, fault: str) -> list[str] | None:
