@@ -20,8 +20,15 @@ def main(words: list[str]) -> None:
     prompts = ["".join(rng.choices("abcdefghij", k=length)) for _ in range(count)]
     outputs: list[dict[str, Any]] = [{} for _ in prompts]
     threads = []
+    begun = time.perf_counter()
+    slots = threading.Semaphore(int(options.get("max-concurrency") or count))
     for number, prompt in enumerate(prompts):
-        thread = threading.Thread(target=ask, args=(options, prompt, outputs[number]))
+        # All at once, as the real client has it: what waits for a slot is queued.
+        due = begun if options["request-rate"] == "inf" else time.perf_counter()
+        slots.acquire()
+        outputs[number]["start"] = time.perf_counter()
+        outputs[number]["queued"] = time.perf_counter() - due if "max-concurrency" in options else 0.0
+        thread = threading.Thread(target=ask, args=(options, prompt, outputs[number], slots))
         thread.start()
         threads.append(thread)
         if options["request-rate"] != "inf":
@@ -36,9 +43,9 @@ def main(words: list[str]) -> None:
     Path(options["result-dir"], options["result-filename"]).write_text(json.dumps(result))
 
 
-def ask(options: dict[str, str], prompt: str, output: dict[str, Any]) -> None:
-    start = time.perf_counter()
-    output |= {"ok": False, "start": start, "ttft": 0.0, "itl": [], "latency": 0.0, "tokens": 0, "error": "",
+def ask(options: dict[str, str], prompt: str, output: dict[str, Any], slots: threading.Semaphore) -> None:
+    start = output["start"]
+    output |= {"ok": False, "ttft": 0.0, "itl": [], "latency": 0.0, "tokens": 0, "error": "",
                "prompt_len": len(prompt)}  # fmt: skip
     body = {
         "model": options["model"],
@@ -66,6 +73,7 @@ def ask(options: dict[str, str], prompt: str, output: dict[str, Any]) -> None:
     except (OSError, ValueError) as fault:
         output["error"] = str(fault)
     output["latency"] = last - start
+    slots.release()
 
 
 def result_of(options: dict[str, str], outputs: list[dict[str, Any]], duration: float) -> dict[str, Any]:
@@ -84,7 +92,13 @@ def result_of(options: dict[str, str], outputs: list[dict[str, Any]], duration: 
         statistics |= _summary(name, [(value, 1) for value in sorted(numbers or [0.0])])
     rate = options["request-rate"]
     limit = options.get("max-concurrency")
-    goodput = len(good) / duration if "goodput" in " ".join(sys.argv) else None
+    slos_ms = {
+        name: float(limit)
+        for name, _, limit in (w.partition(":") for w in sys.argv)
+        if name in ("ttft", "tpot")
+    }
+    met = [all(1000 * took(o, name) <= limit for name, limit in slos_ms.items()) for o in good]
+    goodput = sum(met) / duration if slos_ms else None
     return {
         "date": "20261122-000000", "endpoint_type": options["backend"], "backend": options["backend"], "label": None,
         "model_id": options["model"], "tokenizer_id": options.get("tokenizer", ""), "num_prompts": len(outputs),
@@ -96,10 +110,15 @@ def result_of(options: dict[str, str], outputs: list[dict[str, Any]], duration: 
         "input_lens": [o["prompt_len"] for o in outputs],
         "output_lens": [o["tokens"] if o["ok"] else 0 for o in outputs], "ttfts": [o["ttft"] for o in outputs],
         "itls": [o["itl"] for o in outputs], "latencies": [o["latency"] for o in outputs],
-        "start_times": [o["start"] for o in outputs], "queue_times": [0.0] * len(outputs),
+        "start_times": [o["start"] for o in outputs], "queue_times": [o["queued"] for o in outputs],
         "generated_texts": ["x"] * len(outputs), "errors": [o["error"] for o in outputs],
         **peaks(good), **statistics,
     }  # fmt: skip
+
+
+def took(output: dict[str, Any], metric: str) -> float:
+    tpot = (output["latency"] - output["ttft"]) / max(1, output["tokens"] - 1)
+    return float({"ttft": output["ttft"], "tpot": tpot}[metric])
 
 
 def peaks(good: list[dict[str, Any]]) -> dict[str, float]:

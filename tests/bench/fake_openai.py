@@ -22,7 +22,7 @@ class FakeOpenAI(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its ways to misbehave
         self,
         mood: str = "ok",
         port: int = 0,
@@ -30,10 +30,13 @@ class FakeOpenAI(ThreadingHTTPServer):
         token_s: float = 0.0005,
         answer: str = "Paris 42 red",
         count: Callable[[str], int] = len,
+        crowded: bool = False,
     ) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         assert mood in MOODS, mood
         self.mood, self.token_s, self.answer, self.count = mood, token_s, answer, count
+        # Whether a token takes the longer, the more requests there are.
+        self.crowded = crowded
         self.lock = threading.Lock()
         self.started = time.time()
         self.counters: Counter[str] = Counter()
@@ -196,7 +199,7 @@ class Handler(BaseHTTPRequestHandler):
             if count == CHUNKS_BEFORE_FAULT and (end := self.broken(fault)) is not None:
                 yield from end
                 return
-            time.sleep(server.token_s)
+            time.sleep(server.token_s * (server.running if server.crowded else 1))
             server.token()
             yield json.dumps({"choices": [{"text": "x", "index": 0}]})
         if fault == "foreign":

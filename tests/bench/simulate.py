@@ -78,7 +78,7 @@ def timeline(cell: Cell, seed: int, speed: Speed) -> Timeline:
 
 
 def server_of(result: dict[str, Any], cell: Cell, *, kv_cache_tokens: int = FAST.kv_cache_tokens) -> Server:
-    """The server's counters as they move through such a cell, after an earlier one, and 100 samples."""
+    """The server's counters as they move through such a cell, after another one like it, and 100 samples."""
     n, tokens = cell.num_prompts, result["total_output_tokens"]
     moved = {
         "prompt_tokens": result["total_input_tokens"], "generation_tokens": tokens,
@@ -89,8 +89,8 @@ def server_of(result: dict[str, Any], cell: Cell, *, kv_cache_tokens: int = FAST
     if "spec_decode_num_drafts" in result:
         moved["spec_decode_num_drafts"] = result["spec_decode_num_drafts"]
         moved["spec_decode_num_accepted_tokens"] = result["spec_decode_accepted_tokens"]
-    before = {name: 10.0 * (value > 0) for name, value in moved.items()}
-    after = {name: before[name] + value for name, value in moved.items()}
+    before = {name: float(value) for name, value in moved.items()}
+    after = {name: 2.0 * value for name, value in moved.items()}
     samples = _samples(result, cell, kv_cache_tokens, before["generation_tokens"])
     return Server(before=before, after=after, samples=samples)
 

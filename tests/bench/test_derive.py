@@ -110,7 +110,7 @@ def test_peak_concurrency_is_what_any_moment_shows(spans):
 def test_vllms_own_peak_reports_more_than_were_in_flight():
     result, found = derived_of(recipe_cell("balanced", 128, max_concurrency=16))
     assert found.peak_concurrency == 16
-    assert result["max_concurrent_requests"] == 32
+    assert result["max_concurrent_requests"] > 20
 
 
 def test_nothing_listening_derives_to_nothing():

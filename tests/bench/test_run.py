@@ -284,3 +284,16 @@ def test_a_server_that_came_back_is_measured_again(
     (done,) = runner(fake, in_process, ear, tmp_path).measure([CELL])
     assert (done.status, done.attempt) == ("valid", 2), done.reasons
     assert "the server is lost; waiting for it to come back" in ear.said
+
+
+def test_the_search_ends_at_the_edge(shim: dict[str, str], tmp_path: Path) -> None:
+    """10 ms a token and request: 45 ms are kept by four at a time."""
+    with FakeOpenAI(token_s=0.01, crowded=True) as fake:
+        done = kit("bench", "search", "--attach", fake.url, "--results", str(tmp_path / "r"), "--slo", "tpot:45", "--most", "16",
+                   "--shape", "20/10", "--share", "0.5", "--no-warm-up", "--json", env=shim, timeout=100)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert 2 <= found["concurrency"] <= 5, found
+    assert found["probes"]["1"] >= 0.5
+    assert found["probes"]["8"] < 0.5
+    assert {a.cell.max_concurrency for a in read(tmp_path).attempts} == {int(n) for n in found["probes"]}
