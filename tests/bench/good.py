@@ -1,0 +1,24 @@
+"""Evidence of good runs of every kind, simulated once, and what fails of any evidence."""
+
+from bench.engine import Speed
+from bench.simulate import evidence, recipe_cell
+
+from ernie_deploy.bench import validity
+from ernie_deploy.bench.record import Check, Evidence
+
+MTP = Speed(tokens_per_step=1.7)
+GOODPUT = {"ttft": 1000.0, "tpot": 18.0, "e2el": 19_000.0}
+KINDS = {
+    "recipe": (recipe_cell("prompt-heavy", 16, goodput=GOODPUT), Speed()),
+    "many": (recipe_cell("balanced", 64), Speed()),
+    "closed loop": (recipe_cell("balanced", 32, max_concurrency=8), Speed()),
+    "all at once": (recipe_cell("balanced", 16, request_rate=None), Speed()),
+    "speculative": (recipe_cell("prompt-heavy", 16), MTP),
+    "one": (recipe_cell("balanced", 1), Speed()),
+}
+GOOD = {kind: evidence(cell, speed=speed, seed=3) for kind, (cell, speed) in KINDS.items()}
+RECIPE = GOOD["recipe"]
+
+
+def failed(proof: Evidence) -> dict[str, Check]:
+    return {check.id: check for check in validity.judge(proof) if not check.ok}

@@ -1,0 +1,74 @@
+"""What is odd between the cells of one shape: falling TPOT, throughput or TTFT, another server."""
+
+from typing import Any
+
+import pytest
+from bench.simulate import attempt, journal, recipe_cell
+from msgspec.structs import replace
+
+from ernie_deploy.bench.across import across
+from ernie_deploy.bench.record import Attempt
+
+LADDER = [attempt(recipe_cell("balanced", n), seed=n) for n in (1, 16, 32)]
+
+
+def failed(attempts: list[Attempt]) -> dict[str, set[str]]:
+    """Names of the failed checks by identity, where any failed."""
+    found = {identity: {c.id for c in checks if not c.ok} for identity, checks in across(attempts).items()}
+    return {identity: names for identity, names in found.items() if names}
+
+
+def changed(index: int, **figures: Any) -> list[Attempt]:
+    ladder = list(LADDER)
+    ladder[index] = replace(ladder[index], result=ladder[index].result | figures)
+    return ladder
+
+
+def test_the_whole_matrix_is_in_order():
+    attempts = journal(1).attempts
+    assert failed(attempts) == {}
+    assert len(across(attempts)) == 18
+
+
+def test_the_order_of_the_journal_does_not_matter():
+    assert across(reversed(LADDER)) == across(LADDER)
+    assert list(across(LADDER)) == [LADDER[1].identity, LADDER[2].identity]
+
+
+@pytest.mark.parametrize(("figure", "check", "allowed", "too_low"), [
+    ("mean_tpot_ms", "across-mean-tpot", 0.971, 0.969),
+    ("output_throughput", "across-output-throughput", 0.971, 0.969),
+    ("median_ttft_ms", "across-median-ttft", 0.901, 0.899),
+])  # fmt: skip
+def test_a_figure_that_falls_with_more_load(figure, check, allowed, too_low):
+    before = LADDER[1].result[figure]
+    assert failed(changed(2, **{figure: before * allowed})) == {}
+    assert failed(changed(2, **{figure: before * too_low})) == {LADDER[2].identity: {check}}
+
+
+def test_a_first_cell_with_cold_kernels_shows():
+    found = across(changed(0, median_ttft_ms=2500.0))[LADDER[1].identity]
+    (check,) = (check for check in found if not check.ok)
+    assert check.id == "across-median-ttft"
+    assert check.text.startswith("balanced median_ttft_ms: 2500.00 at n=1, ")
+    assert check.level == "soft"
+
+
+def test_throughput_may_fall_where_requests_wait():
+    small, large = (attempt(recipe_cell("prompt-heavy", n), seed=n) for n in (128, 256))
+    slower = replace(large, result=large.result | {"output_throughput": 100.0})
+    assert failed([small, slower]) == {}
+
+
+def test_another_life_of_the_server_is_told_unless_each_cell_has_its_own():
+    other = [*LADDER[:2], replace(LADDER[2], environment="e2")]
+    assert failed(other) == {LADDER[2].identity: {"across-server-life"}}
+    own = [
+        replace(a, cell=replace(a.cell, cold="restart"), environment=f"e{i}") for i, a in enumerate(LADDER)
+    ]
+    assert failed(own) == {}
+
+
+def test_only_like_cells_with_figures_are_compared():
+    others = [attempt(recipe_cell("balanced", 32, repeat=2), seed=9), replace(LADDER[2], status="invalid")]
+    assert across([LADDER[1], *others]) == {}
