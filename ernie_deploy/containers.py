@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
+# For `top`: without it the daemon's COLUMNS may cut the arguments off.
+WIDE = "-efww"
 
 
 class State(Struct, frozen=True, kw_only=True):

@@ -50,7 +50,7 @@ def _image(engine: "DockerClient", image_id: str) -> Iterator[Place]:
 
 
 def _running(container: "Container", stack: Stack, service: str) -> Iterator[Place]:
-    yield f"processes of {service}", json.dumps(container.top()).encode()
+    yield f"processes of {service}", json.dumps(container.top(ps_args=containers.WIDE)).encode()
     seen = demand(stack.words("exec", "-T", service, "sh", "-c", PROCESSES))
     yield f"environments and arguments in {service}", seen.encode()
     mounted = {mount["Destination"] for mount in container.attrs["Mounts"]}

@@ -160,7 +160,9 @@ def restarts(stage: Stage) -> str:
     """Killing the engine process brings the server back by itself."""
     before, begun = stage.serve(), time.monotonic()
     container = containers.client().containers.get(before.id)
-    pids = [row[1] for row in container.top()["Processes"] if "EngineCore" in " ".join(row)]
+    pids = [
+        row[1] for row in container.top(ps_args=containers.WIDE)["Processes"] if "EngineCore" in " ".join(row)
+    ]
     if not pids:
         raise Disproved("no process is called EngineCore")
     subprocess.run(["kill", "-9", *pids], check=True)  # noqa: S603, S607 - the host's view of the container's processes

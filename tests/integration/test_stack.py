@@ -73,7 +73,7 @@ class Running:
 
     def pids(self, word: str) -> list[str]:
         """Process ids on the host of the serving container's processes that carry `word`."""
-        rows = self.engine.containers.get(self.serve().id).top()["Processes"]
+        rows = self.engine.containers.get(self.serve().id).top(ps_args=containers.WIDE)["Processes"]
         return [row[1] for row in rows if word in row[-1]]
 
     def signal(self, name: str, word: str) -> None:
