@@ -242,7 +242,7 @@ def test_engine_killed_while_idle(running: Running) -> None:
 @full
 def test_api_process_killed(running: Running) -> None:
     before = running.serve().restarts
-    running.signal("KILL", "vllm serve")
+    running.signal("KILL", "bin/vllm serve")
     recovered("API process killed", running.healthy_again(before, 300))
 
 
