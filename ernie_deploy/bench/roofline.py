@@ -5,6 +5,7 @@ Estimated from the catalog's figures; nothing that is measured can be faster tha
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -124,8 +125,7 @@ def of(cell: Cell, figures: Mapping[str, Any], environment: Environment) -> Floo
     done = completed(figures)
     if environment.rehearsal or not (environment.model and environment.target and done):
         return None
-    catalog = Catalog()
-    model, target = catalog.model(environment.model), catalog.target(environment.target)
+    model, target = _catalog().model(environment.model), _catalog().target(environment.target)
     if not target.bandwidth_gb_per_s:
         return None
     load = Load(
@@ -133,6 +133,12 @@ def of(cell: Cell, figures: Mapping[str, Any], environment: Environment) -> Floo
         input_tokens=cell.input_len, prompts=len(done), fp8=served_fp8(environment),
     )  # fmt: skip
     return floor(model, target, topology_of(environment), load, figures.get("median_itl_ms"))
+
+
+@cache
+def _catalog() -> Catalog:
+    """Read once: every cell of a journal asks for the same two files."""
+    return Catalog()
 
 
 def mean_context(done: Sequence[Row]) -> float:

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
+from itertools import accumulate, chain
 
 from ernie_deploy.bench.quantiles import edges_ms, histogram_quantile_ms, quantile
 from ernie_deploy.bench.record import Check, Evidence, InterTokenLatency
@@ -108,12 +109,11 @@ def max_concurrent_requests(evidence: Evidence) -> Check | None:
 
 
 def _most_in_a_second(done: Sequence[Row]) -> int:
+    """Sweeps over the seconds in which requests begin and after which they end."""
     origin = min(row.start_s for row in done)
-    busy = [0] * (int(max(row.end_s for row in done) - origin) + 2)
-    for row in done:
-        for second in range(int(row.start_s - origin), int(row.end_s - origin) + 1):
-            busy[second] += 1
-    return max(busy)
+    begun = ((int(row.start_s - origin), 1) for row in done)
+    ended = ((int(row.end_s - origin) + 1, -1) for row in done)
+    return max(accumulate(change for _, change in sorted(chain(begun, ended))))
 
 
 def max_output_tokens(evidence: Evidence) -> Check | None:
