@@ -1,7 +1,10 @@
 """Evidence of good runs of every kind, simulated once, and what fails of any evidence."""
 
+from typing import Any
+
 from bench.engine import Speed
 from bench.simulate import evidence, recipe_cell
+from msgspec.structs import replace
 
 from ernie_deploy.bench import validity
 from ernie_deploy.bench.record import Check, Evidence
@@ -22,3 +25,7 @@ RECIPE = GOOD["recipe"]
 
 def failed(proof: Evidence) -> dict[str, Check]:
     return {check.id: check for check in validity.judge(proof) if not check.ok}
+
+
+def changed(proof: Evidence, **figures: Any) -> Evidence:
+    return replace(proof, figures=proof.figures | figures)

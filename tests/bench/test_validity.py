@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from bench.engine import Speed
-from bench.good import GOOD, KINDS, RECIPE, failed
+from bench.good import GOOD, KINDS, RECIPE, changed, failed
 from bench.simulate import environment, evidence, recipe_cell, server_of, simulate
 from msgspec.structs import replace
 
@@ -12,10 +12,6 @@ from ernie_deploy.bench import validity
 from ernie_deploy.bench.derive import derive, reduce
 from ernie_deploy.bench.record import Cell, Evidence, Sample
 from ernie_deploy.catalog import Catalog
-
-
-def changed(proof: Evidence, **figures: Any) -> Evidence:
-    return replace(proof, figures=proof.figures | figures)
 
 
 def moved(proof: Evidence, **deltas: float) -> Evidence:
@@ -140,36 +136,6 @@ def test_the_wall_time_alone_gives_the_killed_engine_away():
     assert {"output-tokens", "wall-time", "output-throughput"} <= set(found)
 
 
-# --- the published blocks ---
-
-
-def test_the_published_text_block_passes():
-    checks = validity.judge(validity.published_evidence(Catalog().baselines[0]))
-    assert validity.status_of(checks) == "valid"
-    assert len(checks) >= 14
-
-
-def test_the_published_vision_block_has_merged_chunks():
-    checks = validity.judge(validity.published_evidence(Catalog().baselines[1]))
-    assert validity.status_of(checks) == "suspect"
-    (found,) = (check for check in checks if not check.ok)
-    assert found.id == "merged-chunks"
-    assert found.text.startswith("1.117 tokens a stream event")
-
-
-@pytest.mark.parametrize(("figure", "factor", "check"), [
-    ("completed", 0.5, "completed"), ("duration", 1.3, "output-throughput"), ("duration", 0.9, "wall-time"),
-    ("total_input_tokens", 1.3, "input-tokens"), ("total_output_tokens", 0.85, "output-tokens"),
-    ("request_throughput", 1.3, "request-throughput"), ("output_throughput", 1.001, "output-throughput"),
-    ("total_token_throughput", 1.001, "total-token-throughput"), ("mean_tpot_ms", 1.3, "wall-time"),
-    ("mean_ttft_ms", 3.0, "wall-time"), ("median_ttft_ms", 2.0, "ordering"), ("p99_tpot_ms", 0.7, "ordering"),
-    ("mean_itl_ms", 1.3, "merged-chunks"), ("p99_itl_ms", -1.0, "positive"),
-])  # fmt: skip
-def test_a_corrupted_copy_of_the_published_text_block_is_caught(figure, factor, check):
-    text = validity.published_evidence(Catalog().baselines[0])
-    assert check in failed(changed(text, **{figure: text.figures[figure] * factor}))
-
-
 # --- the prefix cache ---
 
 
@@ -264,6 +230,19 @@ def test_merged_chunks_are_suspect_unless_tokens_were_drafted():
                      before={k: v for k, v in proof.server.before.items() if not k.startswith("spec")})  # fmt: skip
     derived = replace(proof.derived, acceptance_length=None)
     assert set(failed(replace(proof, figures=without, server=server, derived=derived))) == {"merged-chunks"}
+
+
+def test_the_role_of_a_chat_is_an_event_without_a_token():
+    """In chat there is one stream event more, at once before the first token."""
+    itl, figures = RECIPE.itl, RECIPE.figures
+    more = replace(itl, counts=tuple(n + 1 for n in itl.counts), histogram={0: 16, **itl.histogram})
+    spoken = {"mean_itl_ms": figures["mean_itl_ms"] * 999 / 1000}
+    proof = replace(changed(RECIPE, **spoken), itl=more)
+    assert set(failed(rederived(proof))) == {"chunk-counts"}
+    mixed = replace(RECIPE, derived=replace(RECIPE.derived, tokens_per_chunk=1.1))
+    assert "merged-chunks" not in failed(mixed)
+    assert "merged-chunks" in failed(replace(mixed, cell=replace(mixed.cell, dataset="sharegpt")))
+    assert failed(rederived(changed(proof, backend="openai-chat"))) == {}
 
 
 def test_a_client_that_was_late_is_suspect_and_out_of_order_invalid():

@@ -77,6 +77,11 @@ def speculative(evidence: Evidence) -> bool:
     return bool(drafts) or bool(evidence.figures.get("spec_decode_num_drafts"))
 
 
+def extra_chunks(evidence: Evidence) -> int:
+    """Stream events of an answer that hold no token: in chat the first one tells the role alone."""
+    return 1 if evidence.figures.get("backend") == "openai-chat" else 0
+
+
 def rehearsed(evidence: Evidence) -> bool:
     """Whether this is a rehearsal, where client and server share few cores and no speed means anything."""
     return evidence.environment is not None and evidence.environment.rehearsal
