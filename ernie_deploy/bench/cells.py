@@ -35,6 +35,7 @@ class Choice(Struct, frozen=True, kw_only=True):
     dataset_path: Path | None = None
     goodput: dict[str, float] = {}
     preset: Preset = ""
+    seed: int | None = None
 
 
 def cells_of(choice: Choice, matrix: Matrix) -> list[Cell]:
@@ -48,7 +49,7 @@ def cells_of(choice: Choice, matrix: Matrix) -> list[Cell]:
             shape=name, input_len=input_len, output_len=output_len, num_prompts=count,
             request_rate=choice.request_rate, max_concurrency=choice.max_concurrency, repeat=repeat,
             cold=choice.cold, dataset=choice.dataset, dataset_sha256=digest, goodput=choice.goodput,
-            preset=choice.preset,
+            preset=choice.preset, seed=choice.seed,
         )
         for repeat, (name, input_len, output_len), count in itertools.product(
             range(1, choice.repeat + 1), lengths, counts
@@ -59,7 +60,9 @@ def cells_of(choice: Choice, matrix: Matrix) -> list[Cell]:
 def preset(choice: Choice, matrix: Matrix) -> Choice:
     """What a preset stands for: `published` replays the recipe's loop, `amd` its AMD section's rate."""
     if choice.preset == "published":
-        return msgspec.structs.replace(choice, cold="restart", request_rate=matrix.request_rate)
+        return msgspec.structs.replace(
+            choice, cold="restart", request_rate=matrix.request_rate, seed=PUBLISHED_SEED
+        )
     if choice.preset == "amd":
         return msgspec.structs.replace(choice, request_rate=matrix.amd.request_rate)
     return choice
@@ -100,9 +103,9 @@ def changes(before: Environment, after: Environment) -> list[str]:
 
 
 def seed_of(run: str, cell: Cell, attempt: int) -> int:
-    """The seed of one attempt: no two attempts of any run share a prompt, but for the published replay."""
-    if cell.preset == "published":
-        return PUBLISHED_SEED
+    """The seed of one attempt: no two attempts of any run share a prompt, unless one seed was asked for."""
+    if cell.seed is not None:
+        return cell.seed
     return derived_seed(run, cell.name, attempt)
 
 

@@ -30,6 +30,8 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # SLOs in ms: ttft, tpot, e2el.
     goodput: dict[str, float] = {}
     preset: Preset = ""
+    # One seed for every attempt, as vLLM's default has it; None: a seed of its own for each.
+    seed: int | None = None
 
     @property
     def name(self) -> str:

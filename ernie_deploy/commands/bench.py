@@ -120,7 +120,7 @@ def _choice(options: dict[str, Any]) -> "Choice":
             "--dataset sharegpt and custom take a file, and only they do.",
             next_step="name it with --dataset-path FILE",
         )
-    names = ("shapes", "num_prompts", "request_rate", "max_concurrency", "repeat", "cold", "dataset", "dataset_path", "goodput")  # fmt: skip
+    names = ("shapes", "num_prompts", "request_rate", "max_concurrency", "repeat", "cold", "dataset", "dataset_path", "goodput", "seed")  # fmt: skip
     return Choice(**{name: options[name] for name in names}, preset=options["preset"] or "")
 
 

@@ -80,6 +80,8 @@ WHAT = [
                  help="The file of sharegpt or custom."),
     click.option("--preset", type=click.Choice(["published", "amd"]), default=None,
                  help="published: seed 0, a fresh server for each cell, no warm-up. amd: rate 10000."),
+    click.option("--seed", type=click.IntRange(min=0), metavar="N",
+                 help="One seed for every cell, as the recipe's loop has it: the second cell finds a warm cache."),
     click.option("--goodput", callback=slo, metavar="ttft:MS,tpot:MS", help="SLOs; requests that meet them are counted."),
 ]  # fmt: skip
 HOW = [

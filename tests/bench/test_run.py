@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from bench.fake_openai import FakeOpenAI
 from conftest import ROOT, kit
+from msgspec.structs import replace
 
-from ernie_deploy.bench import cells, journal, watch
+from ernie_deploy.bench import journal, watch
 from ernie_deploy.bench import run as running
 from ernie_deploy.bench.record import Attempt, Cell, Journal
 from ernie_deploy.bench.run import Orders, Runner, Talk
@@ -211,31 +212,23 @@ CELL = Cell(shape="600/5", input_len=600, output_len=5, num_prompts=4, request_r
 
 
 def test_the_recipes_own_seed_finds_a_warm_cache(
-    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cells, "seed_of", lambda *_: 0)
-    first, second = runner(fake, in_process, Ear(), tmp_path).measure([CELL, cells_twice(CELL)])
+    cell = replace(CELL, seed=0)
+    first, second = runner(fake, in_process, Ear(), tmp_path).measure([cell, replace(cell, repeat=2)])
     assert first.status == "valid", first.reasons
     assert second.status == "invalid"
     assert any(reason.startswith("warm-cache") for reason in second.reasons), second.reasons
 
 
 def test_the_default_policy_stays_cold(fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path) -> None:
-    done = list(runner(fake, in_process, Ear(), tmp_path).measure([CELL, cells_twice(CELL)]))
+    done = list(runner(fake, in_process, Ear(), tmp_path).measure([CELL, replace(CELL, repeat=2)]))
     assert [attempt.status for attempt in done] == ["valid", "valid"], [a.reasons for a in done]
-
-
-def cells_twice(cell: Cell) -> Cell:
-    from msgspec.structs import replace
-
-    return replace(cell, repeat=2)
 
 
 def test_reset_empties_the_caches_before_each_cell(
     fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path
 ) -> None:
-    from msgspec.structs import replace
-
     cell = replace(CELL, cold="reset")
     (done,) = runner(fake, in_process, Ear(), tmp_path).measure([cell])
     assert done.status == "valid", done.reasons
@@ -275,8 +268,6 @@ def test_a_server_that_came_back_is_measured_again(
         done = real(bed, start)  # type: ignore[arg-type]
         if start.attempt == 1:  # type: ignore[attr-defined]
             fake.restart()
-            from msgspec.structs import replace
-
             return replace(done, status="failed", reasons=("server-died: the server was restarted",))
         return done
 
