@@ -8,6 +8,9 @@ import msgspec
 from ernie_deploy.paths import refuse_overwrite, write_whole
 from ernie_deploy.report.view import View
 
+# Where the name of a kind would hide a module of Python's own.
+MODULES = {"csv": "table_csv"}
+
 
 def write(view: View, files: Mapping[str, Path], *, force: bool = False) -> None:
     """Write each kind of report to its file, or none where one may not be overwritten."""
@@ -25,8 +28,9 @@ def as_json(view: View) -> str:
 
 
 def _writer(kind: str) -> Callable[[View], str]:
-    from ernie_deploy.report import html, junit, markdown, table_csv
+    """The function that writes one kind; the others' modules are not even imported."""
+    import importlib
 
-    return {"html": html.html, "markdown": markdown.markdown, "csv": table_csv.csv, "junit": junit.junit}[
-        kind
-    ]
+    module = importlib.import_module(f"ernie_deploy.report.{MODULES.get(kind, kind)}")
+    writer: Callable[[View], str] = getattr(module, kind)
+    return writer

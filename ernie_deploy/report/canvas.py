@@ -112,9 +112,15 @@ def log_log(axes: Any, bounds: Limits) -> None:
         subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)  # noqa: PLR2004 - three decades of 1, 2, 5 crowd
         axis.set_major_locator(LogLocator(subs=subs, numticks=12))
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(
-            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
-        )
+        axis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+
+
+def tick(value: float) -> str:
+    """A number on an axis: `0.5`, `2,000`, `100k`, `1M`, never wider than the margin."""
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if value >= 10 * unit or value >= 1e6:  # noqa: PLR2004 - 2,000 reads better than 2k
+            return f"{value / unit:g}{name}"
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
 
 
 def label_points(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:

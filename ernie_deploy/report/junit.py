@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 from ernie_deploy.report.view import Row, Trouble, View
 from ernie_deploy.report.wording import counted, number
 
-NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def junit(view: View) -> str:
