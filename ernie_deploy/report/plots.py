@@ -133,18 +133,16 @@ def _lines(name: str, title: str, loads: Sequence[Load], key: str, across: str) 
             gid=f"points-{at}", **_marker(at),
         )  # fmt: skip
     canvas.name_axes(axes, across, METRICS[key].title)
-    decimals = METRICS[key].decimals
-    table = [
-        (load.name, str(row.num_prompts), number(x, 0 if across == "num-prompts" else 1), number(y, decimals))
+    table: list[tuple[str, ...]] = [
+        (load.name, str(row.num_prompts), number(x), number(y, METRICS[key].decimals))
         for load, drawn in zip(loads, found, strict=True)
         for row, x, y in drawn
     ]
-    yield Plot(
-        id=name,
-        title=title,
-        svg=canvas.svg(figure, name, f"{METRICS[key].title} against {across}"),
-        table=(("load", "num-prompts", across, METRICS[key].title), *table),
-    )
+    table.insert(0, ("load", "num-prompts", across, METRICS[key].title))
+    if across == "num-prompts":
+        table = [(*line[:2], line[3]) for line in table]
+    label = f"{METRICS[key].title} against {across}"
+    yield Plot(id=name, title=title, svg=canvas.svg(figure, name, label), table=tuple(table))
 
 
 def _requested(rows: Sequence[Row], y: str) -> list[Point]:

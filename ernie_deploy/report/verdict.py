@@ -80,6 +80,8 @@ def _headline(counts: dict[Status, int], odd: int) -> str:
 
 def _sentence(found: Series) -> str:
     """What a machine delivers, for somebody who pays for it."""
+    if found.environment.rehearsal:
+        return "This was a rehearsal: it shows that the measuring works, and nothing about what a server delivers."
     valid = [group for group in found.groups if group.standing == "valid"]
     best = max(valid, key=lambda group: _median(group, "output_throughput"), default=None)
     if best is None:
@@ -135,7 +137,9 @@ def _unknown(found: Series) -> Iterator[str]:
 
 
 def highlights(found: Series) -> Iterator[Highlight]:
-    """At most four figures, of valid measurements only."""
+    """At most four figures, of valid measurements only; none of a rehearsal."""
+    if found.environment.rehearsal:
+        return
     valid = [group for group in found.groups if group.standing == "valid"]
     if best := max(valid, key=lambda group: _median(group, "output_throughput"), default=None):
         yield _highlight("Highest output", best, "output_throughput", "tok/s", 0)

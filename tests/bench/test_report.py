@@ -195,7 +195,8 @@ def test_another_load_is_not_put_beside_the_published_block(other):
 def test_a_rehearsal_is_not_put_beside_the_published_block_and_says_what_it_is():
     life = replace(LIFE, rehearsal=True)
     shown = view(journal_of(measured("prompt-heavy", 16), life=life))
-    assert (shown.rehearsal, shown.published) == (True, ())
+    assert (shown.rehearsal, shown.published, shown.highlights) == (True, (), ())
+    assert shown.verdict.sentence.startswith("This was a rehearsal")
     assert "REHEARSAL: random weights on whatever was there; the speeds mean nothing." in text.text(shown)
     assert "**Rehearsal: random weights" in markdown.markdown(shown)
     assert "their speed means nothing" in html.html(shown)
