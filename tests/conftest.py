@@ -93,11 +93,23 @@ def engine() -> str:
     return sys.executable
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file is one worker's; those that use the Docker engine are all the same worker's, one after the other.
+
+    What takes long begins first, so that no worker ends alone.
+    """
+    for item in items:
+        group = "docker" if item.get_closest_marker("docker") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: (not item.get_closest_marker("docker"), not item.get_closest_marker("engine")))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Times of recovery and the verdicts of rehearsals are results: shown although their tests pass."""
     reports = [r for r in terminalreporter.getreports("passed") if "integration" in r.nodeid and r.capstdout]
     if reports:
         terminalreporter.section("measured on real stacks")
     for report in reports:
-        terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}  {report.duration:.0f} s")
+        terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2].removesuffix('@docker')}  {report.duration:.0f} s")
         terminalreporter.write_line(report.capstdout.rstrip())

@@ -1,162 +1,32 @@
-"""Real Docker, real vLLM: a rehearsal of the very rendering, and what breaks at night done to a stack.
-
-One file, because xdist gives a file to one worker and two stacks at once would starve two cores.
-"""
+"""Real Docker, real vLLM: a rehearsal of the very rendering, and what breaks at night done to a stack."""
 
 import json
 import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from conftest import FULL, ROOT, kit, missing, planned
+from conftest import FULL, ROOT, kit, missing
+from integration.stack import Running, recovered
 
-from ernie_deploy import containers, metrics
+from ernie_deploy import containers
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.compose import Done, Stack, ask, demand
+from ernie_deploy.compose import Stack, ask, demand
 from ernie_deploy.errors import ToolFailed
 from ernie_deploy.failures import recognise
 from ernie_deploy.lifecycle import up
-from ernie_deploy.rehearsal import proofs, runner
+from ernie_deploy.rehearsal import proofs
 from ernie_deploy.rehearsal.client import Answer, chat
-from ernie_deploy.rehearsal.override import Rehearsal, decide
-from ernie_deploy.render import compose_file
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
-# A request may use the whole of its limit and a moment to be judged.
-GRACE_S = 5
 SATURATED_S = 300
 # The exit code of `fetch`, as docker/weights.py has it. Only where the engine tells it: `docker compose run`
 # of Compose 2.40 ends with 0 on Docker 20.10 whatever the container ended with.
 DISK_FULL = 23
-
-
-class Asked(NamedTuple):
-    """One request of this file, for the invariant at its end."""
-
-    answer: Answer
-    tokens: int
-    elapsed_s: float
-    limit_s: float
-
-    def fault(self) -> str:
-        """What no request may do: hang, or be counted a success and be short."""
-        if "timed out" in self.answer.detail or self.elapsed_s > self.limit_s + GRACE_S:
-            return "hung"
-        return "short" if self.answer.ending == "complete" and self.answer.tokens != self.tokens else ""
-
-
-def recovered(fault: str, elapsed_s: float) -> None:
-    """One line of the recovery table."""
-    print(f"recovery | {fault} | {elapsed_s:.0f} s")
-
-
-class Running:
-    """One rehearsed stack that the faults of this file are done to."""
-
-    def __init__(self, rehearsal: Rehearsal, stack: Stack) -> None:
-        self.rehearsal, self.stack = rehearsal, stack
-        self.engine = containers.client()
-        self.asked: list[Asked] = []
-
-    def serve(self) -> containers.State:
-        found = containers.states(self.engine, self.rehearsal.project)
-        return next(state for state in found if state.service == "serve")
-
-    def url(self) -> str:
-        return f"http://{demand(self.stack.words('port', 'serve', '8000')).strip()}"
-
-    def pids(self, word: str) -> list[str]:
-        """Process ids on the host of the serving container's processes that carry `word`."""
-        rows = self.engine.containers.get(self.serve().id).top(ps_args=containers.WIDE)["Processes"]
-        return [row[1] for row in rows if word in row[-1]]
-
-    def signal(self, name: str, word: str) -> None:
-        pids = self.pids(word)
-        assert pids, f"no process with {word}"
-        subprocess.run(["kill", f"-{name}", *pids], check=True)
-
-    def ask(self, max_tokens: int = 16, *, stream: bool = True, timeout_s: float = 120) -> Answer:
-        name, url, begun = self.rehearsal.plan.served_name, self.url(), time.monotonic()
-        answer = chat(url, name, max_tokens=max_tokens, stream=stream, timeout_s=timeout_s)
-        self.asked.append(Asked(answer, max_tokens, time.monotonic() - begun, timeout_s))
-        return answer
-
-    def healthy_again(self, restarts: int, limit_s: float) -> float:
-        begun = time.monotonic()
-        while not ((now := self.serve()).restarts > restarts and now.health == "healthy"):
-            assert time.monotonic() - begun < limit_s, f"not healthy after {limit_s} s: {now}"
-            time.sleep(0.5)
-        return time.monotonic() - begun
-
-    def busy(self, requests: int = 1) -> None:
-        """Wait until so many requests are being worked on."""
-        url, end = self.url(), time.monotonic() + 30
-        while metrics.scrape(url).get("vllm:num_requests_running", 0) < requests:
-            assert time.monotonic() < end, "no request is running"
-            time.sleep(0.2)
-
-    def with_env(self, folder: Path, **variables: object) -> Stack:
-        """The same stack with other settings in its .env."""
-        env = folder / "other.env"
-        env.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
-        return Stack(files=self.stack.files, project=self.rehearsal.project, env_file=env)
-
-    def fetch(self, stack: Stack, *options: str) -> Done:
-        """Run `fetch` once beside the running stack, against its hub."""
-        return ask(stack.words("run", "--rm", "--no-deps", "-T", *options, "fetch"), timeout_s=90)
-
-
-@pytest.fixture(scope="session")
-def rehearsal(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
-    plan = planned("cpu")
-    return decide(plan, tmp_path_factory.mktemp("faults"), "ernie-faults")
-
-
-@pytest.fixture(scope="session")
-def token(rehearsal: Rehearsal) -> str:
-    """The token that was planted where the stack reads it."""
-    return runner.lay_out(rehearsal, compose_file(rehearsal.plan, Catalog().defaults))
-
-
-# The fixtures of pytest-docker: its compose files, project, start and end.
-@pytest.fixture(scope="session")
-def docker_compose_file(rehearsal: Rehearsal, token: str) -> list[str]:
-    return [str(file) for file in runner.stack_of(rehearsal).files]
-
-
-@pytest.fixture(scope="session")
-def docker_compose_project_name(rehearsal: Rehearsal) -> str:
-    return rehearsal.project
-
-
-@pytest.fixture(scope="session")
-def docker_setup(rehearsal: Rehearsal) -> list[str]:
-    return [f"--env-file {rehearsal.folder}/.env up --detach --wait --wait-timeout 900"]
-
-
-@pytest.fixture(scope="session")
-def docker_cleanup(rehearsal: Rehearsal) -> list[str]:
-    return [f"--env-file {rehearsal.folder}/.env --profile '*' down --volumes --timeout 5"]
-
-
-@pytest.fixture(scope="session")
-def running(rehearsal: Rehearsal, docker_services: object) -> Running:
-    return Running(rehearsal, runner.stack_of(rehearsal))
-
-
-@pytest.fixture(autouse=True)
-def _log_where_it_failed(request: pytest.FixtureRequest) -> Iterator[None]:
-    failed = request.session.testsfailed
-    yield
-    if request.session.testsfailed > failed and "running" in request.fixturenames:
-        print(ask(request.getfixturevalue("running").stack.logs(tail="40"), timeout_s=60).stdout)
 
 
 CASES = [["h100", "--profile", "mtp"]]

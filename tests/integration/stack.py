@@ -1,0 +1,90 @@
+"""A rehearsed stack that tests may break, and what every request to it is held to."""
+
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from ernie_deploy import containers, metrics
+from ernie_deploy.compose import Done, Stack, ask, demand
+from ernie_deploy.rehearsal.client import Answer, chat
+from ernie_deploy.rehearsal.override import Rehearsal
+
+# A request may use the whole of its limit and a moment to be judged.
+GRACE_S = 5
+
+
+class Asked(NamedTuple):
+    """One request of this file, for the invariant at its end."""
+
+    answer: Answer
+    tokens: int
+    elapsed_s: float
+    limit_s: float
+
+    def fault(self) -> str:
+        """What no request may do: hang, or be counted a success and be short."""
+        if "timed out" in self.answer.detail or self.elapsed_s > self.limit_s + GRACE_S:
+            return "hung"
+        return "short" if self.answer.ending == "complete" and self.answer.tokens != self.tokens else ""
+
+
+def recovered(fault: str, elapsed_s: float) -> None:
+    """One line of the recovery table."""
+    print(f"recovery | {fault} | {elapsed_s:.0f} s")
+
+
+class Running:
+    """One rehearsed stack that the faults of this file are done to."""
+
+    def __init__(self, rehearsal: Rehearsal, stack: Stack) -> None:
+        self.rehearsal, self.stack = rehearsal, stack
+        self.engine = containers.client()
+        self.asked: list[Asked] = []
+
+    def serve(self) -> containers.State:
+        found = containers.states(self.engine, self.rehearsal.project)
+        return next(state for state in found if state.service == "serve")
+
+    def url(self) -> str:
+        return f"http://{demand(self.stack.words('port', 'serve', '8000')).strip()}"
+
+    def pids(self, word: str) -> list[str]:
+        """Process ids on the host of the serving container's processes that carry `word`."""
+        rows = self.engine.containers.get(self.serve().id).top(ps_args=containers.WIDE)["Processes"]
+        return [row[1] for row in rows if word in row[-1]]
+
+    def signal(self, name: str, word: str) -> None:
+        pids = self.pids(word)
+        assert pids, f"no process with {word}"
+        subprocess.run(["kill", f"-{name}", *pids], check=True)
+
+    def ask(self, max_tokens: int = 16, *, stream: bool = True, timeout_s: float = 120) -> Answer:
+        name, url, begun = self.rehearsal.plan.served_name, self.url(), time.monotonic()
+        answer = chat(url, name, max_tokens=max_tokens, stream=stream, timeout_s=timeout_s)
+        self.asked.append(Asked(answer, max_tokens, time.monotonic() - begun, timeout_s))
+        return answer
+
+    def healthy_again(self, restarts: int, limit_s: float) -> float:
+        begun = time.monotonic()
+        while not ((now := self.serve()).restarts > restarts and now.health == "healthy"):
+            assert time.monotonic() - begun < limit_s, f"not healthy after {limit_s} s: {now}"
+            time.sleep(0.5)
+        return time.monotonic() - begun
+
+    def busy(self, requests: int = 1, limit_s: float = 30) -> None:
+        """Wait until so many requests are being worked on."""
+        url, end = self.url(), time.monotonic() + limit_s
+        while metrics.scrape(url).get("vllm:num_requests_running", 0) < requests:
+            assert time.monotonic() < end, "no request is running"
+            time.sleep(0.2)
+
+    def with_env(self, folder: Path, **variables: object) -> Stack:
+        """The same stack with other settings in its .env."""
+        env = folder / "other.env"
+        env.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+        return Stack(files=self.stack.files, project=self.rehearsal.project, env_file=env)
+
+    def fetch(self, stack: Stack, *options: str) -> Done:
+        """Run `fetch` once beside the running stack, against its hub."""
+        return ask(stack.words("run", "--rm", "--no-deps", "-T", *options, "fetch"), timeout_s=90)
