@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from ernie_deploy import published
 from ernie_deploy.catalog.schema import Model, Recipes, Target
 from ernie_deploy.flags import Setting, as_settings, merge
@@ -26,10 +28,17 @@ def bench_settings(
         [_variable(setting) for setting in published.settings_of(command)],
         as_settings({"model": model.hf_id}, f"model {model.id}"),
         _names(model, request, serve),
-        as_settings({"host": "serve", "port": 8000}, "kit: the stack's one server"),
+        _address(serve),
         as_settings({"temperature": 0}, "kit: the recipe's client sampled greedily; 0.32's no longer does"),
         [Setting(name="seed", value=0, origin="kit: vLLM's default", variable="BENCH_SEED")],
     )
+
+
+def _address(serve: Sequence[Setting]) -> list[Setting]:
+    """Where the one server is: its service's name, or where it listens on the host's own network."""
+    origin = "kit: the stack's one server"
+    known = [replace(s, origin=origin) for s in serve if s.name in ("host", "port")]
+    return known or as_settings({"host": "serve", "port": 8000}, origin)
 
 
 def _variable(setting: Setting) -> Setting:

@@ -21,10 +21,12 @@ def disagreement_table(catalog: Catalog) -> str:
         "drop": "left out",
         "published": "only with `--profile published`",
         "replace": "replaced",
+        "layout": "laid out anew",
         "note": "noted",
     }
     lines = ["| published | here | because |", "|---|---|---|"]
     for rule in catalog.recipes.disagreements:
-        said = f"`--{rule.setting}`" if rule.setting else rule.id.replace("-", " ")
+        value = f" {rule.value}" if rule.action == "layout" else ""
+        said = f"`--{rule.setting}{value}`" if rule.setting else rule.id.replace("-", " ")
         lines.append(f"| {said} | {does[rule.action]} | {rule.reason} |")
     return "\n".join(lines)

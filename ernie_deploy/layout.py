@@ -6,32 +6,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ernie_deploy import published
-from ernie_deploy.catalog.schema import Engine, Model, Profile, Recipes, Row, Target
-from ernie_deploy.errors import Refused, UsageError
+from ernie_deploy.catalog.schema import Model, Profile, Row, Target
+from ernie_deploy.errors import Refused
 from ernie_deploy.flags import Setting, as_settings, merge
 from ernie_deploy.memory import Budget, MemoryPlan, plan_memory
-from ernie_deploy.topology import Topology, legal_tensor_parallel_sizes, refusal
+from ernie_deploy.pairing import Pairing, find, float_of, share_of, size_of, whole_number
+from ernie_deploy.sizes import topologies
+from ernie_deploy.topology import Topology
 
 CPU_KV_CACHE_GIB = 4.0
-# More than any host has: what lies above is a slip of the finger.
-MOST_GIB = 1e6
 # Below this vLLM warns that a draft token per sequence crowds the batch.
 MTP_MIN_BATCHED_TOKENS = 8192
 EIGHT_BIT = ("fp8", "mxfp8", "int8")
-
-
-class Pairing(Struct, frozen=True, kw_only=True):
-    """A model on a target, and what the user decided about them."""
-
-    model: Model
-    target: Target
-    engine: Engine
-    recipes: Recipes
-    profiles: tuple[Profile, ...]
-    fp8: Profile
-    user: tuple[Setting, ...]
-    gpu_ids: tuple[int, ...] = ()
-    local_weights: bool = False
 
 
 class Layout(Struct, frozen=True, kw_only=True):
@@ -43,6 +29,17 @@ class Layout(Struct, frozen=True, kw_only=True):
     topology: Topology
     settings: tuple[Setting, ...]
     memory: MemoryPlan
+
+    @property
+    def drafts(self) -> bool:
+        """Whether it decodes speculatively."""
+        return find(self.settings, "speculative-config") is not None
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """Where this differs from the published command, sentence by sentence; its sizes last."""
+        here = [s for s in self.settings if s.name in ("tensor-parallel-size", "pipeline-parallel-size")]
+        return (*self.reading.differences, *published.sizes_differ(self.reading, here, self.topology.nodes))
 
 
 def choose(pairing: Pairing) -> Layout:
@@ -59,7 +56,7 @@ def choose(pairing: Pairing) -> Layout:
 def _precisions(pairing: Pairing) -> list[tuple[Profile, ...]]:
     """The profiles asked for, then the same with FP8; a recipe published in FP8 alone comes first."""
     asked = {profile.id for profile in pairing.profiles}
-    decided = {"fp8", "bf16"} & asked or _find(pairing.user, "quantization")
+    decided = {"fp8", "bf16"} & asked or find(pairing.user, "quantization")
     if pairing.target.fp8 == "none" or decided:
         return [pairing.profiles]
     both = [pairing.profiles, (*pairing.profiles, pairing.fp8)]
@@ -69,67 +66,22 @@ def _precisions(pairing: Pairing) -> list[tuple[Profile, ...]]:
 
 def _row(pairing: Pairing, profiles: Sequence[Profile]) -> Row | None:
     ids = [profile.id for profile in profiles]
-    return published.row_for(pairing.recipes, pairing.model, pairing.target, ids)
+    # Replicas over nodes are each the one-node command.
+    nodes = 1 if size_of(pairing.user, "data-parallel-size") > 1 else pairing.nodes
+    return published.row_for(pairing.recipes, pairing.model, pairing.target, ids, nodes=nodes)
 
 
 def _layouts(pairing: Pairing, profiles: tuple[Profile, ...]) -> Iterator[Layout]:
     ids = [profile.id for profile in profiles]
     row = _row(pairing, profiles)
     reading = published.read(row, pairing.recipes, pairing.model, ids) if row else published.Reading()
-    for size in _tensor_parallel_sizes(pairing, reading if row else None):
-        topology = _topology(pairing, profiles, size)
+    for topology in topologies(pairing, profiles, reading.settings if row else None):
         settings = _settings(pairing, profiles, reading, topology)
         memory = _memory(pairing, topology, settings)
         yield Layout(
             profiles=profiles, row=row, reading=reading,
             topology=topology, settings=settings, memory=memory,
         )  # fmt: skip
-
-
-def _tensor_parallel_sizes(pairing: Pairing, reading: published.Reading | None) -> list[int]:
-    """Sizes to try in order: the user's, what `--gpus` leaves, the published one, or all legal."""
-    if chosen := _find(pairing.user, "tensor-parallel-size"):
-        return [whole_number(chosen)]
-    others = _size(pairing.user, "data-parallel-size") * _size(pairing.user, "pipeline-parallel-size")
-    most = max(1, (len(pairing.gpu_ids) or pairing.target.gpus or 1) // others)
-    legal = legal_tensor_parallel_sizes(pairing.model, most)
-    if pairing.gpu_ids:
-        return legal[::-1]
-    if reading is not None:
-        return [_size(reading.settings, "tensor-parallel-size")]
-    return legal
-
-
-def _topology(pairing: Pairing, profiles: Sequence[Profile], size: int) -> Topology:
-    names = {name for profile in profiles for name in profile.settings}
-    topology = Topology(
-        tensor_parallel_size=size,
-        data_parallel_size=_size(pairing.user, "data-parallel-size"),
-        pipeline_parallel_size=_size(pairing.user, "pipeline-parallel-size"),
-        expert_parallel="enable-expert-parallel" in names
-        or _find(pairing.user, "enable-expert-parallel") is not None,
-    )
-    _refuse_illegal(pairing, topology)
-    return topology
-
-
-def _refuse_illegal(pairing: Pairing, topology: Topology) -> None:
-    target, available = pairing.target, len(pairing.gpu_ids) or pairing.target.gpus or 1
-    if topology.gpus > available:
-        have = f"--gpus names {available}" if pairing.gpu_ids else f"one {target.id} node has {available}"
-        raise Refused(
-            f"{pairing.model.id} on {target.id}: the layout needs {topology.gpus} GPUs, {have}.",
-            cause=f"tensor_parallel_size {topology.tensor_parallel_size}"
-            f" x data_parallel_size {topology.data_parallel_size}"
-            f" x pipeline_parallel_size {topology.pipeline_parallel_size}",
-            next_step=f"choose --tp from {legal_tensor_parallel_sizes(pairing.model, available)}",
-        )
-    if reason := refusal(pairing.model, topology):
-        raise Refused(
-            f"{pairing.model.id} on {target.id}: {reason}.",
-            cause="vLLM refuses it, or crashes while loading",
-            next_step=f"choose --tp from {legal_tensor_parallel_sizes(pairing.model, available)}",
-        )
 
 
 def _settings(
@@ -166,7 +118,16 @@ def _of_topology(topology: Topology) -> list[Setting]:
         "data-parallel-size": topology.data_parallel_size,
         "pipeline-parallel-size": topology.pipeline_parallel_size,
     }
-    return as_settings({k: v for k, v in sizes.items() if v > 1}, "memory plan: the fewest GPUs that fit")
+    return as_settings({k: v for k, v in sizes.items() if v > 1}, _origin(topology))
+
+
+def _origin(topology: Topology) -> str:
+    """Why the sizes are what they are."""
+    if topology.nodes == 1 or topology.data_parallel_size > 1:
+        return "memory plan: the fewest GPUs that fit"
+    if topology.pipeline_parallel_size > 1:
+        return "kit: tensor parallel within a node, pipeline across"
+    return "kit: tensor parallel over the GPUs of all nodes"
 
 
 def of_profile(profile: Profile, model: Model) -> list[Setting]:
@@ -178,7 +139,7 @@ def of_profile(profile: Profile, model: Model) -> list[Setting]:
 
 def _of_mtp(settings: Sequence[Setting], target: Target) -> list[Setting]:
     """Room for draft tokens; without it vLLM halves its own batch and warns."""
-    if not _find(settings, "speculative-config"):
+    if not find(settings, "speculative-config"):
         return []
     default = target.engine_defaults.max_num_batched_tokens
     return as_settings(
@@ -189,13 +150,13 @@ def _of_mtp(settings: Sequence[Setting], target: Target) -> list[Setting]:
 
 def _memory(pairing: Pairing, topology: Topology, settings: Sequence[Setting]) -> MemoryPlan:
     model, context = pairing.model, _context_tokens(pairing.model, settings)
-    if _find(settings, "language-model-only"):
+    if find(settings, "language-model-only"):
         model = replace(model, vision=None)
     return plan_memory(model, topology, _budget(pairing, settings), context)
 
 
 def _context_tokens(model: Model, settings: Sequence[Setting]) -> int:
-    asked = _find(settings, "max-model-len")
+    asked = find(settings, "max-model-len")
     context = whole_number(asked) if asked else model.context_tokens
     if context > model.context_tokens:
         raise Refused(
@@ -208,23 +169,23 @@ def _context_tokens(model: Model, settings: Sequence[Setting]) -> int:
 
 def _budget(pairing: Pairing, settings: Sequence[Setting]) -> Budget:
     target, defaults = pairing.target, pairing.target.engine_defaults
-    quantization = _find(settings, "quantization")
+    quantization = find(settings, "quantization")
     return Budget(
         memory_gib=target.memory_gib,
-        gpu_memory_utilization=_share(settings, pairing.engine.gpu_memory_utilization),
+        gpu_memory_utilization=share_of(settings, pairing.engine.gpu_memory_utilization),
         fp8=quantization is not None and str(quantization.value).startswith(EIGHT_BIT),
-        mtp=_find(settings, "speculative-config") is not None,
-        cpu_offload_gib=_float(settings, "cpu-offload-gb", 0.0),
+        mtp=find(settings, "speculative-config") is not None,
+        cpu_offload_gib=float_of(settings, "cpu-offload-gb", 0.0),
         kv_cache_gib=CPU_KV_CACHE_GIB if target.vendor == "cpu" else None,
-        max_num_batched_tokens=_size(settings, "max-num-batched-tokens", defaults.max_num_batched_tokens),
-        max_num_seqs=_size(settings, "max-num-seqs", defaults.max_num_seqs),
+        max_num_batched_tokens=size_of(settings, "max-num-batched-tokens", defaults.max_num_batched_tokens),
+        max_num_seqs=size_of(settings, "max-num-seqs", defaults.max_num_seqs),
     )
 
 
 def _capped(layout: Layout, pairing: Pairing) -> Layout:
     """Cap the context where it fits less than twice, unless the user chose it."""
     memory = layout.memory
-    if memory.verdict == "fits" or _find(pairing.user, "max-model-len"):
+    if memory.verdict == "fits" or find(pairing.user, "max-model-len"):
         return layout
     cap = memory.capped_context_tokens
     origin = f"memory plan: the KV cache holds {memory.kv_cache_tokens:,} tokens (estimated)"
@@ -234,49 +195,11 @@ def _capped(layout: Layout, pairing: Pairing) -> Layout:
 
 def _does_not_fit(pairing: Pairing, tried: Sequence[Layout]) -> Refused:
     best = max(tried, key=lambda layout: layout.memory.kv_cache_gib)
-    fp8 = _find(best.settings, "quantization")
+    fp8 = find(best.settings, "quantization")
     return Refused(
         f"{pairing.model.id} does not fit {pairing.target.id}"
-        f" ({best.topology.gpus} x {pairing.target.memory_gib:g} GiB, {fp8.value if fp8 else 'BF16'}).",
+        f" ({best.topology.nodes * best.topology.gpus} x {pairing.target.memory_gib:g} GiB, {fp8.value if fp8 else 'BF16'}).",
         cause=best.memory.arithmetic,
         next_step="ernie-deploy models --json shows where it fits; --profile fp8, a larger target,"
-        " more --tp or a smaller --max-model-len take less",
+        " more --tp, more --nodes or a smaller --max-model-len take less",
     )
-
-
-def _find(settings: Sequence[Setting], name: str) -> Setting | None:
-    return next((s for s in settings if s.name == name and s.value is not False), None)
-
-
-def whole_number(setting: Setting) -> int:
-    """The value as a positive whole number; raises `UsageError`."""
-    if isinstance(setting.value, int) and setting.value >= 1:
-        return int(setting.value)
-    raise UsageError(
-        f"--{setting.name} must be a whole number of 1 or more, not {str(setting.value)[:40]!r}.",
-        cause="the memory plan counts with it, so it must be said in digits",
-    )
-
-
-def _size(settings: Sequence[Setting], name: str, default: int = 1) -> int:
-    setting = _find(settings, name)
-    return whole_number(setting) if setting else default
-
-
-def _float(settings: Sequence[Setting], name: str, default: float) -> float:
-    setting = _find(settings, name)
-    if setting is None:
-        return default
-    if isinstance(setting.value, int | float) and 0 <= setting.value < MOST_GIB:
-        return float(setting.value)
-    raise UsageError(f"--{name} must be a number of 0 or more, not {str(setting.value)[:40]!r}.")
-
-
-def _share(settings: Sequence[Setting], default: float) -> float:
-    share = _float(settings, "gpu-memory-utilization", default)
-    if not 0 < share <= 1:
-        raise UsageError(
-            f"--gpu-memory-utilization must lie above 0 and at most 1, not {share:g}.",
-            cause="it is the share of one GPU's memory that vLLM may take",
-        )
-    return share

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from ernie_deploy import published
 from ernie_deploy.bench_cell import bench_settings
 from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
-from ernie_deploy.catalog.schema import Engine, Model, Need, Profile, Support, Target
+from ernie_deploy.catalog.schema import Engine, Model, Need, Port, Profile, Support, Target
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.flags import Setting, merge
-from ernie_deploy.layout import Layout, Pairing, choose
+from ernie_deploy.layout import Layout, choose
 from ernie_deploy.memory import GIB, MemoryPlan, weight_bytes
+from ernie_deploy.nodes import node_environment, node_settings, ports, worker_settings
+from ernie_deploy.notes import notes_on
+from ernie_deploy.pairing import Pairing
 from ernie_deploy.request import Request, check_words, user_settings
 from ernie_deploy.serving import ENGINE_CACHE, HF_CACHE, WEIGHTS_MOUNT, serve_environment, serve_settings
 from ernie_deploy.topology import Topology
@@ -54,6 +56,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     settings: tuple[Setting, ...]
     environment: tuple[Setting, ...]
     bench: tuple[Setting, ...]
+    ports: tuple[Port, ...]
     row: str
     differences: tuple[str, ...]
     notes: tuple[str, ...]
@@ -63,8 +66,9 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Name of the stack: `21b-mi300x`, with the profiles that were asked for."""
-        return "-".join((self.model.id, self.target.id, *self.request.profiles))
+        """Name of the stack: `21b-mi300x`, with the nodes and profiles that were asked for."""
+        nodes = (f"{self.topology.nodes}nodes",) if self.topology.nodes > 1 else ()
+        return "-".join((self.model.id, self.target.id, *nodes, *self.request.profiles))
 
     @property
     def project(self) -> str:
@@ -84,6 +88,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     def setting(self, name: str) -> Setting | None:
         """The flag `name` of `vllm serve`, if the plan has it."""
         return next((s for s in self.settings if s.name == name), None)
+
+    @property
+    def worker_settings(self) -> tuple[Setting, ...]:
+        """The flags of `vllm serve` on every node but the head."""
+        return worker_settings(self.settings)
 
     @property
     def fetch_words(self) -> list[str]:
@@ -128,7 +137,13 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
     check_words(request)
     pairing, support = _pairing(catalog, request)
     layout = choose(pairing)
-    settings = merge(layout.settings, serve_settings(request, SHUTDOWN_TIMEOUT_S), pairing.user)
+    opened = ports(catalog.ports, request, layout.topology)
+    settings = merge(
+        layout.settings,
+        node_settings(request, layout.topology, opened),
+        serve_settings(request, SHUTDOWN_TIMEOUT_S),
+        pairing.user,
+    )
     model, target, size = pairing.model, pairing.target, weight_bytes(pairing.model)
     ready_timeout_s = BASE_READY_TIMEOUT_S + round(size / SLOWEST_READ_BYTES_PER_S)
     gpu_ids = _gpu_ids(request, layout, target)
@@ -146,11 +161,15 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
         gpu_ids=gpu_ids,
         memory=layout.memory,
         settings=settings,
-        environment=serve_environment(request, target, layout, gpu_ids, ready_timeout_s),
+        environment=(
+            *serve_environment(request, target, layout, gpu_ids, ready_timeout_s),
+            *node_environment(layout.topology),
+        ),
         bench=bench_settings(catalog.recipes, model, target, request, settings),
         row=layout.row.id if layout.row else "",
-        differences=layout.reading.differences,
-        notes=tuple(_notes(pairing, layout, request)),
+        ports=opened,
+        differences=layout.differences,
+        notes=tuple(notes_on(pairing, layout, request)),
         weight_bytes=size,
         ready_timeout_s=ready_timeout_s,
         shutdown_timeout_s=_shutdown_timeout_s(settings),
@@ -177,9 +196,11 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
         user=user_settings(request, catalog.engine),
         gpu_ids=request.gpus,
         local_weights=bool(request.weights),
+        nodes=request.nodes,
     )
     _check_profiles(pairing)
     _check_gpus(request, target)
+    _check_nodes(request, target)
     return pairing, support
 
 
@@ -231,6 +252,21 @@ def _check_gpus(request: Request, target: Target) -> None:
         raise Refused(f"{target.id} has no GPU to choose.", next_step="leave out --gpus and --gpus-cdi")
 
 
+def _check_nodes(request: Request, target: Target) -> None:
+    if request.multi_node == "ray" and target.vendor == "cpu":
+        raise Refused(
+            f"{target.id} with --multi-node ray is refused by vLLM.",
+            cause="current platform cpu does not support ray",
+            next_step="leave --multi-node out: the nodes then need no Ray",
+        )
+    if request.multi_node == "ray" and (request.dp or 1) > 1:
+        raise Refused(
+            "Replicas over the nodes are native here, not Ray's.",
+            cause="each replica is a server process of vLLM's own",
+            next_step="leave out --multi-node ray, or --dp",
+        )
+
+
 def _image(engine: Engine, target: Target, request: Request) -> str:
     image = engine.images[target.vendor]
     if not request.cuda:
@@ -255,44 +291,3 @@ def _shutdown_timeout_s(settings: Sequence[Setting]) -> int:
     if not isinstance(value, int) or not 0 <= value <= LONGEST_SHUTDOWN_S:
         raise UsageError(f"--shutdown-timeout must be between 0 and {LONGEST_SHUTDOWN_S} seconds.")
     return value
-
-
-def _notes(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
-    """What the user should know, one sentence each."""
-    model, target = pairing.model, pairing.target
-    kinds = ["bench", target.vendor] + ["vision"] * (model.vision is not None)
-    added = {p.id for p in layout.profiles} - set(request.profiles)
-    notes = [_note_on_gpus(layout, target, pairing)] if target.gpus else []
-    if "fp8" in added:
-        why = f"as published for {target.id}" if layout.row else f"because BF16 does not fit {target.id}"
-        notes.append(f"FP8 was chosen {why}; --profile bf16 keeps BF16 where it fits.")
-    if request.security == "vendor":
-        notes.append(SECURITY_NOTES[target.vendor])
-    return notes + published.notes(pairing.recipes, kinds)
-
-
-def _note_on_gpus(layout: Layout, target: Target, pairing: Pairing) -> str:
-    used, topology = layout.topology.gpus, layout.topology
-    published_layout = layout.row and topology.tensor_parallel_size == (
-        layout.row.settings.get("tensor-parallel-size", 1)
-    )
-    why = "the published layout" if published_layout else "the memory plan"
-    note = f"Uses {used} of the node's {target.gpus} GPUs ({why})."
-    replicas = target.gpus // (used // topology.data_parallel_size)
-    if replicas > topology.data_parallel_size and not request_limits(pairing):
-        note += f" --dp {replicas} uses the rest."
-    return note
-
-
-def request_limits(pairing: Pairing) -> bool:
-    """Whether the user narrowed the GPUs, so that the rest is not on offer."""
-    return bool(pairing.gpu_ids)
-
-
-SECURITY_NOTES = {
-    "nvidia": "--security vendor: host IPC, as vLLM's documentation has it; a container with it can read"
-    " the shared memory of every process on the host. shm_size does the same for vLLM alone.",
-    "amd": "--security vendor: seccomp off, SYS_PTRACE, host IPC and the video group, as vLLM's ROCm"
-    " documentation has it; use it only where hipIpc or RCCL is refused without it.",
-    "cpu": "--security vendor changes nothing on a CPU target.",
-}

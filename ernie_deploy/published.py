@@ -14,12 +14,17 @@ class Reading(Struct, frozen=True, kw_only=True):
     settings: tuple[Setting, ...] = ()
     environment: tuple[Setting, ...] = ()
     differences: tuple[str, ...] = ()
+    sizes: Disagreement | None = None
 
 
-def row_for(recipes: Recipes, model: Model, target: Target, profiles: Sequence[str]) -> Row | None:
-    """The one-node command whose variant comes nearest to the profiles without exceeding them."""
+def row_for(
+    recipes: Recipes, model: Model, target: Target, profiles: Sequence[str], *, nodes: int = 1
+) -> Row | None:
+    """The command for so many nodes whose variant comes nearest to the profiles without exceeding them."""
     rows = [
-        row for row in recipes.serve if row.model == model.id and target.id in row.targets and row.nodes == 1
+        row
+        for row in recipes.serve
+        if row.model == model.id and target.id in row.targets and row.nodes == nodes
     ]
     fitting = [row for row in rows if set(row.variant) <= set(profiles)]
     return max(fitting, key=lambda row: len(row.variant), default=None)
@@ -36,9 +41,12 @@ def bench_for(recipes: Recipes, model: Model, target: Target) -> Bench:
 
 def read(row: Row, recipes: Recipes, model: Model, profiles: Sequence[str]) -> Reading:
     """Hold each published setting against today's vLLM."""
-    settings, differences = [], []
+    settings, differences, sizes = [], [], None
     for setting in settings_of(row):
         rule = _rule(setting, recipes.disagreements, model)
+        if rule and rule.action == "layout":
+            # What is done instead is the layout's to say.
+            sizes, rule = rule, None
         kept = _kept(setting, rule, profiles) if rule else setting
         if kept:
             settings.append(kept)
@@ -48,7 +56,16 @@ def read(row: Row, recipes: Recipes, model: Model, profiles: Sequence[str]) -> R
         settings=tuple(settings),
         environment=tuple(environment_of(row)),
         differences=tuple(differences),
+        sizes=sizes,
     )
+
+
+def sizes_differ(reading: Reading, here: Sequence[Setting], nodes: int) -> list[str]:
+    """The sentence on parallel sizes that were published for a cluster of another kind."""
+    if not (rule := reading.sizes):
+        return []
+    before = next(s for s in reading.settings if s.name == rule.setting)
+    return [f"{_said(before)} -> {' '.join(words(here))} on {nodes} nodes: {rule.reason}"]
 
 
 def settings_of(command: Row | Bench) -> list[Setting]:

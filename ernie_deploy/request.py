@@ -10,6 +10,7 @@ from ernie_deploy.errors import UsageError
 from ernie_deploy.flags import Setting, merge
 
 Security = Literal["strict", "vendor"]
+MultiNode = Literal["native", "ray"]
 
 LOOPBACK = "127.0.0.1"
 
@@ -24,12 +25,28 @@ MANAGED = {
     "model": "choose it with --model",
     "model-tag": "choose it with --model",
     "download-dir": "set HF_CACHE_DIR in .env",
-    "nnodes": "this kit renders one node here",
-    "node-rank": "this kit renders one node here",
-    "master-addr": "this kit renders one node here",
-    "headless": "the health check needs the API server",
+    "nnodes": "choose it with --nodes",
+    "node-rank": "with --nodes each node has NODE_RANK in its .env",
+    "master-addr": "with --nodes each node has HEAD_ADDR in its .env",
+    "headless": "with --nodes the workers are; elsewhere the health check needs the API server",
 }
 
+# vLLM follows these from the rank of the node; said by hand they could contradict it.
+MANAGED_OVER_NODES = {
+    "distributed-executor-backend": "choose it with --multi-node",
+    **dict.fromkeys(
+        (
+            "data-parallel-address",
+            "data-parallel-backend",
+            "data-parallel-external-lb",
+            "data-parallel-hybrid-lb",
+            "data-parallel-rank",
+            "data-parallel-size-local",
+            "data-parallel-start-rank",
+        ),
+        "with --nodes vLLM takes it from NODE_RANK and HEAD_ADDR",
+    ),
+}
 
 # Control characters but tab and newline, lone surrogates and non-characters.
 NO_YAML = re.compile("[^\t\n -~\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -42,7 +59,11 @@ class Request(Struct, frozen=True, kw_only=True):
     model: str = ""
     profiles: tuple[str, ...] = ()
     tp: int | None = None
+    pp: int | None = None
     dp: int | None = None
+    nodes: int = 1
+    multi_node: MultiNode = "native"
+    rdma: bool = False
     gpus: tuple[int, ...] = ()
     max_model_len: int | None = None
     gpu_memory_utilization: float | None = None
@@ -61,6 +82,7 @@ def user_settings(request: Request, engine: Engine) -> tuple[Setting, ...]:
     """Everything the user decided about vLLM, as settings; raises `UsageError`."""
     options = {
         "tensor-parallel-size": request.tp,
+        "pipeline-parallel-size": request.pp,
         "data-parallel-size": request.dp,
         "max-model-len": request.max_model_len,
         "gpu-memory-utilization": request.gpu_memory_utilization,
@@ -70,7 +92,7 @@ def user_settings(request: Request, engine: Engine) -> tuple[Setting, ...]:
     ]
     settings = merge(chosen, _free_settings(request, engine))
     for setting in settings:
-        _refuse_managed(setting.name)
+        _refuse_managed(setting.name, MANAGED | MANAGED_OVER_NODES if request.nodes > 1 else MANAGED)
     return settings
 
 
@@ -83,9 +105,9 @@ def _free_settings(request: Request, engine: Engine) -> list[Setting]:
     return [*(parse_pair(pair, engine) for pair in request.pairs), *parse_words(request.extra, engine)]
 
 
-def _refuse_managed(name: str) -> None:
-    if name in MANAGED:
-        raise UsageError(f"--{name} is the stack's to set.", cause=MANAGED[name])
+def _refuse_managed(name: str, managed: dict[str, str]) -> None:
+    if name in managed:
+        raise UsageError(f"--{name} is the stack's to set.", cause=managed[name])
 
 
 def check_words(request: Request) -> None:
@@ -95,6 +117,11 @@ def check_words(request: Request) -> None:
             f"--user {request.user[:40]!r} is not UID:GID.",
             cause="names are looked up in the image, where yours does not exist",
             next_step="give numbers, such as --user $(id -u):$(id -g)",
+        )
+    if request.nodes == 1 and (request.rdma or request.multi_node == "ray"):
+        raise UsageError(
+            f"--{'rdma' if request.rdma else 'multi-node ray'} is about more than one node.",
+            next_step="add --nodes 2, or leave it out",
         )
     if len(set(request.gpus)) != len(request.gpus):
         raise UsageError(f"--gpus names a GPU twice: {','.join(map(str, request.gpus))}.")
@@ -113,7 +140,11 @@ def command_words(request: Request) -> list[str]:
     options: list[tuple[str, object]] = [
         ("--model", request.model),
         *(("--profile", profile) for profile in request.profiles),
+        ("--nodes", request.nodes if request.nodes > 1 else ""),
+        ("--multi-node", "" if request.multi_node == "native" else request.multi_node),
+        ("--rdma", request.rdma),
         ("--tp", request.tp),
+        ("--pp", request.pp),
         ("--dp", request.dp),
         ("--gpus", ",".join(map(str, request.gpus))),
         ("--max-model-len", request.max_model_len),

@@ -15,10 +15,19 @@ class Topology(Struct, frozen=True, kw_only=True):
     expert_parallel: bool = False
 
     @property
+    def ranks(self) -> int:
+        """Worker processes of the whole stack, one a GPU."""
+        return self.tensor_parallel_size * self.data_parallel_size * self.pipeline_parallel_size
+
+    @property
     def gpus(self) -> int:
         """GPUs taken of each node."""
-        ranks = self.tensor_parallel_size * self.data_parallel_size * self.pipeline_parallel_size
-        return -(-ranks // self.nodes)
+        return -(-self.ranks // self.nodes)
+
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether tensor-parallel ranks of one stage lie on different nodes."""
+        return self.gpus % self.tensor_parallel_size != 0
 
     @property
     def expert_shards(self) -> int:
@@ -40,6 +49,7 @@ def refusal(model: Model, topology: Topology) -> str:
         _heads(model, topology.tensor_parallel_size)
         or _experts(model, topology)
         or _pipeline(model, topology.pipeline_parallel_size)
+        or _nodes(topology)
     )
 
 
@@ -76,4 +86,20 @@ def _pipeline(model: Model, size: int) -> str:
         # Tried with 0.32.0: the configuration accepts it, loading then crashes
         # (`PPMissingLayer has no attribute 'weight'`).
         return f"pipeline_parallel_size {size}: {model.id} ties its embeddings, which vLLM 0.32 cannot split"
+    if size > model.figures.layers:
+        return f"pipeline_parallel_size {size} is more than the {model.figures.layers} layers of {model.id}"
+    return ""
+
+
+def _nodes(topology: Topology) -> str:
+    """Nodes hold the same number of ranks, and whole replicas or whole parts of one.
+
+    Source: vLLM 0.32.0 create_engine_config and ParallelConfig.nnodes_within_dp.
+    """
+    replica = topology.tensor_parallel_size * topology.pipeline_parallel_size
+    if topology.ranks % topology.nodes:
+        return f"{topology.ranks} ranks do not spread evenly over {topology.nodes} nodes"
+    of_node = topology.ranks // topology.nodes
+    if of_node % replica and replica % of_node:
+        return f"replicas of {replica} ranks do not split into nodes of {of_node}"
     return ""

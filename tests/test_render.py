@@ -217,6 +217,7 @@ def test_drift_is_named_file_by_file(tmp_path: Path) -> None:
 
 EVERY_FORM = [
     ("mi300x", {"user": "1000:1000"}), ("h100", {"api_key_file": True}), ("cpu", {}), ("h100", {}),
+    ("h100", {"model": "300b", "nodes": 2}),
 ]  # fmt: skip
 
 

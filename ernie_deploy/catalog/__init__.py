@@ -54,6 +54,11 @@ class Catalog:
         return {variable.name: variable.default for variable in self.variables}
 
     @cached_property
+    def ports(self) -> list[schema.Port]:
+        """Every port that nodes of one server open."""
+        return load(self.folder / "ports.toml", schema.Ports).ports
+
+    @cached_property
     def baselines(self) -> list[schema.Baseline]:
         """The published result blocks."""
         return load(self.folder / "baselines.toml", schema.Baselines).baselines

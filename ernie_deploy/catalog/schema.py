@@ -176,11 +176,11 @@ class Disagreement(Fact, frozen=True):
     """Where a published recipe and today's vLLM differ, and what the kit does about it.
 
     `drop` never renders the setting; `published` renders it with `--profile published` only;
-    `replace` renders `today` instead; `note` tells of something that is not a setting.
+    `replace` renders `today` instead; `layout` leaves the parallel sizes to the plan; `note` tells of something that is not a setting.
     """
 
     id: str
-    action: Literal["drop", "published", "replace", "note"]
+    action: Literal["drop", "published", "replace", "layout", "note"]
     reason: str
     source: str
     setting: str = ""
@@ -237,6 +237,29 @@ class Variables(Fact, frozen=True):
     """Every variable that any stack reads, in the order of `.env.example`."""
 
     variables: list[Variable] = field(name="variable")
+
+
+class Port(Fact, frozen=True):
+    """A port that the nodes of one server open; `number` 0 stands for ports the kernel chooses.
+
+    `flag` or `variable` is what changes it; `when` are the forms of several nodes that have it.
+    """
+
+    id: str
+    number: int
+    on: Literal["head", "every node"]
+    to: Literal["clients", "workers", "every node"]
+    when: list[Literal["native", "ray", "replicas"]]
+    summary: str
+    source: str
+    flag: str = ""
+    variable: str = ""
+
+
+class Ports(Fact, frozen=True):
+    """Every port of every form of several nodes."""
+
+    ports: list[Port] = field(name="port")
 
 
 class Baseline(Fact, frozen=True):

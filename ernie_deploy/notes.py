@@ -1,0 +1,82 @@
+"""What a plan has to say beside its figures, one sentence each."""
+
+from ernie_deploy import published
+from ernie_deploy.catalog.schema import Target
+from ernie_deploy.layout import Layout
+from ernie_deploy.pairing import Pairing
+from ernie_deploy.request import Request
+
+
+def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
+    """What the user should know, one sentence each."""
+    model, target = pairing.model, pairing.target
+    kinds = ["bench", target.vendor] + ["vision"] * (model.vision is not None)
+    added = {p.id for p in layout.profiles} - set(request.profiles)
+    notes = [_note_on_gpus(layout, target, pairing)] if target.gpus else []
+    if "fp8" in added:
+        why = f"as published for {target.id}" if layout.row else f"because BF16 does not fit {target.id}"
+        notes.append(f"FP8 was chosen {why}; --profile bf16 keeps BF16 where it fits.")
+    if request.security == "vendor":
+        notes.append(SECURITY_NOTES[target.vendor])
+    notes += _notes_on_nodes(layout, request)
+    return notes + published.notes(pairing.recipes, kinds)
+
+
+def _note_on_gpus(layout: Layout, target: Target, pairing: Pairing) -> str:
+    used, topology = layout.topology.gpus, layout.topology
+    published_layout = layout.row and topology.tensor_parallel_size == (
+        layout.row.settings.get("tensor-parallel-size", 1)
+    )
+    why = "the published layout" if published_layout else "the memory plan"
+    if topology.nodes > 1:
+        return f"Uses {used} of the {target.gpus} GPUs of each of {topology.nodes} nodes."
+    note = f"Uses {used} of the node's {target.gpus} GPUs ({why})."
+    replicas = target.gpus // (used // topology.data_parallel_size)
+    if replicas > topology.data_parallel_size and not _request_limits(pairing):
+        note += f" --dp {replicas} uses the rest."
+    return note
+
+
+def _request_limits(pairing: Pairing) -> bool:
+    """Whether the user narrowed the GPUs, so that the rest is not on offer."""
+    return bool(pairing.gpu_ids)
+
+
+def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:
+    """What several nodes cost and open."""
+    topology = layout.topology
+    if topology.nodes == 1:
+        return []
+    notes = [UNENCRYPTED]
+    if topology.spans_nodes:
+        notes.append(f"{SLOW_INTERCONNECT}{'' if request.rdma else ' Without --rdma it goes over TCP.'}")
+    if topology.pipeline_parallel_size > 1 and layout.drafts:
+        notes.append(DRAFTS_WITH_A_PIPELINE)
+    if request.multi_node == "ray":
+        notes.append(RAY)
+    return notes
+
+
+UNENCRYPTED = (
+    "The traffic between the nodes is neither encrypted nor authenticated (vLLM 0.32.0 docs/usage/security.md):"
+    " keep it on a network of its own, and open the ports below to the nodes alone."
+)
+SLOW_INTERCONNECT = (
+    "Tensor parallel over the nodes sends every layer's activations through the network twice: with less than"
+    " InfiniBand or RoCE between them it is slow."
+)
+DRAFTS_WITH_A_PIPELINE = (
+    "MTP with a pipeline dies at start on vLLM 0.32's CPU runner and is unproven on a GPU: --pp 1 avoids it."
+)
+RAY = (
+    "--multi-node ray: vLLM's images have no Ray since 0.18, so `docker compose build` adds a pinned one."
+    " vLLM for CPU refuses Ray, so beyond its configuration this is unproven here."
+)
+
+SECURITY_NOTES = {
+    "nvidia": "--security vendor: host IPC, as vLLM's documentation has it; a container with it can read"
+    " the shared memory of every process on the host. shm_size does the same for vLLM alone.",
+    "amd": "--security vendor: seccomp off, SYS_PTRACE, host IPC and the video group, as vLLM's ROCm"
+    " documentation has it; use it only where hipIpc or RCCL is refused without it.",
+    "cpu": "--security vendor changes nothing on a CPU target.",
+}
