@@ -32,11 +32,11 @@ def talker(out: TextIO) -> Iterator[Talk]:
 def done_line(done: Attempt, number: int, of: int) -> str:
     """One cell that ended, with the figures that matter."""
     place = f"{number:>3}/{of}" if of else "      "
-    line = f"{place}  {done.status:<11}  {done.cell.name:<28}"
+    line = f"{place} {done.status:<9} {done.cell.name:<22}"
     if done.result.get("completed"):
         line += (
-            f"  {done.result['output_throughput']:9.1f} tok/s"
-            f"  TTFT {done.result['median_ttft_ms']:8.1f} ms  TPOT {done.result['mean_tpot_ms']:7.2f} ms"
+            f" {done.result['output_throughput']:8.1f} tok/s"
+            f"  TTFT {done.result['median_ttft_ms']:7.0f} ms  TPOT {done.result['mean_tpot_ms']:6.2f} ms"
         )
     return (
         line if done.status in ("valid", "suspect") else f"{line}  {'; '.join(done.reasons)[:160]}".rstrip()
@@ -84,14 +84,16 @@ class _Terminal:
     def say(self, text: str) -> None:
         from rich.markup import escape
 
-        self.live.console.print(f"[dim]{escape(text)}[/]")
+        self.live.console.print(f"[dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
     def ended(self, done: Attempt, number: int, of: int) -> None:
         from rich.markup import escape
 
         colour = {"valid": "green", "suspect": "yellow"}.get(done.status, "red")
         line = escape(done_line(done, number, of))
-        self.live.console.print(line.replace(done.status, f"[{colour}]{done.status}[/]", 1), highlight=False)
+        self.live.console.print(
+            line.replace(done.status, f"[{colour}]{done.status}[/]", 1), highlight=False, soft_wrap=True
+        )
 
     def progress(self, cell: Cell, elapsed_s: float, before: Look | None, now: Look | None) -> None:
         from rich.table import Table

@@ -75,7 +75,7 @@ def test_a_matrix_is_measured_once(bench: Bench, fake: FakeOpenAI, tmp_path: Pat
     first = read(tmp_path)
     assert Counter(a.status for a in first.attempts) == {"valid": 6}
     assert [a.result["total_output_tokens"] for a in first.attempts] == [10, 20, 40, 80, 160, 320]
-    assert "  1/6  valid        80/10 n=1 rate=inf" in done.stderr
+    assert "  1/6 valid     80/10 n=1 rate=inf" in done.stderr
     again = bench(fake.url, *words)
     assert again.stdout == "6 valid\n"
     assert read(tmp_path).attempts == first.attempts
