@@ -13,6 +13,7 @@ EXAMPLE = """\b
 Examples:
   ernie-deploy render mi300x > compose.yml
   ernie-deploy render h100 --model 300b --profile mtp -o compose.yml
+  ernie-deploy render h100 --format kubernetes | kubectl apply -f -
   ernie-deploy render cpu | docker compose -f - up -d --wait"""
 
 
@@ -24,6 +25,14 @@ Examples:
 @click.option(
     "--check", "check_only", is_flag=True, help="With --all: write nothing, name what is out of date."
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["compose", "kubernetes"]),
+    default="compose",
+    show_default=True,
+    help="Compose file, or LeaderWorkerSet manifests for kubectl.",
+)
 @request_options
 def render(
     output: Path | None,
@@ -33,13 +42,17 @@ def render(
     force: bool,
     **options: Any,
 ) -> None:
-    """Write a stack as one compose file to standard output."""
+    """Write a stack as one compose file, or as manifests, to standard output."""
+    form = options.pop("form")
+    if every and form != "compose":
+        raise UsageError("--all renders compose files.", next_step="leave out --all or --format")
     if every:
         render_all(out_dir, check_only=check_only)
         return
     if check_only or out_dir:
         raise UsageError("--check and --out-dir go with --all.")
-    text = text_of(request_of(options))
+    request = request_of(options)
+    text = manifests_of(request) if form == "kubernetes" else text_of(request)
     if output is None:
         click.echo(text, nl=False)
         return
@@ -57,6 +70,16 @@ def text_of(request: Request) -> str:
 
     catalog = Catalog()
     return compose_file(resolve(catalog, request), catalog.defaults)
+
+
+def manifests_of(request: Request) -> str:
+    """The Kubernetes manifests of one request."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.kubernetes import manifests
+    from ernie_deploy.plan import resolve
+
+    catalog = Catalog()
+    return manifests(resolve(catalog, request), catalog.defaults)
 
 
 def render_all(out_dir: Path | None, *, check_only: bool) -> None:
