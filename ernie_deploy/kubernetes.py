@@ -2,13 +2,14 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from ernie_deploy.errors import UsageError
-from ernie_deploy.flags import words
+from ernie_deploy.flags import Setting, words
 from ernie_deploy.memory import GIB
 from ernie_deploy.paths import DOCKER, TEMPLATES
 from ernie_deploy.plan import Plan
@@ -28,6 +29,13 @@ PROBE_PERIOD_S = 10
 WEIGHTS_ROOM = 1.25
 CACHE_SIZE = "20Gi"
 TOKEN_SECRET = "ernie-hf-token"  # noqa: S105 - the name of a Secret
+
+# What a node's .env says to compose, the controller's variables say here. A pod has an address of its own,
+# so that its server listens as on one node.
+OF_NODE = {"NODE_RANK": "$(LWS_WORKER_INDEX)", "HEAD_ADDR": "$(LWS_LEADER_ADDRESS)"}
+FROM_CONTROLLER = "kit: each pod's own"
+LISTENS = ("BIND_ADDR", "PORT")
+POD_NIC = "eth0"
 
 # Compose reads these for `fetch`; where the catalog has no default for them there is nothing to say.
 FETCH_VARIABLES = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -50,6 +58,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     gid: int
     device_groups: tuple[str, ...]
     unconfined: bool
+    capabilities: tuple[str, ...]
     host_ipc: bool
     devices: str
     node_hint: str
@@ -66,6 +75,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     startup_s: int
     leader_words: tuple[tuple[str, str], ...]
     worker_words: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str, str], ...]
     fetch_environment: dict[str, str]
     scripts: dict[str, str]
 
@@ -80,6 +90,7 @@ def manifests(plan: Plan, defaults: dict[str, str]) -> str:
 def refuse_host_options(request: Request) -> None:
     """Refuse what only a host can be told; raises `UsageError`."""
     reasons = {
+        "--multi-node ray": request.multi_node == "ray" and "the controller starts every rank",
         "--gpus": bool(request.gpus) and "the device plugin hands out GPUs; --tp and --dp say how many",
         "--gpus-cdi": request.gpus_cdi and "the device plugin hands out GPUs",
         "--bind": request.bind != LOOPBACK and "a Service has an address of the cluster",
@@ -105,6 +116,7 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         gid=gid,
         device_groups=(host["RENDER_GID"], host["VIDEO_GID"]) if plan.joins_device_groups else (),
         unconfined=opened and vendor == "amd",
+        capabilities=_capabilities(plan.request, vendor),
         host_ipc=opened and vendor != "cpu",
         devices=f"{DEVICES[vendor]}: {plan.topology.gpus}" if vendor in DEVICES else "",
         node_hint=NODE_HINTS[vendor],
@@ -120,10 +132,11 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         service=f"{name}-api",
         port=host["PORT"],
         startup_s=_startup_s(plan),
-        leader_words=_words(plan),
-        worker_words=_words(plan),
+        leader_words=_words(plan.settings),
+        worker_words=_words(plan.worker_settings),
+        environment=tuple(_variable(setting) for setting in plan.environment),
         fetch_environment=_fetch_environment(plan, host),
-        scripts=scripts(),
+        scripts=scripts(nodes),
     )
 
 
@@ -133,6 +146,12 @@ def short_name(project: str) -> str:
         return project
     digest = hashlib.sha256(project.encode()).hexdigest()[:8]
     return f"{project[: LONGEST_NAME - 9].rstrip('-')}-{digest}"
+
+
+def _capabilities(request: Request, vendor: str) -> tuple[str, ...]:
+    """What a server may beyond its user: nothing, unless it was asked for."""
+    traced = request.security == "vendor" and vendor == "amd"
+    return ("SYS_PTRACE",) * traced + ("IPC_LOCK",) * request.rdma
 
 
 def _weights_claim(plan: Plan) -> str:
@@ -147,10 +166,26 @@ def _startup_s(plan: Plan) -> int:
     return -(-seconds // PROBE_PERIOD_S) * PROBE_PERIOD_S
 
 
-def _words(plan: Plan) -> tuple[tuple[str, str], ...]:
-    """The flags of `vllm serve` as YAML scalars, the first word of each with its origin."""
-    flags = ((words([setting]), setting.origin) for setting in plan.settings)
-    return tuple((scalar(word), "" if i else origin) for said, origin in flags for i, word in enumerate(said))
+def _words(settings: Iterable[Setting]) -> tuple[tuple[str, str], ...]:
+    """Flags of `vllm serve` as YAML scalars, the first word of each with its origin."""
+    flags = [_flag(setting) for setting in settings if setting.variable not in LISTENS]
+    return tuple((word, "" if i else origin) for said, origin in flags for i, word in enumerate(said))
+
+
+def _flag(setting: Setting) -> tuple[list[str], str]:
+    """The words of one flag and where its value comes from; a node's own value is the controller's to say."""
+    if setting.variable in OF_NODE:
+        return [f'"--{setting.name}={OF_NODE[setting.variable]}"'], FROM_CONTROLLER
+    return [scalar(word) for word in words([setting])], setting.origin
+
+
+def _variable(setting: Setting) -> tuple[str, str, str]:
+    """A variable's name, its value as Kubernetes wants it, and where that comes from."""
+    if setting.variable == "HOST_IP":
+        return setting.name, "valueFrom: {fieldRef: {fieldPath: status.podIP}}", FROM_CONTROLLER
+    if setting.variable == "NIC":
+        return setting.name, f"value: {scalar(POD_NIC)}", "kit: what a pod's first interface is called"
+    return setting.name, f"value: {scalar(setting.value)}", setting.origin
 
 
 def _fetch_environment(plan: Plan, host: dict[str, str]) -> dict[str, str]:
@@ -183,9 +218,11 @@ def command_line(request: Request) -> str:
 
 
 @cache
-def scripts() -> dict[str, str]:
+def scripts(nodes: int) -> dict[str, str]:
     """The Python files that the pods run, as they are: a ConfigMap interpolates nothing."""
-    files = (DOCKER / "canary.py", TEMPLATES / "kubernetes/liveness.py", DOCKER / "weights.py")
+    probes = [TEMPLATES / "kubernetes/liveness.py"]
+    probes += [TEMPLATES / "kubernetes/joined.py"] if nodes > 1 else []
+    files = (DOCKER / "canary.py", *probes, DOCKER / "weights.py")
     return {file.name: file.read_text(encoding="utf-8").rstrip("\n") for file in files}
 
 

@@ -6,11 +6,16 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import kubernetes_validate
+import msgspec
 import pytest
 import yaml
 from conftest import ROOT, kit, planned, rendered
@@ -21,7 +26,7 @@ from test_render import NASTY, interpolated
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError, UsageError
-from ernie_deploy.flags import words
+from ernie_deploy.flags import Setting, words
 from ernie_deploy.kubernetes import LONGEST_NAME, manifests, quantity, short_name
 
 HERE = Path(__file__).parent / "kubernetes"
@@ -34,6 +39,13 @@ FORMS: list[tuple[str, dict[str, object]]] = [
     ("h100", {"model": "vl-28b", "api_key_file": True, "user": "1000:1000"}),
     ("h100", {"weights": "/data/we ird'$PATH", "cuda": "12.9", "security": "vendor"}),
     ("mi300x", {"dp": 2, "user": "1000:1000", "security": "vendor", "api_key_file": True}),
+]
+TWO_NODES: list[tuple[str, dict[str, object]]] = [
+    ("h100", {"model": "300b", "nodes": 2}),
+    ("h100", {"model": "300b", "nodes": 2, "tp": 16, "pp": 1, "profiles": ("mtp",), "rdma": True}),
+    ("mi300x", {"model": "vl-424b", "nodes": 2, "api_key_file": True, "user": "1000:1000"}),
+    ("h100", {"model": "21b", "nodes": 2, "dp": 16}),
+    ("cpu", {"model": "0.3b", "nodes": 2, "dp": 2, "weights": "/data/ernie"}),
 ]
 
 
@@ -75,7 +87,12 @@ def expanded(text: str, **variables: str) -> str:
 def served(template: Document, **variables: str) -> tuple[list[str], dict[str, str]]:
     """Words and variables of the server as its process sees them."""
     found = container(template)
-    environment = {one["name"]: expanded(one["value"], **variables) for one in found["env"]}
+    environment = {
+        one["name"]: expanded(one["value"], **variables)
+        if "value" in one
+        else one["valueFrom"]["fieldRef"]["fieldPath"]
+        for one in found["env"]
+    }
     return [expanded(word, **variables) for word in found["args"]], environment
 
 
@@ -189,13 +206,14 @@ def as_pod_template(template: Document) -> Document:
     return {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": template}
 
 
-@pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
+@pytest.mark.parametrize(("target", "options"), [*FORMS, *TWO_NODES], ids=str)
 def test_published_schemas_accept_every_document(target: str, options: dict[str, object]) -> None:
     documents = read(written(target, **options))
     assert {f"{one['kind']} {fault}" for one in documents for fault in faults(one)} == set()
-    kinds = sorted(document["kind"] for document in documents)
+    kinds = [document["kind"] for document in documents]
     claims = ["PersistentVolumeClaim"] * (1 if "weights" in options else 2)
-    assert kinds == ["ConfigMap", "Job", "LeaderWorkerSet", *claims, "PodMonitor", "Service"]
+    policy = ["NetworkPolicy"] * ("nodes" in options)
+    assert kinds == [*claims, "Job", "LeaderWorkerSet", "Service", "PodMonitor", *policy, "ConfigMap"]
 
 
 @pytest.mark.parametrize(
@@ -223,7 +241,7 @@ def test_an_unknown_field_would_be_seen(kind: str, place: tuple[str | int, ...])
     assert any("readOnlyRoot" in fault for fault in faults(document))
 
 
-@pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
+@pytest.mark.parametrize(("target", "options"), [*FORMS, *TWO_NODES], ids=str)
 def test_names_lead_to_what_they_name(target: str, options: dict[str, object]) -> None:
     documents = read(written(target, **options))
     claims = {one["metadata"]["name"] for one in documents if one["kind"] == "PersistentVolumeClaim"}
@@ -249,7 +267,7 @@ def test_names_lead_to_what_they_name(target: str, options: dict[str, object]) -
     )
 
 
-@pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
+@pytest.mark.parametrize(("target", "options"), [*FORMS, *TWO_NODES], ids=str)
 def test_kubectl_reads_what_was_rendered(tmp_path: Path, target: str, options: dict[str, object]) -> None:
     kubectl = shutil.which("kubectl")
     if not kubectl:
@@ -443,19 +461,161 @@ def test_volumes_hold_the_weights_with_room() -> None:
     )
 
 
+# --- several nodes ---
+
+LEADER = {"LWS_WORKER_INDEX": "0", "LWS_LEADER_ADDRESS": "s-0.s.default", "LWS_GROUP_SIZE": "2"}
+WORKER = {**LEADER, "LWS_WORKER_INDEX": "1"}
+
+
+def meant(found: Iterable[Setting], variables: dict[str, str]) -> list[Setting]:
+    """The plan's settings as a node has them whose .env says the same; a pod's server listens as on one node."""
+    of_node = {
+        "NODE_RANK": variables["LWS_WORKER_INDEX"], "HEAD_ADDR": variables["LWS_LEADER_ADDRESS"],
+        "HOST_IP": "status.podIP", "NIC": "eth0",
+    }  # fmt: skip
+    return [
+        msgspec.structs.replace(setting, value=of_node.get(setting.variable, setting.value))
+        for setting in found
+        if setting.name not in ("host", "port")
+    ]
+
+
+@pytest.mark.parametrize(("target", "options"), TWO_NODES, ids=str)
+def test_each_rank_has_the_words_of_the_plan(target: str, options: dict[str, object]) -> None:
+    plan, made = planned(target, **options), templates(read(written(target, **options)))
+    assert set(made) == {"fetch", "leader", "worker"}
+    environment = {s.name: str(s.value) for s in meant(plan.environment, LEADER)}
+    before = ["serve", plan.stamp, "vllm", "serve", plan.positional_model]
+    for component, found, variables in (
+        ("leader", plan.settings, LEADER),
+        ("worker", plan.worker_settings, WORKER),
+    ):
+        expected = [*before, *words(meant(found, variables))]
+        assert served(made[component], **variables) == (expected, environment)
+        assert f"--node-rank={variables['LWS_WORKER_INDEX']}" in expected
+        assert ("--headless" in expected) is (component == "worker")
+
+
+def test_two_nodes_line_by_line() -> None:
+    text = written("h100", model="300b", nodes=2)
+    block = text[
+        text.index('- "baidu/ERNIE-4.5-300B') : text.index("            env:\n              - {name: HF_HOME")
+    ]
+    assert [line.strip() for line in block.splitlines() if line.strip()] == [
+        '- "baidu/ERNIE-4.5-300B-A47B-PT"',
+        '- "--tensor-parallel-size=8"  # kit: tensor parallel within a node, pipeline across',
+        '- "--pipeline-parallel-size=2"  # kit: tensor parallel within a node, pipeline across',
+        '- "--nnodes=2"  # kit: one server over the nodes, without Ray',
+        '- "--node-rank=$(LWS_WORKER_INDEX)"  # kit: each pod\'s own',
+        '- "--master-addr=$(LWS_LEADER_ADDRESS)"  # kit: each pod\'s own',
+        '- "--master-port=29501"  # kit: torch\'s TCPStore, where the ranks meet; it listens on every interface',
+        '- "--shutdown-timeout=60"  # kit: streams end before the container does',
+    ]
+
+
+@pytest.mark.parametrize(("target", "options"), TWO_NODES, ids=str)
+def test_a_worker_may_and_has_what_the_leader_does_but_no_api(
+    target: str, options: dict[str, object]
+) -> None:
+    documents = read(written(target, **options))
+    leader, worker = (templates(documents)[name]["spec"] for name in ("leader", "worker"))
+    ours, theirs = leader.pop("containers")[0], worker.pop("containers")[0]
+    assert leader == worker
+    for key in ("args", "ports", "startupProbe", "livenessProbe", "readinessProbe"):
+        ours.pop(key)
+    for key in ("args", "readinessProbe"):
+        theirs.pop(key)
+    assert ours == theirs
+    added = ours["securityContext"]["capabilities"].get("add", [])
+    assert added == (["IPC_LOCK"] if "rdma" in options else [])
+
+
+def test_the_end_of_one_rank_starts_all_anew_on_volumes_that_all_can_mount() -> None:
+    documents = read(written("h100", model="300b", nodes=2))
+    group = of_kind(documents, "LeaderWorkerSet")["spec"]["leaderWorkerTemplate"]
+    assert (group["size"], group["restartPolicy"]) == (2, "RecreateGroupOnPodRestart")
+    modes = [d["spec"]["accessModes"] for d in documents if d["kind"] == "PersistentVolumeClaim"]
+    assert modes == [["ReadWriteMany"], ["ReadWriteMany"]]
+    assert "affinity" not in templates(documents)["fetch"]["spec"]
+
+
+def test_only_ranks_reach_the_ports_of_ranks() -> None:
+    documents = read(written("h100", model="300b", nodes=2))
+    pods = {"matchLabels": {"app.kubernetes.io/instance": "ernie-300b-h100-2nodes"}}
+    assert of_kind(documents, "NetworkPolicy")["spec"] == {
+        "podSelector": pods,
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"podSelector": pods}]}, {"ports": [{"port": "http"}]}],
+    }
+    for component in ("leader", "worker"):
+        labels = templates(documents)[component]["metadata"]["labels"]
+        assert pods["matchLabels"].items() <= labels.items()
+
+
+def test_more_nodes_make_no_larger_file() -> None:
+    sizes = {nodes: len(written("h100", model="300b", nodes=nodes).splitlines()) for nodes in (2, 3, 6)}
+    assert len(set(sizes.values())) == 1, sizes
+
+
+@contextmanager
+def leader_that_says(status: int) -> Iterator[int]:
+    """The port of a leader whose /health is `status`, and any other path 404; 0 for one that is not there."""
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Health) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield server.server_port if status else 1
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (0, 1)])
+def test_a_worker_is_ready_where_the_leader_serves(tmp_path: Path, status: int, code: int) -> None:
+    scripts = unpacked(tmp_path, written("h100", model="300b", nodes=2))
+    # The image's path, here a folder of the test.
+    canary = scripts / "canary.py"
+    canary.write_text(canary.read_text().replace("/cache/engine/ernie", str(tmp_path)))
+    count = tmp_path / f"starts-{os.uname().nodename}"
+    count.write_text("2\n")
+    with leader_that_says(status) as port:
+        done = probe(tmp_path, scripts / "joined.py", str(port), LWS_LEADER_ADDRESS="127.0.0.1")
+    assert done.returncode == code, done
+    assert count.exists() is bool(code)
+    assert "Traceback" not in done.stderr
+
+
 # --- the probe ---
 
 
-def liveness(tmp_path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    """Run the probe as the kubelet does, from the text of the ConfigMap."""
+def unpacked(tmp_path: Path, text: str) -> Path:
+    """The folder of scripts that the pods have, from the ConfigMap."""
     scripts = tmp_path / "scripts"
     scripts.mkdir(exist_ok=True)
-    for name, text in of_kind(read(written("h100")), "ConfigMap")["data"].items():
-        (scripts / name).write_text(text)
+    for name, script in of_kind(read(text), "ConfigMap")["data"].items():
+        (scripts / name).write_text(script)
+    return scripts
+
+
+def probe(tmp_path: Path, script: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run a probe as the kubelet does."""
     return subprocess.run(
-        [sys.executable, "-IS", scripts / "liveness.py", *words],
-        capture_output=True, text=True, timeout=30, env={**os.environ, "TMPDIR": str(tmp_path)},
+        [sys.executable, "-IS", script, *words],
+        capture_output=True, text=True, timeout=30, env={**os.environ, "TMPDIR": str(tmp_path), **variables},
     )  # fmt: skip
+
+
+def liveness(tmp_path: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    return probe(tmp_path, unpacked(tmp_path, written("h100")) / "liveness.py", *words)
 
 
 def remember(tmp_path: Path, misses: int) -> None:
@@ -466,12 +626,16 @@ def remember(tmp_path: Path, misses: int) -> None:
     (folder / "canary.json").write_text(json.dumps([{"0": [1, 0, 0, 0.0]}, 0.0, misses]))
 
 
-def serving(mood: str) -> FakeVllm:
-    import threading
-
+@contextmanager
+def serving(mood: str) -> Iterator[FakeVllm]:
     server = FakeVllm(mood=mood)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+    try:
+        yield server
+    finally:
+        server.released.set()
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -481,13 +645,8 @@ def test_the_kubelet_restarts_a_hang_and_nothing_else(
     tmp_path: Path, mood: str, misses: int, code: int
 ) -> None:
     remember(tmp_path, misses)
-    server = serving(mood)
-    try:
+    with serving(mood) as server:
         done = liveness(tmp_path, server.url, "model")
-    finally:
-        server.released.set()
-        server.shutdown()
-        server.server_close()
     assert done.returncode == code, done
     assert ("hang" in done.stderr) is bool(code)
 
@@ -531,6 +690,10 @@ def test_line_one_is_the_command_that_makes_the_file() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (
+            ["--nodes", "2", "--multi-node", "ray", "--model", "300b"],
+            "--multi-node ray has no meaning in Kubernetes.",
+        ),
         (["--gpus", "0,1"], "--gpus has no meaning in Kubernetes."),
         (["--gpus-cdi"], "--gpus-cdi has no meaning in Kubernetes."),
         (["--bind", "0.0.0.0"], "--bind has no meaning in Kubernetes."),
