@@ -108,9 +108,11 @@ def _note(seen: Seen, look: Look | None) -> None:
     if look is None:
         return
     seen.answered_at = now
-    # The health check asks an idle server for a token; it did so before the client's first request.
+    # The health check asks an idle server for a token; what it did before the client's first request is no
+    # part of the cell, and neither are the samples of that time.
     if seen.before and seen.before.started == look.started and moved_only_by_canary(seen.before, look):
         seen.before = look
+        seen.samples.clear()
     if seen.last is None or look.work != seen.last.work or look.idle != seen.last.idle:
         seen.moved_at = now
     seen.last = look
