@@ -65,6 +65,7 @@ class Runner:
         Raises `ServerDied` where the server does not come back, `Interrupted` on Ctrl-C and SIGTERM.
         """
         if self.environment is None:
+            self.site.clear_leftovers()
             self._meet()
             self._say_what_changed()
         for number, cell in enumerate(wanted, start=1):

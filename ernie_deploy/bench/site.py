@@ -21,8 +21,11 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 class Site(Protocol):
     """What the runner needs of a place; a server that cannot be restarted has `can_restart` False."""
 
-    endpoint: Endpoint
     can_restart: bool
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The server's address; raises `ServerDied` where it has none."""
 
     def base_words(self) -> Sequence[str]:
         """Arguments of `vllm bench serve` that name model, tokenizer and address."""
@@ -40,6 +43,9 @@ class Site(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """Fields of `Environment` that only this place knows."""
+
+    def clear_leftovers(self) -> None:
+        """End the client of a run that was killed; it would go on loading the server."""
 
     def alive(self) -> bool:
         """Whether the server's container or process is running."""
@@ -60,9 +66,14 @@ class Attached:
     can_restart = False
 
     def __init__(self, url: str, *, tokenizer: str = "", trust_remote_code: bool = False) -> None:
-        self.endpoint = Endpoint(url=url.rstrip("/"), api_key=os.environ.get(KEY_VARIABLE, ""))
+        self._endpoint = Endpoint(url=url.rstrip("/"), api_key=os.environ.get(KEY_VARIABLE, ""))
         self._tokenizer, self._trusts = tokenizer, trust_remote_code
         self._card: dict[str, Any] = {}
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The address that was named."""
+        return self._endpoint
 
     def card(self) -> dict[str, Any]:
         """The served model's entry in /v1/models, asked once."""
@@ -108,6 +119,9 @@ class Attached:
         """What the server says of itself; the rest is not to be seen from here."""
         card = self.card()
         return {"hf_id": card.get("root") or card["id"], "max_model_len": card.get("max_model_len") or 0}
+
+    def clear_leftovers(self) -> None:
+        """Nothing is known of other clients here; a server that they keep busy is not measured."""
 
     def alive(self) -> bool:
         """Whether anything answers."""

@@ -5,6 +5,7 @@ import json
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from ernie_deploy.errors import ServerDied, UsageError
 if TYPE_CHECKING:
     import subprocess
 
+    from docker import DockerClient
+
 RESTART_S = 3600
 LOG_LINES = 40
 # Variables of the server that change its speed; a name with one of SECRET in it is never kept.
@@ -27,15 +30,15 @@ SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 class ComposeSite:
-    """One stack that is up; raises `ServerDied` where its server is not."""
+    """One stack; what needs its server raises `ServerDied` where it is not up."""
 
     can_restart = True
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.config: dict[str, Any] = json.loads(demand(stack.resolved()))
-        self._engine = containers.client()
         self._services = self.config["services"]
+        self._found: Endpoint | None = None
         for name in ("serve", "bench"):
             if name not in self._services:
                 raise UsageError(
@@ -43,7 +46,16 @@ class ComposeSite:
                     cause="the benchmark is the service `bench` of a rendered stack",
                     next_step="render one with `ernie-deploy render TARGET`, or use --attach URL",
                 )
-        self.endpoint = self._endpoint()
+
+    @cached_property
+    def _engine(self) -> "DockerClient":
+        return containers.client()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the stack is published; after a restart the port may be another one."""
+        self._found = self._found or self._published()
+        return self._found
 
     @property
     def project(self) -> str:
@@ -101,13 +113,12 @@ class ComposeSite:
         finally:
             results.chmod(0o700)
 
-    def clear_leftovers(self) -> int:
-        """Remove the clients of a run that was killed; they would go on loading the server."""
+    def clear_leftovers(self) -> None:
+        """Remove the clients of a run that was killed."""
         label = [f"{containers.PROJECT}={self.project}", f"{containers.SERVICE}=bench"]
         found = self._engine.containers.list(all=True, filters={"label": label})
         for container in found:
             self._remove(container.id or "")
-        return len(found)
 
     def facts(self) -> dict[str, Any]:
         """Image, arguments, variables and GPUs of the running container."""
@@ -144,7 +155,7 @@ class ComposeSite:
             return False
 
         wait_until(healthy, limit_s, self.endpoint.url)
-        self.endpoint = self._endpoint()
+        self._found = None
 
     def restart(self) -> None:
         """A new container, waited for."""
@@ -152,7 +163,7 @@ class ComposeSite:
             self.stack.words("up", "--detach", "--no-deps", "--force-recreate", "--wait", "serve"),
             timeout_s=RESTART_S,
         )
-        self.endpoint = self._endpoint()
+        self._found = None
 
     def log_tail(self) -> tuple[str, ...]:
         """The end of the server's log."""
@@ -160,7 +171,7 @@ class ComposeSite:
         serve = next((state for state in found if state.service == "serve"), None)
         return tuple(containers.log(self._engine, serve.id, LOG_LINES).splitlines()) if serve else ()
 
-    def _endpoint(self) -> Endpoint:
+    def _published(self) -> Endpoint:
         address = next(iter(self.serving().ports.values())).replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - replaced
         return Endpoint(url=f"http://{address}", api_key=self._api_key())
 

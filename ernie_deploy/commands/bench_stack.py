@@ -39,9 +39,7 @@ def site_of(options: dict[str, Any]) -> "Site":
 
     require_compose()
     files = tuple(_existing(file) for file in _files(options))
-    site = ComposeSite(Stack(files=files, project=options["project"], env_file=options["env_file"]))
-    site.clear_leftovers()
-    return site
+    return ComposeSite(Stack(files=files, project=options["project"], env_file=options["env_file"]))
 
 
 def known_of(plan: "Plan | None", options: dict[str, Any]) -> dict[str, Any]:
