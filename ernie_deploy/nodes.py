@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from ernie_deploy.catalog.schema import Port
-from ernie_deploy.flags import Setting
+from ernie_deploy.catalog.schema import Port, Value
+from ernie_deploy.flags import Setting, as_settings
 from ernie_deploy.request import Request
 from ernie_deploy.topology import Topology
 
@@ -52,6 +52,20 @@ def _api(request: Request) -> list[Setting]:
     return [
         Setting(name="host", value=address, origin=origin, variable="BIND_ADDR"),
         Setting(name="port", value=8000, origin=origin, variable="PORT"),
+    ]
+
+
+def entry_settings(topology: Topology, settings: Sequence[Setting], opened: Sequence[Port]) -> list[Setting]:
+    """Options of docker/node.py: who this node is, and where the ranks meet."""
+    known = {port.id: port for port in opened}
+    meeting = known.get("ray") or known["master"]
+    number = next((s.value for s in settings if s.name == meeting.flag), meeting.number)
+    node = {"rank": "NODE_RANK", "head": "HEAD_ADDR", "host-ip": "HOST_IP", "nic": "NIC"}
+    said = {"nodes": topology.nodes, "port": number, "beacon-port": known["beacon"].number}
+    ray: dict[str, Value] = {"ray": True, "gpus": topology.gpus} if "ray" in known else {}
+    return [
+        *(Setting(name=name, value="", origin="kit", variable=variable) for name, variable in node.items()),
+        *as_settings({**said, **ray}, "kit"),
     ]
 
 

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from ernie_deploy.applies import check_gpus, check_nodes, check_profiles
 from ernie_deploy.bench_cell import bench_settings
 from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
-from ernie_deploy.catalog.schema import Engine, Model, Need, Port, Profile, Support, Target
+from ernie_deploy.catalog.schema import Engine, Model, Port, Support, Target
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.flags import Setting, merge
 from ernie_deploy.layout import Layout, choose
-from ernie_deploy.memory import GIB, MemoryPlan, weight_bytes
-from ernie_deploy.nodes import node_environment, node_settings, ports, worker_settings
+from ernie_deploy.memory import MemoryPlan, weight_bytes
+from ernie_deploy.nodes import entry_settings, node_environment, node_settings, ports, worker_settings
 from ernie_deploy.notes import notes_on
 from ernie_deploy.pairing import Pairing
 from ernie_deploy.request import Request, check_words, user_settings
@@ -23,19 +24,6 @@ STOP_MARGIN_S = 30
 LONGEST_SHUTDOWN_S = 3600
 BASE_READY_TIMEOUT_S = 600
 SLOWEST_READ_BYTES_PER_S = 0.3e9
-LARGE_GIB = 100
-
-NEEDS: dict[Need, str] = {
-    "fp8": "the card has no FP8 path in vLLM",
-    "gpu": "it is about GPU memory, and this target has no GPU",
-    "large": f"the weights are under {LARGE_GIB} GiB and fit without it",
-    "moe": "the model is dense and has no experts",
-    "mtp": "the checkpoint has no multi-token-prediction layer that vLLM can draft with",
-    "published": "no published recipe names this model on this target",
-    "reasoning": "the model does not write its reasoning apart",
-    "tools": "vLLM documents tool calling for 21b-thinking only",
-    "vision": "the model has no vision tower",
-}
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -88,6 +76,36 @@ class Plan(Struct, frozen=True, kw_only=True):
     def setting(self, name: str) -> Setting | None:
         """The flag `name` of `vllm serve`, if the plan has it."""
         return next((s for s in self.settings if s.name == name), None)
+
+    @property
+    def several_nodes(self) -> bool:
+        """Whether one server runs over more than one node."""
+        return self.topology.nodes > 1
+
+    @property
+    def uses_ray(self) -> bool:
+        """Whether Ray starts the ranks on the other nodes."""
+        return self.request.multi_node == "ray"
+
+    @property
+    def serve_image(self) -> str:
+        """The image that serves: the vendor's, or the one built from it that has Ray."""
+        return f"ernie-deploy/vllm-ray:{self.engine}-{self.target.vendor}" if self.uses_ray else self.image
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Capabilities that `serve` keeps: none unless asked for."""
+        debugs = self.target.vendor == "amd" and self.request.security == "vendor"
+        return ("SYS_PTRACE",) * debugs + ("IPC_LOCK",) * self.request.rdma
+
+    @property
+    def entry_settings(self) -> tuple[Setting, ...]:
+        """What the check before the engine is told of this node (docker/node.py)."""
+        return tuple(entry_settings(self.topology, self.settings, self.ports))
+
+    def port(self, name: str) -> int:
+        """The number of one of the ports between nodes, by the catalog's id."""
+        return next(port.number for port in self.ports if port.id == name)
 
     @property
     def worker_settings(self) -> tuple[Setting, ...]:
@@ -198,73 +216,10 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
         local_weights=bool(request.weights),
         nodes=request.nodes,
     )
-    _check_profiles(pairing)
-    _check_gpus(request, target)
-    _check_nodes(request, target)
+    check_profiles(pairing)
+    check_gpus(request, target)
+    check_nodes(request, target)
     return pairing, support
-
-
-def capabilities(pairing: Pairing) -> set[Need]:
-    """What the pairing has that a profile may need."""
-    model, target = pairing.model, pairing.target
-    rows = pairing.recipes.serve
-    has: dict[Need, bool] = {
-        "fp8": target.fp8 != "none",
-        "gpu": target.gpus > 0,
-        "large": weight_bytes(model) > LARGE_GIB * GIB,
-        "moe": model.experts is not None,
-        "mtp": model.mtp,
-        "published": any(r.model == model.id and target.id in r.targets for r in rows),
-        "reasoning": bool(model.reasoning_parser),
-        "tools": bool(model.tool_call_parser),
-        "vision": model.vision is not None,
-    }
-    return {need for need, met in has.items() if met}
-
-
-def _check_profiles(pairing: Pairing) -> None:
-    has, asked = capabilities(pairing), [profile.id for profile in pairing.profiles]
-    for profile in pairing.profiles:
-        for need in profile.needs:
-            if need not in has:
-                raise _inapplicable(profile, pairing, NEEDS[need])
-        if clash := set(profile.conflicts) & set(asked):
-            raise _inapplicable(profile, pairing, f"it contradicts the profile {min(clash)}")
-    if len(set(asked)) != len(asked):
-        raise UsageError(f"A profile is named twice: {', '.join(asked)}.")
-
-
-def _inapplicable(profile: Profile, pairing: Pairing, reason: str) -> Refused:
-    return Refused(
-        f"The profile {profile.id} does not apply to {pairing.model.id} on {pairing.target.id}.",
-        cause=reason,
-        next_step="leave it out; `ernie-deploy profiles` says what each one needs",
-    )
-
-
-def _check_gpus(request: Request, target: Target) -> None:
-    if any(not 0 <= gpu < max(1, target.gpus) for gpu in request.gpus):
-        raise Refused(
-            f"--gpus {','.join(map(str, request.gpus))}: a {target.id} node has {target.gpus} GPUs.",
-            cause=f"GPUs are numbered 0 to {max(0, target.gpus - 1)}",
-        )
-    if not target.gpus and (request.gpus or request.gpus_cdi):
-        raise Refused(f"{target.id} has no GPU to choose.", next_step="leave out --gpus and --gpus-cdi")
-
-
-def _check_nodes(request: Request, target: Target) -> None:
-    if request.multi_node == "ray" and target.vendor == "cpu":
-        raise Refused(
-            f"{target.id} with --multi-node ray is refused by vLLM.",
-            cause="current platform cpu does not support ray",
-            next_step="leave --multi-node out: the nodes then need no Ray",
-        )
-    if request.multi_node == "ray" and (request.dp or 1) > 1:
-        raise Refused(
-            "Replicas over the nodes are native here, not Ray's.",
-            cause="each replica is a server process of vLLM's own",
-            next_step="leave out --multi-node ray, or --dp",
-        )
 
 
 def _image(engine: Engine, target: Target, request: Request) -> str:

@@ -27,6 +27,10 @@ FORMS = [
     ("mi300x", {"gpus_cdi": True, "dp": 2}),
     ("mi300x", {"user": "1000:1000", "security": "vendor"}),
     ("cpu", {"api_key_file": True, "user": "1000:1000"}),
+    ("h100", {"model": "300b", "nodes": 2, "rdma": True, "api_key_file": True}),
+    ("h100", {"model": "300b", "nodes": 2, "multi_node": "ray"}),
+    ("mi300x", {"model": "vl-424b", "nodes": 4, "rdma": True, "security": "vendor", "gpus_cdi": True}),
+    ("mi300x", {"dp": 4, "nodes": 2, "weights": "/data/ernie"}),
 ]
 
 
@@ -65,8 +69,24 @@ def test_compose_reads_what_was_rendered(
     for name, service in meant.items():
         assert read[name]["command"] == service["command"]
         assert read[name]["entrypoint"] == service["entrypoint"]
-        environment = {key: value for key, value in read[name]["environment"].items() if value is not None}
-        assert environment == {key: str(value or "") for key, value in service["environment"].items()}
+        said = read[name].get("environment", {})
+        environment = {key: value for key, value in said.items() if value is not None}
+        assert environment == {key: str(value or "") for key, value in service.get("environment", {}).items()}
+
+
+def test_what_differs_from_node_to_node_is_in_env_alone(compose: str, tmp_path: Path) -> None:
+    path = tmp_path / "compose.yml"
+    path.write_text(rendered("h100", model="300b", nodes=2))
+    (tmp_path / ".env").write_text("NODE_RANK=1\nHEAD_ADDR=10.0.0.4\nHOST_IP=10.0.0.5\nNIC=eth1\n")
+    done = config(compose, path, "--profile", "worker", "config", "--format", "json")
+    read = json.loads(done.stdout)["services"]
+    assert set(read) == {"fetch", "worker"}
+    assert {"--node-rank=1", "--master-addr=10.0.0.4"} <= set(read["worker"]["command"])
+    environment = {"VLLM_HOST_IP": "10.0.0.5", "NCCL_SOCKET_IFNAME": "eth1", "GLOO_SOCKET_IFNAME": "eth1"}
+    assert environment.items() <= read["worker"]["environment"].items()
+    assert read["worker"]["healthcheck"]["test"][-4:] == ["10.0.0.4", "29502", "1", "10.0.0.5"]
+    of_head = config(compose, path, "--profile", "head", "config", "--format", "json")
+    assert set(json.loads(of_head.stdout)["services"]) == {"fetch", "serve", "beacon"}
 
 
 @given(NASTY)

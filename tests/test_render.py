@@ -190,7 +190,12 @@ def test_inlined_scripts_are_the_files_of_the_project(target: str) -> None:
     assert made["fetch"]["entrypoint"][2] == weights  # type: ignore[index]
     assert made["serve"]["entrypoint"][3] == weights  # type: ignore[index]
     assert made["serve"]["healthcheck"]["test"][4] == canary  # type: ignore[index]
-    for script in (weights, canary):
+    nodes = services(rendered(target, nodes=2, dp=2))
+    node, group = ((ROOT / f"docker/{name}.py").read_text(encoding="utf-8") for name in ("node", "group"))
+    assert nodes["serve"]["entrypoint"][3] == nodes["worker"]["entrypoint"][3] == node  # type: ignore[index]
+    assert nodes["serve"]["entrypoint"][16] == nodes["worker"]["entrypoint"][16] == weights  # type: ignore[index]
+    assert nodes["worker"]["healthcheck"]["test"][4] == nodes["beacon"]["entrypoint"][3] == group  # type: ignore[index]
+    for script in (weights, canary, node, group):
         ast.parse(script)
         assert set(script) <= set(string.printable) - set("$\t\r\v\f")
 
@@ -213,6 +218,109 @@ def test_drift_is_named_file_by_file(tmp_path: Path) -> None:
     committed.write(tmp_path, wanted)
     committed.differences(tmp_path, wanted)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yml", "b.yml", "mine.yml"]
+
+
+NODE_OPTIONS = [
+    "--rank=", "--head=", "--host-ip=", "--nic=", "--nodes=2", "--port=29501", "--beacon-port=29502", "--",
+]  # fmt: skip
+
+
+def test_the_services_of_two_nodes_line_by_line() -> None:
+    made = services(rendered("h100", model="300b", nodes=2))
+    assert set(made) == {"bench", "serve", "worker", "beacon", "fetch"}
+    shared = [
+        "baidu/ERNIE-4.5-300B-A47B-PT", "--tensor-parallel-size=8", "--pipeline-parallel-size=2", "--nnodes=2",
+        "--node-rank=", "--master-addr=", "--master-port=29501",
+    ]  # fmt: skip
+    head, worker, beacon = made["serve"], made["worker"], made["beacon"]
+    assert head["command"] == [*shared, "--host=127.0.0.1", "--port=8000", "--shutdown-timeout=60"]
+    assert worker["command"] == [*shared, "--shutdown-timeout=60", "--headless"]
+    assert beacon["command"] == ["beacon", "", "29502", "127.0.0.1:8000"]
+    assert worker["healthcheck"]["test"][5:] == ["probe", "", "29502", "", ""]  # type: ignore[index]
+    assert head["healthcheck"]["test"][5:] == ["http://127.0.0.1:8000", "baidu/ERNIE-4.5-300B-A47B-PT"]  # type: ignore[index]
+    for role, service in (("head", head), ("worker", worker)):
+        words_ = service["entrypoint"]
+        assert words_[4:13] == [role, *NODE_OPTIONS]  # type: ignore[index]
+        assert words_[17:] == [
+            "serve",
+            "/cache/hf/ernie/baidu--ERNIE-4.5-300B-A47B-PT@main.json",
+            "vllm",
+            "serve",
+        ]  # type: ignore[index]
+        assert service["environment"] == head["environment"]
+        assert service["environment"].items() >= {  # type: ignore[attr-defined]
+            "VLLM_HOST_IP": "", "NCCL_SOCKET_IFNAME": "", "GLOO_SOCKET_IFNAME": "",
+        }.items()  # fmt: skip
+    assert {name: service.get("profiles") for name, service in made.items()} == {
+        "bench": ["bench"], "serve": ["head"], "worker": ["worker"], "beacon": ["head"], "fetch": None,
+    }  # fmt: skip
+
+
+def test_several_nodes_open_the_hosts_network_and_nothing_else() -> None:
+    made = services(rendered("h100", model="300b", nodes=2))
+    for name, service in made.items():
+        assert service.get("network_mode") == (None if name == "fetch" else "host")
+        assert "ports" not in service
+        assert service["cap_drop"] == ["ALL"]
+        assert service["read_only"] is True
+        assert service["ipc"] == "private"
+    assert [name for name, service in made.items() if "cap_add" in service] == ["fetch"]
+    assert [name for name, service in made.items() if "secrets" in service] == ["fetch"]
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "devices", "capabilities"),
+    [
+        ("h100", {}, ["/dev/infiniband"], ["IPC_LOCK"]),
+        ("h100", {"gpus_cdi": True, "gpus": (1,)}, ["nvidia.com/gpu=1", "/dev/infiniband"], ["IPC_LOCK"]),
+        ("mi300x", {}, ["/dev/kfd", "/dev/dri", "/dev/infiniband"], ["IPC_LOCK"]),
+        ("mi300x", {"security": "vendor"}, ["/dev/kfd", "/dev/dri", "/dev/infiniband"], ["SYS_PTRACE", "IPC_LOCK"]),
+    ],
+)  # fmt: skip
+def test_rdma_needs_its_devices_and_locked_memory(
+    target: str, options: dict[str, object], devices: list[str], capabilities: list[str]
+) -> None:
+    made = services(rendered(target, dp=2, nodes=2, rdma=True, **options))
+    for name in ("serve", "worker"):
+        assert made[name]["devices"] == devices
+        assert made[name]["cap_add"] == capabilities
+        assert made[name]["ulimits"] == {"memlock": -1}
+    assert "devices" not in made["beacon"]
+
+
+def test_ray_is_built_into_the_file_and_joined_by_its_workers() -> None:
+    made = services(rendered("h100", model="300b", nodes=2, multi_node="ray"))
+    dockerfile = (ROOT / "docker/ray/Dockerfile").read_text(encoding="utf-8")
+    for name in ("serve", "worker"):
+        assert made[name]["image"] == "ernie-deploy/vllm-ray:0.32.0-nvidia"
+        assert made[name]["build"] == {
+            "args": {"BASE": "vllm/vllm-openai:v0.32.0"}, "dockerfile_inline": dockerfile,
+        }  # fmt: skip
+    assert made["fetch"]["image"] == made["beacon"]["image"] == "vllm/vllm-openai:v0.32.0"
+    command = made["serve"]["command"]
+    assert "--distributed-executor-backend=ray" in command  # type: ignore[operator]
+    assert not [word for word in command if "nnodes" in word or "node-rank" in word]  # type: ignore[attr-defined]
+    assert made["serve"]["entrypoint"][4:15] == [  # type: ignore[index]
+        "head", "--rank=", "--head=", "--host-ip=", "--nic=", "--nodes=2", "--port=6379", "--beacon-port=29502",
+        "--ray", "--gpus=8", "--",
+    ]  # fmt: skip
+    assert made["worker"]["entrypoint"][-2:] == ["ray", "start"]  # type: ignore[index]
+    assert made["worker"]["command"] == [
+        "--address=:6379", "--node-ip-address=", "--num-gpus=8", "--object-store-memory=4000000000",
+        "--disable-usage-stats", "--block",
+    ]  # fmt: skip
+
+
+def test_a_file_for_more_nodes_is_no_longer() -> None:
+    sizes = {nodes: len(rendered("h100", model="300b", nodes=nodes).splitlines()) for nodes in (2, 4, 8, 16)}
+    assert len(set(sizes.values())) == 1
+    assert sizes[2] - len(rendered("h100", model="300b").splitlines()) < 700
+
+
+def test_the_line_of_several_nodes_reads_back() -> None:
+    options = {"model": "300b", "nodes": 2, "multi_node": "ray", "rdma": True, "tp": 8, "pp": 2}
+    first = rendered("h100", **options).splitlines()[0]
+    assert first == "# ernie-deploy render h100 --model 300b --nodes 2 --multi-node ray --rdma --tp 8 --pp 2"
 
 
 EVERY_FORM = [

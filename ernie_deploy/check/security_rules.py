@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from ernie_deploy.check.findings import Spot, rule
+from ernie_deploy.check.hardware import uses_ray
 from ernie_deploy.check.plumbing import Port
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import shown, truth, whole
@@ -171,13 +172,19 @@ def devices(service: Service) -> Iterator[Spot]:
     source="CIS Docker Benchmark 5.10; torch.distributed's TCPStore then listens on every address of the host",
 )
 def host_network(service: Service) -> Iterator[Spot]:
-    """`network_mode: host` for a server on one node."""
-    several = service.serve is not None and service.serve.number("nnodes", 1) != 1
+    """`network_mode: host` in a stack of one node."""
+    several = any(over_nodes(other) for other in service.stack.services.values())
     if service.uses_vllm and service.host_network and not several:
         yield Spot(
             service.line_of("network_mode"),
             "network_mode: host opens vLLM's internal ports to the host's network",
         )
+
+
+def over_nodes(service: Service) -> bool:
+    """Whether it runs one part of a server over several nodes."""
+    argv = service.serve
+    return argv is not None and (argv.number("nnodes", 1) != 1 or uses_ray(service))
 
 
 @rule(

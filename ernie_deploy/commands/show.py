@@ -71,8 +71,8 @@ def _reasons(states: dict[str, Any]) -> dict[str, str]:
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def profiles(as_json: bool) -> None:
     """List the opt-in changes to a plan."""
+    from ernie_deploy.applies import NEEDS
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.plan import NEEDS
 
     rows = [
         {

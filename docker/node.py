@@ -1,0 +1,269 @@
+"""Checks that this node is the one its .env says, waits for the head, then becomes the command behind `--`."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+# Read by the beacon, which tells the workers: a head that was started anew has another one.
+START = Path("/cache/engine/ernie/head-start")
+RETRY_S = 2.0
+TOLD_EVERY_S = 60.0
+ANSWER_S = 3.0
+SERVING, TAKEN = 200, 409
+# Ray takes 30 % of the host's memory otherwise, which SHM_SIZE does not have.
+OBJECT_STORE_BYTES = 4_000_000_000
+GPUS = re.compile(r"/([\d.]+) GPU")
+
+# Exit codes.
+BAD_RANK, NOT_MY_ADDRESS, NO_INTERFACE, BAD_HEAD, HEAD_ABSENT, RANK_TAKEN, NODES_MISSING = range(30, 37)
+
+
+class KnownError(Exception):
+    """A failure with a known cause: its exit code, what happened, why, and what to do before the next start."""
+
+    def __init__(self, code: int, sentence: str, role: str) -> None:
+        super().__init__(f"{sentence}, then run `docker compose --profile {role} up -d`")
+        self.code = code
+
+
+class Options(argparse.Namespace):
+    """The words before `--`; what is empty was never set in .env."""
+
+    role: str
+    nodes: int
+    rank: str
+    head: str
+    host_ip: str
+    nic: str
+    port: int
+    beacon_port: int
+    gpus: int
+    ray: bool
+    wait_s: float
+    command: list[str]
+
+
+def parse(words: list[str]) -> Options:
+    """Split the words at the first `--`: the command behind it has options of its own."""
+    own, command = words[: words.index("--")], words[words.index("--") + 1 :]
+    parser = argparse.ArgumentParser("node", allow_abbrev=False)
+    parser.add_argument("role", choices=("head", "worker"))
+    for name in ("rank", "head", "host-ip", "nic"):
+        parser.add_argument(f"--{name}", default="")
+    for name in ("nodes", "port", "beacon-port"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--ray", action="store_true")
+    parser.add_argument("--gpus", type=int, default=0)
+    parser.add_argument("--wait-s", type=float, default=900.0)
+    options = parser.parse_args(own, namespace=Options())
+    options.command = command
+    return options
+
+
+def say(text: str) -> None:
+    """Print for the container's log."""
+    print(f"node: {text}", file=sys.stderr, flush=True)
+
+
+# --- what .env says ---
+
+
+def check_rank(options: Options) -> None:
+    """Rank 0 is the head and no other: two heads would wait for each other forever."""
+    last = options.nodes - 1
+    if not options.rank:
+        write = f"ernie-deploy doctor TARGET --nodes {options.nodes} --write-env --node-rank R --head ADDR"
+        raise KnownError(BAD_RANK, f"NODE_RANK is not set: write it into .env with `{write}`", options.role)
+    if not options.rank.isascii() or not options.rank.isdigit() or int(options.rank) > last:
+        raise KnownError(
+            BAD_RANK,
+            f"NODE_RANK {options.rank!r} is not a number from 0 to {last}: correct it in .env",
+            options.role,
+        )
+    if (int(options.rank) == 0) != (options.role == "head"):
+        raise KnownError(
+            BAD_RANK,
+            f"NODE_RANK is {options.rank}, but this is the profile {options.role} and rank 0 is the head alone: "
+            f"correct NODE_RANK in .env, or choose the other profile",
+            options.role,
+        )
+
+
+def check_interface(options: Options) -> None:
+    """NCCL and gloo stop with a much longer text where the interface is not there."""
+    there = sorted(name for _, name in socket.if_nameindex())
+    if options.nic not in there:
+        raise KnownError(
+            NO_INTERFACE,
+            f"NIC {options.nic!r} is no interface of this host, which has {', '.join(there)}: correct it in .env",
+            options.role,
+        )
+
+
+def check_address(options: Options) -> None:
+    """An address of another host makes the ranks meet nowhere."""
+    if not is_here(options.host_ip):
+        raise KnownError(
+            NOT_MY_ADDRESS,
+            f"HOST_IP {options.host_ip!r} is no address of this host, likely from another node's .env: "
+            "correct it there (`ip -brief address` lists them)",
+            options.role,
+        )
+
+
+def check_head(options: Options) -> None:
+    """The head is this host exactly where the rank is 0."""
+    try:
+        found = socket.getaddrinfo(options.head or "\0", options.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = f"HEAD_ADDR {options.head!r} does not resolve ({error}): give its address in .env"
+        raise KnownError(BAD_HEAD, reason, options.role) from error
+    addresses = sorted({str(entry[4][0]) for entry in found})
+    if any(ipaddress.ip_address(address).is_loopback for address in addresses):
+        reason = f"HEAD_ADDR {options.head} is every host's own: give the address that the other nodes reach"
+        raise KnownError(BAD_HEAD, reason, options.role)
+    if any(map(is_here, addresses)) != (options.role == "head"):
+        fault = "no address of this host" if options.role == "head" else "this very host"
+        reason = f"HEAD_ADDR {options.head} is {fault}, but NODE_RANK is {options.rank}: correct one of them in .env"
+        raise KnownError(BAD_HEAD, reason, options.role)
+
+
+def is_here(address: str) -> bool:
+    """Tell whether the address is one of this host's: only then can it be bound."""
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET  # noqa: PLR2004
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+# --- waiting for the other nodes, each time bounded ---
+
+
+def wait_for_head(options: Options) -> None:
+    """Wait until the head listens for ranks; one that already serves has no room for this rank."""
+    place, begun, told = f"{options.head}:{options.port}", time.monotonic(), -TOLD_EVERY_S
+    while (waited := time.monotonic() - begun) < options.wait_s:
+        status, text = ask_beacon(options)
+        if status == TAKEN:
+            raise KnownError(RANK_TAKEN, f"{text}: give this node another NODE_RANK in .env", options.role)
+        if status != SERVING and listens(options):
+            return
+        if waited - told >= TOLD_EVERY_S:
+            say(
+                f"waiting for the head at {place}, {waited:.0f} of {options.wait_s:.0f} s: {obstacle(status)}"
+            )
+            told = waited
+        time.sleep(RETRY_S)
+    raise KnownError(
+        HEAD_ABSENT,
+        f"the head at {place} let no rank in within {options.wait_s:.0f} s: {obstacle(ask_beacon(options)[0])}; "
+        "start the head, or open the port on it",
+        options.role,
+    )
+
+
+def obstacle(status: int) -> str:
+    """Say in words what the beacon's answer means for a worker that waits."""
+    if status == SERVING:
+        return "it still serves with the former process of this rank, until its own health check ends it"
+    if status:
+        return "its host answers, but its engine does not listen yet"
+    return "nothing answers, so it is not up, or a firewall closes its ports"
+
+
+def ask_beacon(options: Options) -> tuple[int, str]:
+    """Ask whether the head serves, and claim the rank; 0 for silence."""
+    connection = HTTPConnection(options.head, options.beacon_port, timeout=ANSWER_S)
+    try:
+        connection.request("GET", f"/?rank={options.rank}&host={options.host_ip}")
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode().strip()
+    except (OSError, HTTPException, ValueError):
+        return 0, ""
+    finally:
+        connection.close()
+
+
+def listens(options: Options) -> bool:
+    """Tell whether the head's port lets somebody in."""
+    try:
+        with socket.create_connection((options.head, options.port), timeout=ANSWER_S):
+            return True
+    except OSError:
+        return False
+
+
+def start_ray(options: Options) -> None:
+    """Start Ray's head in this container, whose raylet the engine must share, and wait for every GPU."""
+    words = ["ray", "start", "--head", f"--node-ip-address={options.host_ip}", f"--port={options.port}"]
+    words += [f"--num-gpus={options.gpus}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    words += ["--include-dashboard=false", "--disable-usage-stats"]
+    subprocess.run(words, check=True)  # noqa: S603 - words of this file, and no shell
+    wanted, begun, told = options.gpus * options.nodes, time.monotonic(), -TOLD_EVERY_S
+    while (joined := gpus_of_cluster()) < wanted:
+        missing = f"{joined} of {wanted} GPUs have joined, {-(-(wanted - joined) // options.gpus)} nodes are missing"
+        waited = time.monotonic() - begun
+        if waited >= options.wait_s:
+            reason = f"{missing} after {waited:.0f} s: start the profile worker on them, and open port {options.port}"
+            raise KnownError(NODES_MISSING, reason, options.role)
+        if waited - told >= TOLD_EVERY_S:
+            say(f"waiting for Ray, {waited:.0f} of {options.wait_s:.0f} s: {missing}")
+            told = waited
+        time.sleep(RETRY_S)
+
+
+def gpus_of_cluster() -> int:
+    """Read the number of GPUs from `ray status`; 0 where it has none yet."""
+    done = subprocess.run(["ray", "status"], capture_output=True, text=True, check=False)  # noqa: S607 - the image's
+    found = GPUS.search(done.stdout)
+    return int(float(found[1])) if found else 0
+
+
+def note_start() -> None:
+    """Say for the beacon when this head was started."""
+    START.parent.mkdir(exist_ok=True)
+    fresh = START.with_suffix(".new")
+    fresh.write_text(f"{time.time_ns()}\n")
+    fresh.replace(START)
+
+
+def run(options: Options) -> None:
+    """Check, wait, and become the command."""
+    for check in (check_rank, check_interface, check_address, check_head):
+        check(options)
+    if options.role == "head":
+        note_start()
+        if options.ray:
+            start_ray(options)
+    else:
+        wait_for_head(options)
+    say(
+        f"rank {options.rank} of {options.nodes} nodes, {options.host_ip} on {options.nic}, head {options.head}"
+    )
+    os.execvp(options.command[0], options.command)
+
+
+def main(*words: str) -> int:
+    """Run; what has a known cause ends in one sentence."""
+    try:
+        run(parse(list(words)))
+    except KnownError as error:
+        say(str(error))
+        return error.code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,391 @@
+"""The scripts that make nodes one server: the check before the engine, the head's beacon, a worker's probe."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from test_canary import can_unshare
+
+DOCKER = Path(__file__).parents[1] / "docker"
+# Addresses of this host that are not the loopback's own 127.0.0.1: any in 127/8 can be bound.
+HEAD, OTHER, SILENT = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+BECOMES = [sys.executable, "-c", "import sys; print('engine', *sys.argv[1:])", "vllm", "serve", "--headless"]
+
+
+def source(name: str, **constants: object) -> str:
+    """A script with other constants: a test waits for no minute, and addresses here are all loopback ones."""
+    text = (DOCKER / name).read_text()
+    for constant, value in constants.items():
+        text, found = re.subn(rf"(?m)^{constant} = .*", lambda _: f"{constant} = {value}", text)  # noqa: B023
+        assert found == 1, constant
+    return text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Callable[..., Ended]:
+    """Run node.py as a container would, with options by name."""
+
+    def run(role: str, path: str = "", **said: object) -> Ended:
+        text = source("node.py", START=f"Path({str(tmp_path / 'ernie/head-start')!r})", RETRY_S=0.05)
+        # Here every address is one of this host's, so those of one host stand for it.
+        text = text.replace(".is_loopback", ".is_multicast")
+        text = text.replace("probe.bind((address, 0))", f"assert address == {HERE[role]!r} or raise_()")
+        text = text.replace("def is_here(", "def raise_():\n    raise OSError\n\n\ndef is_here(")
+        known = {
+            "rank": "0" if role == "head" else "1", "head": HEAD, "host_ip": HERE[role], "nic": "lo",
+            "nodes": 2, "port": free_port(), "beacon_port": free_port(), "wait_s": 0.3, **said,
+        }  # fmt: skip
+        options = [
+            f"--{name.replace('_', '-')}={value}" for name, value in known.items() if value is not True
+        ]
+        options += [f"--{name}" for name, value in known.items() if value is True]
+        done = subprocess.run(
+            [sys.executable, "-IS", "-c", text, role, *options, "--", *BECOMES],
+            capture_output=True, text=True, timeout=20,
+            env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}"},
+        )  # fmt: skip
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    (tmp_path / "ernie").mkdir()
+    return run
+
+
+HERE = {"head": HEAD, "worker": OTHER}
+
+
+@pytest.mark.parametrize("name", ["node.py", "group.py"])
+def test_script_can_be_inlined(name: str) -> None:
+    text = (DOCKER / name).read_text()
+    assert text.isascii()
+    assert not set("$\t") & set(text)
+    assert "__file__" not in text
+
+
+@pytest.mark.parametrize(
+    ("role", "said", "code", "sentence"),
+    [
+        ("head", {"rank": ""}, 30,
+         "node: NODE_RANK is not set: write it into .env with `ernie-deploy doctor TARGET --nodes 2 --write-env "),
+        ("worker", {"rank": "2"}, 30,
+         "node: NODE_RANK '2' is not a number from 0 to 1: correct it in .env, then run `docker compose --profile "),
+        ("worker", {"rank": "-1"}, 30, "node: NODE_RANK '-1' is not a number from 0 to 1: "),
+        ("worker", {"rank": "0"}, 30,
+         "node: NODE_RANK is 0, but this is the profile worker and rank 0 is the head alone: "),
+        ("head", {"rank": "1"}, 30, "node: NODE_RANK is 1, but this is the profile head "),
+        ("worker", {"host_ip": "192.0.2.7"}, 31,
+         "node: HOST_IP '192.0.2.7' is no address of this host, likely from another node's .env: "),
+        ("worker", {"host_ip": ""}, 31, "node: HOST_IP '' is no address of this host"),
+        ("worker", {"nic": "eth9"}, 32, "node: NIC 'eth9' is no interface of this host, which has "),
+        ("worker", {"head": ""}, 33, "node: HEAD_ADDR '' does not resolve "),
+        ("worker", {"head": "no.such.host.invalid"}, 33, "node: HEAD_ADDR 'no.such.host.invalid' does not resolve ("),
+        ("worker", {"head": OTHER}, 33, f"node: HEAD_ADDR {OTHER} is this very host, but NODE_RANK is 1: "),
+        ("head", {"head": OTHER}, 33, f"node: HEAD_ADDR {OTHER} is no address of this host, but NODE_RANK is 0: "),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_one_sentence_and_their_code(
+    node: Callable[..., Ended], role: str, said: dict[str, object], code: int, sentence: str
+) -> None:
+    ended = node(role, **said)
+    assert ended.code == code
+    assert ended.err.startswith(sentence), ended.err
+    assert ended.err.count("\n") == 1
+    assert ended.out == ""
+
+
+def test_the_interfaces_that_are_there_are_listed(node: Callable[..., Ended]) -> None:
+    there = ", ".join(sorted(name for _, name in socket.if_nameindex()))
+    assert f"which has {there}: correct it in .env" in node("head", nic="eth9").err
+
+
+def test_loopback_is_no_head() -> None:
+    text = source("node.py")
+    words = ["worker", "--rank=1", "--head=localhost", "--host-ip=127.0.0.1", "--nic=lo"]
+    words += ["--nodes=2", "--port=1", "--beacon-port=2", "--", "true"]
+    done = subprocess.run([sys.executable, "-IS", "-c", text, *words], capture_output=True, text=True)
+    assert done.returncode == 33
+    assert (
+        "HEAD_ADDR localhost is every host's own: give the address that the other nodes reach" in done.stderr
+    )
+
+
+def test_the_head_becomes_the_engine_and_notes_its_start(node: Callable[..., Ended], tmp_path: Path) -> None:
+    before = time.time_ns()
+    ended = node("head")
+    assert (ended.code, ended.out) == (0, "engine vllm serve --headless\n"), ended.err
+    assert ended.err == f"node: rank 0 of 2 nodes, {HEAD} on lo, head {HEAD}\n"
+    assert before < int((tmp_path / "ernie/head-start").read_text()) < time.time_ns()
+
+
+def test_a_worker_joins_a_head_that_listens(node: Callable[..., Ended]) -> None:
+    with socket.create_server((HEAD, 0)) as listening:
+        ended = node("worker", port=listening.getsockname()[1])
+    assert (ended.code, ended.out) == (0, "engine vllm serve --headless\n"), ended.err
+
+
+def test_no_head_is_one_sentence_within_the_limit(node: Callable[..., Ended]) -> None:
+    port = free_port()
+    ended = node("worker", port=port)
+    first, last = ended.err.splitlines()
+    reason = "nothing answers, so it is not up, or a firewall closes its ports"
+    assert first == f"node: waiting for the head at {HEAD}:{port}, 0 of 0 s: {reason}"
+    assert last == (
+        f"node: the head at {HEAD}:{port} let no rank in within 0 s: {reason};"
+        " start the head, or open the port on it, then run `docker compose --profile worker up -d`"
+    )
+    assert ended.code == 34
+
+
+@pytest.fixture
+def ray(tmp_path: Path) -> Path:
+    """A `ray` that says how many GPUs have joined."""
+    script = tmp_path / "ray"
+    script.write_text(
+        f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n'
+        f'[ $1 = status ] && echo " 0.0/128.0 CPU\\n 0.0/$(cat {tmp_path}/gpus).0 GPU"\nexit 0\n'
+    )
+    script.chmod(0o755)
+    return tmp_path
+
+
+def test_ray_is_started_and_every_gpu_awaited(node: Callable[..., Ended], ray: Path) -> None:
+    (ray / "gpus").write_text("16")
+    ended = node("head", path=str(ray), ray=True, gpus=8, port=6379)
+    assert (ended.code, ended.out) == (0, "engine vllm serve --headless\n"), ended.err
+    start, status = (ray / "asked").read_text().splitlines()
+    assert start == (
+        f"start --head --node-ip-address={HEAD} --port=6379 --num-gpus=8 --object-store-memory=4000000000"
+        " --include-dashboard=false --disable-usage-stats"
+    )
+    assert status == "status"
+
+
+def test_a_missing_ray_node_is_told(node: Callable[..., Ended], ray: Path) -> None:
+    (ray / "gpus").write_text("8")
+    ended = node("head", path=str(ray), ray=True, gpus=8, nodes=3, port=6379)
+    assert ended.code == 36
+    assert ended.err.splitlines()[-1] == (
+        "node: 8 of 24 GPUs have joined, 2 nodes are missing after 0 s: start the profile worker on them,"
+        " and open port 6379, then run `docker compose --profile head up -d`"
+    )
+
+
+# --- the beacon and the probe ---
+
+
+class Api(ThreadingHTTPServer):
+    """A head's API, healthy or not."""
+
+    status = 200
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Health)
+
+
+class Health(BaseHTTPRequestHandler):
+    server: Api
+
+    def do_GET(self) -> None:
+        self.send_response(self.server.status if self.path == "/health" else 404)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Group(NamedTuple):
+    """A head with its beacon, and a worker's container."""
+
+    folder: Path
+    api: Api
+    port: int
+
+    def start(self, stamp: str) -> None:
+        (self.folder / "head-start").write_text(f"{stamp}\n")
+
+    def probe(self, rank: str = "1", host: str = OTHER, port: int = 0) -> tuple[int, str]:
+        text = source("group.py", STARTS=f"Path({str(self.folder / 'starts')!r})")
+        words = [sys.executable, "-IS", "-c", text, "probe", HEAD, str(port or self.port), rank, host]
+        environment = {**os.environ, "TMPDIR": str(self.folder)}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20)
+        assert done.stderr == ""
+        return done.returncode, done.stdout.rstrip("\n")
+
+    def ask(self, path: str) -> tuple[int, str]:
+        connection = HTTPConnection(HEAD, self.port, timeout=5)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Group]:
+    port = free_port()
+    with Api() as api:
+        threading.Thread(target=api.serve_forever, args=(0.02,), daemon=True).start()
+        text = source("group.py", START=f"Path({str(tmp_path / 'head-start')!r})", CLAIM_S=0.5)
+        address = f"127.0.0.1:{api.server_port}"
+        words = [sys.executable, "-IS", "-c", text, "beacon", HEAD, str(port), address]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as beacon:
+            assert beacon.stdout
+            assert beacon.stdout.readline() == f"beacon: the workers may ask at {HEAD}:{port}\n"
+            yield Group(tmp_path, api, port)
+            beacon.terminate()
+            assert beacon.wait(5) == 0
+        api.shutdown()
+
+
+def test_the_beacon_tells_the_start_of_a_head_that_serves(group: Group) -> None:
+    assert group.ask("/") == (503, "the head does not serve\n")  # no start noted yet
+    group.start("17")
+    assert group.ask("/?rank=1&host=a") == (200, "17\n")
+    group.api.status = 503
+    assert group.ask("/?rank=1&host=a") == (503, "the head does not serve\n")
+
+
+def test_a_rank_belongs_to_the_host_that_uses_it(group: Group) -> None:
+    group.start("17")
+    assert group.ask("/?rank=1&host=a")[0] == 200
+    assert group.ask("/?rank=1&host=b") == (409, "the rank 1 is a's\n")
+    assert group.ask("/?rank=2&host=b")[0] == 200
+    time.sleep(0.6)
+    assert group.ask("/?rank=1&host=b")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/?rank=99999&host=x", "/?rank=%00", "/" + "x" * 500])
+def test_the_beacon_says_nothing_else(group: Group, path: str) -> None:
+    group.start("17")
+    assert group.ask(path) == (200, "17\n")
+
+
+def test_a_beacon_on_a_taken_port_is_one_sentence(group: Group) -> None:
+    words = [sys.executable, "-IS", "-c", source("group.py"), "beacon", HEAD, str(group.port), "127.0.0.1:9"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 37
+    assert done.stderr == (
+        f"beacon: {HEAD}:{group.port} cannot be listened on (Address already in use), likely because HEAD_ADDR in"
+        " .env is not this host's or the port is taken: correct it, then run `docker compose --profile head up -d`\n"
+    )
+
+
+def test_a_second_worker_of_the_same_rank_is_refused(group: Group, node: Callable[..., Ended]) -> None:
+    group.start("17")
+    group.ask("/?rank=1&host=10.0.0.9")
+    ended = node("worker", beacon_port=group.port)
+    assert ended.code == 35
+    assert ended.err == (
+        "node: the rank 1 is 10.0.0.9's: give this node another NODE_RANK in .env,"
+        " then run `docker compose --profile worker up -d`\n"
+    )
+
+
+def test_a_worker_waits_for_the_head_to_lose_its_former_process(
+    group: Group, node: Callable[..., Ended]
+) -> None:
+    group.start("17")
+    with socket.create_server((HEAD, 0)) as listening:
+        said = {"port": listening.getsockname()[1], "beacon_port": group.port}
+        ended = node("worker", **said)
+        assert ended.code == 34
+        assert "it still serves with the former process of this rank" in ended.err
+        group.api.status = 503
+        assert node("worker", **said).code == 0
+
+
+def test_an_engine_that_does_not_listen_yet_is_told_from_a_host_that_is_down(
+    group: Group, node: Callable[..., Ended]
+) -> None:
+    ended = node("worker", beacon_port=group.port)
+    assert "its host answers, but its engine does not listen yet" in ended.err
+
+
+def test_a_worker_is_healthy_while_the_head_serves(group: Group) -> None:
+    (group.folder / "starts").write_text("2\n")
+    assert group.probe() == (1, "not healthy yet: the head does not serve")
+    assert (group.folder / "starts").exists()
+    group.start("17")
+    assert [group.probe() for _ in range(2)] == [(0, "healthy: the head serves")] * 2
+    assert not (group.folder / "starts").exists()
+
+
+def test_a_head_that_never_served_is_no_loss(group: Group) -> None:
+    for _ in range(4):
+        assert group.probe()[1] == "not healthy yet: the head does not serve"
+
+
+SPARED = "PID 1 did not start vllm or ray, so this is not its container: nothing is killed"
+
+
+def test_three_misses_end_a_worker(group: Group) -> None:
+    group.start("17")
+    group.probe()
+    group.api.status = 500
+    assert [group.probe() for _ in range(2)] == [(1, "unhealthy: the head does not serve")] * 2
+    assert group.probe() == (
+        1, f"unhealthy: the head does not serve, 3 probes in a row: its group is gone\n{SPARED}",
+    )  # fmt: skip
+
+
+def test_silence_counts_too_and_an_answer_forgives(group: Group) -> None:
+    group.start("17")
+    group.probe()
+    closed = free_port()
+    for port in (closed, closed, 0, closed, closed):
+        assert "its group is gone" not in group.probe(port=port)[1]
+    assert group.probe(port=closed)[1].startswith(
+        "unhealthy: no answer from the head (ConnectionRefusedError), 3 probes"
+    )
+
+
+def test_a_head_that_was_started_anew_ends_a_worker(group: Group) -> None:
+    group.start("17")
+    group.probe()
+    group.start("18")
+    assert group.probe() == (
+        1, f"unhealthy: the head was started anew, and this rank belongs to the group before\n{SPARED}",
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not can_unshare(), reason="no PID namespace can be made here (needs root)")
+@pytest.mark.parametrize("word", ["vllm", "ray", "other"])
+def test_a_lost_head_kills_all_but_the_init(tmp_path: Path, word: str) -> None:
+    """A shell stands for Docker's init; `word` is on its command line."""
+    (tmp_path / "group.py").write_text(source("group.py", MISSES=1))
+    (tmp_path / "group.json").write_text('["17", 0]')
+    init = f"""
+        sleep 60 & engine=$!
+        {sys.executable} -c "$(cat {tmp_path}/group.py)" probe 127.0.0.1 9 1 127.0.0.2
+        sleep 0.1
+        kill -0 $engine 2>/dev/null && echo engine lives || echo engine killed
+        kill -9 $engine 2>/dev/null
+        echo init lives
+    """
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "bash", "-c", init, word]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    assert done.stdout.endswith("init lives\n")
+    assert ("engine killed" in done.stdout) == (word != "other"), done
+    assert ("group: no answer from the head (Conn" in done.stderr) == (word != "other")
