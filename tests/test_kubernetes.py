@@ -258,6 +258,10 @@ def test_names_lead_to_what_they_name(target: str, options: dict[str, object]) -
         assert {v["configMap"]["name"] for v in volumes.values() if "configMap" in v} == maps
     labels = templates(documents)["leader"]["metadata"]["labels"]
     assert of_kind(documents, "Service")["spec"]["selector"] == labels
+    assert of_kind(documents, "Service")["spec"]["ports"] == [
+        {"name": "http", "port": 8000, "targetPort": "http"}
+    ]
+    assert of_kind(documents, "PodMonitor")["spec"]["podMetricsEndpoints"][0]["port"] == "http"
     assert of_kind(documents, "PodMonitor")["spec"]["selector"]["matchLabels"] == labels
     assert [port["name"] for port in container(templates(documents)["leader"])["ports"]] == ["http"]
     # The controller makes a headless Service of the group's name.
