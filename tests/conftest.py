@@ -102,7 +102,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         group = "docker" if item.get_closest_marker("docker") else item.path.name
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: (not item.get_closest_marker("docker"), not item.get_closest_marker("engine")))
+    items.sort(
+        key=lambda item: (not item.get_closest_marker("docker"), not item.get_closest_marker("engine"))
+    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -111,5 +113,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if reports:
         terminalreporter.section("measured on real stacks")
     for report in reports:
-        terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2].removesuffix('@docker')}  {report.duration:.0f} s")
+        terminalreporter.write_line(
+            f"{report.nodeid.rpartition('::')[2].removesuffix('@docker')}  {report.duration:.0f} s"
+        )
         terminalreporter.write_line(report.capstdout.rstrip())
