@@ -1,7 +1,9 @@
 """A plan in words for people and as plain data for programs."""
 
+import shlex
 from typing import Any
 
+from ernie_deploy.catalog.schema import Port
 from ernie_deploy.flags import Setting, words
 from ernie_deploy.plan import Plan
 from ernie_deploy.request import command_words
@@ -24,6 +26,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
             "tensor_parallel_size": topology.tensor_parallel_size,
             "data_parallel_size": topology.data_parallel_size,
             "pipeline_parallel_size": topology.pipeline_parallel_size,
+            "nodes": topology.nodes,
             "gpus_used": topology.gpus if plan.target.gpus else 0,
             "gpus_of_node": plan.target.gpus,
             "gpu_ids": list(plan.gpu_ids),
@@ -47,7 +50,55 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "bench": [_setting(s) for s in plan.bench],
         "differs_from_recipe": list(plan.differences),
         "notes": list(plan.notes),
+        "on_each_node": [{"node": where, "commands": typed} for where, typed in commands(plan)],
+        "ports": [_port(plan, port) for port in plan.ports],
     }
+
+
+def _port(plan: Plan, port: Port) -> dict[str, Any]:
+    number = plan.port(port.id) or "ephemeral"
+    return {"port": number, "on": port.on, "to": port.to, "what": port.summary, "source": port.source}
+
+
+def commands(plan: Plan) -> list[tuple[str, list[str]]]:
+    """What to type where, beginning with the file; nothing for one node."""
+    if not plan.several_nodes:
+        return []
+    words_ = command_words(plan.request)
+    render = shlex.join(["ernie-deploy", "render", "-o", "compose.yml", *words_])
+    build = ["docker compose --profile worker build"] if plan.uses_ray else []
+
+    def start(rank: str, profile: str) -> list[str]:
+        options = ["--write-env", "--node-rank", rank, "--head", "ADDR"]
+        doctor = shlex.join(["ernie-deploy", "doctor", *options, *words_])
+        return [doctor, *build, f"docker compose --profile {profile} up -d --wait"]
+
+    last = plan.topology.nodes - 1
+    others = "node 1, a worker" if last == 1 else f"nodes 1 to {last}, the workers, each with its own rank"
+    return [
+        ("anywhere; then copy compose.yml to every node", [render]),
+        ("node 0, the head, whose address ADDR the others reach", start("0", "head")),
+        (others, start("1" if last == 1 else "RANK", "worker")),
+    ]
+
+
+def _on_each_node(plan: Plan) -> str:
+    lines = [f"  {where}:\n" + "\n".join(f"    {c}" for c in typed) for where, typed in commands(plan)]
+    return (
+        "\n".join(["what to type, in any order of the nodes: each waits for the others", *lines])
+        if lines
+        else ""
+    )
+
+
+def _ports(plan: Plan) -> str:
+    if not plan.ports:
+        return ""
+    rows = [
+        (f"{plan.port(port.id) or 'ephemeral'} on {port.on} for {port.to}", port.summary)
+        for port in plan.ports
+    ]
+    return _settings("ports to open (TCP), to those named alone", rows)
 
 
 def _setting(setting: Setting) -> dict[str, Any]:
@@ -59,13 +110,24 @@ def as_text(plan: Plan) -> str:
     sections = [
         _head(plan),
         _memory(plan),
-        _settings("vllm serve", [(" ".join(words([s])), s.origin) for s in plan.settings]),
-        _settings("environment", [(f"{s.name}={s.value}", s.origin) for s in plan.environment]),
+        _settings("vllm serve", [(_said(s), s.origin) for s in plan.settings]),
+        _settings("environment", [(f"{s.name}={_value(s)}", s.origin) for s in plan.environment]),
         _settings("bench", [(" ".join(words([s])), s.origin) for s in plan.bench]),
         _sentences("where this differs from the published recipe", plan.differences),
+        _on_each_node(plan),
+        _ports(plan),
         _sentences("to know", plan.notes),
     ]
     return "\n\n".join(section for section in sections if section)
+
+
+def _said(setting: Setting) -> str:
+    """The flag as a reader takes it: what only a host can say is a variable."""
+    return f"{' '.join(words([setting]))}{'' if setting.value != '' else _value(setting)}"
+
+
+def _value(setting: Setting) -> str:
+    return f"${setting.variable}" if setting.variable and setting.value == "" else f"{setting.value}"
 
 
 def _head(plan: Plan) -> str:
@@ -77,11 +139,12 @@ def _head(plan: Plan) -> str:
     if topology.pipeline_parallel_size > 1:
         sizes.append(f"pipeline_parallel_size {topology.pipeline_parallel_size}")
     gpus = f"{topology.gpus} of {plan.target.gpus} GPUs" if plan.target.gpus else "the processor"
+    nodes = f" of each of {topology.nodes} nodes" if plan.several_nodes else ""
     rows = [
         ("model", f"{plan.positional_model}, revision {plan.revision}"),
         ("target", f"{plan.target.title}, {support}"),
-        ("image", plan.image),
-        ("layout", f"{', '.join(sizes)} on {gpus}"),
+        ("image", plan.serve_image),
+        ("layout", f"{', '.join(sizes)} on {gpus}{nodes}"),
         ("profiles", ", ".join(plan.profiles) or "none"),
         ("ready", f"within {plan.ready_timeout_s} s, or it counts as stuck"),
     ]

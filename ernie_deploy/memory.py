@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from ernie_deploy.catalog.schema import Model
-from ernie_deploy.topology import Topology
+from ernie_deploy.topology import Topology, pipeline_stages
 
 GIB = 2**30
 BF16_BYTES = 2
@@ -139,21 +139,35 @@ def weight_bytes(model: Model) -> int:
 
 
 def weights_per_gpu(model: Model, topology: Topology, budget: Budget) -> float:
-    """Bytes of weights on one GPU; embeddings, routers, norms and vision stay BF16."""
-    count, tensor = parameters(model), topology.tensor_parallel_size
+    """Bytes of weights on the fullest GPU; embeddings, routers, norms and vision stay BF16."""
+    last, largest = 0, 0.0
+    for layers in pipeline_stages(model.figures.layers, topology.pipeline_parallel_size):
+        first, last = last, last + layers
+        largest = max(largest, _stage_bytes(model, topology, budget, first, last))
+    return largest
+
+
+def _stage_bytes(model: Model, topology: Topology, budget: Budget, first: int, last: int) -> float:
+    """Bytes of the layers from `first` up to `last` on one GPU, with the embeddings at either end."""
+    figures, count, tensor = model.figures, parameters(model), topology.tensor_parallel_size
+    shared, experts, _ = _moe_layer(model)
+    moe = max(0, last - max(first, model.experts.first_layer)) if model.experts else 0
+    dense = 3 * figures.hidden_size * figures.intermediate_size * (last - first - moe) + shared * moe
+    share = (last - first) / figures.layers
+    drafts = count.mtp if budget.mtp and last == figures.layers else 0
+    linear = (count.attention * share + dense + drafts) / tensor + experts * moe / topology.expert_shards
+    ends = ((first == 0) + (last == figures.layers)) / 2
+    # Every stage has the vision tower.
+    copied = (count.routers + count.norms) * share + count.vision
     linear_bytes = FP8_BYTES if budget.fp8 else BF16_BYTES
-    linear = (count.attention + count.dense + (count.mtp if budget.mtp else 0)) / tensor
-    experts = count.experts / topology.expert_shards
-    copied = count.routers + count.norms + count.vision
-    layers = (linear + experts) * linear_bytes / topology.pipeline_parallel_size
-    return layers + BF16_BYTES * (count.embeddings / tensor + copied)
+    return linear * linear_bytes + BF16_BYTES * (count.embeddings * ends / tensor + copied)
 
 
 def kv_bytes_per_token(model: Model, topology: Topology, *, mtp: bool = False) -> int:
     """Bytes one token takes of one GPU's KV cache; KV heads are copied where they are too few."""
     figures = model.figures
     heads = max(1, figures.kv_heads // topology.tensor_parallel_size)
-    layers = -(-figures.layers // topology.pipeline_parallel_size) + (1 if mtp else 0)
+    layers = max(pipeline_stages(figures.layers, topology.pipeline_parallel_size)) + (1 if mtp else 0)
     return 2 * layers * heads * figures.head_dim * BF16_BYTES
 
 

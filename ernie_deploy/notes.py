@@ -59,7 +59,7 @@ def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:
 
 UNENCRYPTED = (
     "The traffic between the nodes is neither encrypted nor authenticated (vLLM 0.32.0 docs/usage/security.md):"
-    " keep it on a network of its own, and open the ports below to the nodes alone."
+    " keep it on a network of its own, and open its ports to the nodes alone."
 )
 SLOW_INTERCONNECT = (
     "Tensor parallel over the nodes sends every layer's activations through the network twice: with less than"

@@ -104,8 +104,9 @@ class Plan(Struct, frozen=True, kw_only=True):
         return tuple(entry_settings(self.topology, self.settings, self.ports))
 
     def port(self, name: str) -> int:
-        """The number of one of the ports between nodes, by the catalog's id."""
-        return next(port.number for port in self.ports if port.id == name)
+        """The number of one of the ports between nodes, by the catalog's id; a flag may have moved it."""
+        known = next(port for port in self.ports if port.id == name)
+        return int(str(value_of(self.settings, known.flag, known.number)))
 
     @property
     def worker_settings(self) -> tuple[Setting, ...]:

@@ -38,6 +38,17 @@ class Topology(Struct, frozen=True, kw_only=True):
         return self.tensor_parallel_size * self.data_parallel_size
 
 
+def pipeline_stages(layers: int, size: int) -> list[int]:
+    """Layers of each stage as vLLM shares them out: what is left over goes to the stages before the last.
+
+    Source: vLLM 0.32.0 vllm/distributed/utils.py get_pp_indices.
+    """
+    stages = [layers // size] * size
+    for stage in range(2, layers % size + 2):
+        stages[-stage] += 1
+    return stages
+
+
 def legal_tensor_parallel_sizes(model: Model, most: int) -> list[int]:
     """Every size up to `most` that divides the model's heads."""
     return [n for n in range(1, most + 1) if not refusal(model, Topology(tensor_parallel_size=n))]

@@ -1,23 +1,27 @@
 """The real vLLM 0.32.0 parses and configures every command of the whole matrix, without a warning."""
 
+import importlib.metadata
 import importlib.util
 import itertools
 import json
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NOTHING_MISSING, ROOT, planned
+from conftest import NOTHING_MISSING, ROOT, missing, planned
 from engine.checkpoint import write_config, write_tokenizer
 from engine.configs import config_of
+from msgspec.structs import replace
 
 from ernie_deploy.catalog import ENGINE, Catalog
 from ernie_deploy.errors import KitError
 from ernie_deploy.flags import words
 from ernie_deploy.memory import parameters
 from ernie_deploy.plan import Plan
+from ernie_deploy.topology import pipeline_stages
 
 pytestmark = pytest.mark.engine
 if importlib.util.find_spec("vllm") is None and not NOTHING_MISSING:
@@ -29,7 +33,11 @@ if importlib.util.find_spec("vllm") is None and not NOTHING_MISSING:
 WORKER = ROOT / "tests/engine/worker.py"
 
 # Warnings that a correct rendering may cause, each with its reason.
-ALLOWED_WARNINGS: dict[str, str] = {}
+ALLOWED_WARNINGS: dict[str, str] = {
+    "Async scheduling is disabled because the V1 model runner does not support it with pipeline parallelism": (
+        "the CPU has the V1 runner alone; on a GPU 0.32 takes the V2 runner, which schedules so with a pipeline"
+    ),
+}
 
 Jobs = list[dict[str, Any]]
 Verdicts = dict[str, dict[str, Any]]
@@ -78,6 +86,105 @@ def plans() -> tuple[Plan, ...]:
 
 def argv_of(plan: Plan) -> list[str]:
     return [plan.positional_model, *words(plan.settings)]
+
+
+# (target, request, tensor, pipeline and data parallel size); the first three are the published rows.
+OVER_NODES = [
+    ("h100", {"model": "300b", "nodes": 2}, (8, 2, 1)),
+    ("h100", {"model": "300b", "nodes": 2, "profiles": ("mtp",)}, (16, 1, 1)),
+    ("h100", {"model": "vl-424b", "nodes": 2}, (8, 2, 1)),
+    ("h100", {"model": "300b", "nodes": 2, "profiles": ("published",)}, (16, 1, 1)),
+    ("h100", {"model": "300b", "nodes": 2, "tp": 16, "pp": 1}, (16, 1, 1)),
+    ("h100", {"model": "300b-base", "nodes": 4, "gpus": (0, 1, 2, 3)}, (4, 4, 1)),
+    ("a100", {"model": "vl-424b", "nodes": 2}, (8, 2, 1)),
+    ("mi300x", {"model": "vl-424b", "nodes": 2}, (8, 2, 1)),
+    ("h100", {"model": "21b", "nodes": 2, "dp": 16}, (1, 1, 16)),
+    ("mi300x", {"model": "21b", "nodes": 2, "dp": 4}, (4, 1, 4)),
+    ("h100", {"model": "vl-28b", "nodes": 4, "dp": 4, "tp": 2}, (2, 1, 4)),
+    ("h200", {"model": "300b", "nodes": 2, "dp": 2, "profiles": ("expert-parallel",)}, (4, 1, 2)),
+    ("h100", {"model": "300b", "nodes": 4, "dp": 2, "tp": 16}, (16, 1, 2)),
+    ("h100", {"model": "300b", "nodes": 2, "multi_node": "ray"}, (8, 2, 1)),
+    ("h100", {"model": "300b", "nodes": 2, "multi_node": "ray", "profiles": ("mtp",)}, (16, 1, 1)),
+]
+
+
+def argv_of_rank(plan: Plan, rank: int) -> list[str]:
+    """The words of one node, with what its .env says."""
+    env = {"NODE_RANK": rank, "HEAD_ADDR": "10.0.0.4"}
+    made = [
+        replace(s, value=env.get(s.variable, s.value))
+        for s in (plan.worker_settings if rank else plan.settings)
+    ]
+    return [plan.positional_model, *words(made)]
+
+
+@pytest.fixture(scope="session")
+def ranks(engine: str, checkpoints: dict[str, str]) -> Verdicts:
+    """vLLM's verdict on the first and the last node of each form; Ray's workers have no words of vLLM's."""
+    jobs: Jobs = []
+    for i, (target, options, _) in enumerate(OVER_NODES):
+        plan = planned(target, **options)
+        for rank in (0,) if plan.uses_ray else (0, plan.topology.nodes - 1):
+            argv, folder = argv_of_rank(plan, rank), checkpoints[plan.model.id]
+            jobs.append({"id": f"{i} {rank}", "kind": "serve", "argv": argv, "model_dir": folder})
+    return judged(engine, jobs)
+
+
+@pytest.mark.parametrize("form", range(len(OVER_NODES)), ids=lambda i: str(OVER_NODES[i][:2]))
+def test_vllm_configures_every_rank_of_several_nodes(form: int, ranks: Verdicts) -> None:
+    target, options, (tensor, pipeline, replicas) = OVER_NODES[form]
+    plan = planned(target, **options)
+    if plan.uses_ray and importlib.util.find_spec("ray") is None:
+        missing("Ray", "pip install ray==2.56.1")
+    verdicts = {key: verdict for key, verdict in ranks.items() if key.split()[0] == str(form)}
+    assert len(verdicts) == (1 if plan.uses_ray else 2)
+    for key, verdict in verdicts.items():
+        assert verdict["ok"], verdict
+        warned = [w for w in verdict["warnings"] if not any(known in w for known in ALLOWED_WARNINGS)]
+        assert warned == []
+        assert verdict["world_size"] == tensor * pipeline
+        facts = verdict["facts"]
+        sizes = ("tensor", "pipeline", "data")
+        assert [facts[f"{size}_parallel_size"] for size in sizes] == [tensor, pipeline, replicas]
+        assert facts["max_model_len"] == plan.memory.context_tokens
+        if plan.uses_ray:
+            assert (facts["distributed_executor_backend"], facts["nnodes"]) == ("ray", 1)
+        else:
+            assert (facts["nnodes"], facts["node_rank"]) == (plan.topology.nodes, int(key.split()[1]))
+            assert facts["master_addr"] == "10.0.0.4"
+            assert facts["data_parallel_size_local"] == max(1, plan.topology.gpus // (tensor * pipeline))
+
+
+def test_the_ray_that_was_asked_is_the_pinned_one() -> None:
+    if importlib.util.find_spec("ray") is None:
+        missing("Ray", "pip install ray==2.56.1")
+    pinned = re.search(r"ray==([\d.]+)", (ROOT / "docker/ray/Dockerfile").read_text(encoding="utf-8"))
+    assert pinned
+    assert importlib.metadata.version("ray") == pinned[1]
+
+
+def test_the_published_rows_over_nodes_are_the_first(ranks: Verdicts) -> None:
+    rows = [row.id for row in Catalog().recipes.serve if row.nodes > 1]
+    assert [planned(target, **options).row for target, options, _ in OVER_NODES[: len(rows)]] == rows
+    assert all(ranks[f"{i} {rank}"]["world_size"] == 16 for i in range(len(rows)) for rank in (0, 1))
+
+
+STAGES = """
+import sys
+from vllm.distributed.utils import get_pp_indices
+layers, size = map(int, sys.argv[1:])
+for stage in range(size):
+    first, last = get_pp_indices(layers, stage, size)
+    print(last - first)
+"""
+
+
+@pytest.mark.parametrize(("layers", "size"), [(54, 2), (54, 4), (54, 8), (54, 16), (28, 3)])
+def test_vllm_shares_out_the_layers_so(engine: str, layers: int, size: int) -> None:
+    words_ = [engine, "-c", STAGES, str(layers), str(size)]
+    done = subprocess.run(words_, capture_output=True, text=True, timeout=300)
+    said = [int(line) for line in done.stdout.splitlines() if line.isdigit()]
+    assert said == pipeline_stages(layers, size), done.stderr[-2000:]
 
 
 @pytest.fixture(scope="session")
@@ -147,6 +254,13 @@ REFUSED_BY_VLLM = [
     ("21b", ["--enable-auto-tool-choice"], "requires --tool-call-parser"),
     ("21b", ["--gpu-memory-utilization=1.5"], "less than or equal to 1"),
     ("21b", ["--quantization=fp9"], "quantization"),
+    ("300b", ["--tensor-parallel-size=8", "--pipeline-parallel-size=2", "--nnodes=2", "--node-rank=0",
+              "--distributed-executor-backend=ray"], "nnodes"),
+    ("300b", ["--tensor-parallel-size=8", "--pipeline-parallel-size=2", "--nnodes=2", "--node-rank=2"],
+     "`--node-rank` must be between 0 and 1"),
+    ("300b", ["--tensor-parallel-size=8", "--pipeline-parallel-size=2", "--nnodes=3", "--node-rank=0"],
+     "must evenly divide the total world size (16)"),
+    ("300b", ["--tensor-parallel-size=8", "--nnodes=2", "--node-rank="], "--node-rank"),
 ]  # fmt: skip
 
 WARNED_BY_VLLM = [

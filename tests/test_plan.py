@@ -1,5 +1,6 @@
 """Every published command has its rendering, what cannot run is refused, and each flag has an origin."""
 
+import itertools
 import re
 
 import pytest
@@ -9,9 +10,10 @@ from hypothesis import strategies as st
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError, Refused, UsageError
+from ernie_deploy.explain import as_data, as_text
 from ernie_deploy.flags import words
-from ernie_deploy.memory import Budget, plan_memory
-from ernie_deploy.topology import Topology, refusal
+from ernie_deploy.memory import Budget, _stage_bytes, parameters, plan_memory
+from ernie_deploy.topology import Topology, pipeline_stages, refusal
 
 KIT = ["--shutdown-timeout=60"]
 MTP = '--speculative-config={"method":"mtp","num_speculative_tokens":1}'
@@ -67,6 +69,129 @@ def test_the_published_amd_variables_are_set() -> None:
     assert derived["VLLM_ROCM_USE_AITER"].origin == "hardware mi300x"
 
 
+NODES = [
+    "--nnodes=2", "--node-rank=", "--master-addr=", "--master-port=29501", "--host=127.0.0.1", "--port=8000",
+]  # fmt: skip
+PIPELINE = ["--tensor-parallel-size=8", "--pipeline-parallel-size=2"]
+RAY = ["--distributed-executor-backend=ray", "--host=127.0.0.1", "--port=8000"]
+
+# (published lines, target, request, argv after the model)
+OVER_NODES = [
+    ("Ernie4.5.md:31-33", "h100", {"model": "300b"}, [*PIPELINE, *NODES]),
+    ("Ernie4.5.md:55-58", "h100", {"model": "300b", "profiles": ("mtp",)},
+     ["--tensor-parallel-size=16", MTP, "--max-num-batched-tokens=8192", *NODES]),
+    ("Ernie4.5-VL.md:22-25", "h100", {"model": "vl-424b"}, [*VL, *PIPELINE, *NODES]),
+    ("Ernie4.5.md:31-33, as printed but for Ray", "h100", {"model": "300b", "profiles": ("published",)},
+     ["--tensor-parallel-size=16", *NODES]),
+    ("Ernie4.5.md:31-33, over Ray", "h100", {"model": "300b", "multi_node": "ray"}, [*PIPELINE, *RAY]),
+    ("derived", "mi300x", {"model": "300b"}, [*PIPELINE, *NODES]),
+    ("derived, replicas of Ernie4.5.md:178-185", "mi300x", {"dp": 4},
+     ["--data-parallel-size=4", "--tensor-parallel-size=4", "--gpu-memory-utilization=0.9", *NODES[:4],
+      "--data-parallel-rpc-port=29550", *NODES[4:]]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "target", "request_", "argv"), OVER_NODES, ids=lambda v: str(v)[:40])
+def test_published_command_over_nodes_has_its_rendering(
+    line: str, target: str, request_: dict[str, object], argv: list[str]
+) -> None:
+    plan = planned(target, nodes=2, **request_)
+    assert sorted(words(plan.settings)) == sorted([*argv, *KIT]), line
+    of_worker = [w for w in argv if not w.startswith(("--host=", "--port="))]
+    assert sorted(words(plan.worker_settings)) == sorted([*of_worker, *KIT, "--headless"])
+    assert plan.topology.gpus * plan.topology.nodes == plan.topology.ranks == 16
+
+
+WHY = (
+    "a bare 16 on nodes of 8 GPUs raises ValueError, and the images have had no Ray since vLLM 0.18.0; vLLM joins"
+    " the nodes itself (--nnodes), tensor parallel within a node and pipeline across, because only the pipeline is"
+    " modest enough for a network between nodes. MTP keeps 16, since it is unproven with a pipeline"
+)
+
+
+@pytest.mark.parametrize("model", ["300b", "vl-424b"])
+def test_what_became_of_the_published_16_is_said(model: str) -> None:
+    assert planned("h100", model=model, nodes=2).differences[-1] == (
+        f"--tensor-parallel-size=16 -> --tensor-parallel-size=8 --pipeline-parallel-size=2 on 2 nodes: {WHY}"
+    )
+    assert not [d for d in planned("h100", model=model, nodes=3).differences if "=16" in d]
+
+
+UNENCRYPTED = (
+    "The traffic between the nodes is neither encrypted nor authenticated (vLLM 0.32.0 docs/usage/security.md):"
+    " keep it on a network of its own, and open its ports to the nodes alone."
+)
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({}, [UNENCRYPTED]),
+        ({"tp": 16, "pp": 1}, [UNENCRYPTED, "slow. Without --rdma it goes over TCP."]),
+        ({"profiles": ("mtp",), "rdma": True}, [UNENCRYPTED, "InfiniBand or RoCE between them it is slow."]),
+        ({"profiles": ("mtp",), "pp": 2}, [UNENCRYPTED, "--pp 1 avoids it."]),
+        ({"multi_node": "ray"}, [UNENCRYPTED, "this is unproven here."]),
+    ],
+)
+def test_what_several_nodes_cost_is_said(request_: dict[str, object], expected: list[str]) -> None:
+    notes = planned("h100", model="300b", nodes=2, **request_).notes
+    assert notes[0] == "Uses 8 of the 8 GPUs of each of 2 nodes."
+    assert all(note.endswith(end) for note, end in zip(notes[1:], expected, strict=False)), notes
+    assert len(notes) == 2 + len(expected)  # and the one on the benchmark's port
+
+
+def test_the_memory_of_a_pipeline_is_that_of_its_fullest_stage() -> None:
+    plan = planned("h100", model="300b", nodes=2)
+    # 27 of 54 layers, all with experts, and the output embeddings; the first stage has three dense layers.
+    assert (round(plan.memory.weights_gib, 1), plan.memory.kv_bytes_per_token) == (36.6, 221_184 // 8 // 2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("model_id", ["300b", "300b-base"])
+def test_the_stages_of_a_pipeline_are_the_whole_model(model_id: str, size: int) -> None:
+    model, topology = Catalog().model(model_id), Topology(pipeline_parallel_size=size)
+    budget = Budget(memory_gib=80, gpu_memory_utilization=0.9, max_num_batched_tokens=8192, max_num_seqs=256)
+    ends = list(itertools.accumulate(pipeline_stages(model.figures.layers, size), initial=0))
+    stages = [_stage_bytes(model, topology, budget, first, last) for first, last in itertools.pairwise(ends)]
+    assert sum(stages) == pytest.approx(2 * parameters(model).total, rel=1e-12)
+
+
+def test_nodes_are_pure_text_and_its_commands_are_said() -> None:
+    text = as_text(planned("h100", model="300b", nodes=2))
+    section = text[text.index("what to type") : text.index("\n\nto know")]
+    assert section.replace(" (net.ipv4.ip_local_port_range)", "").splitlines() == [
+        "what to type, in any order of the nodes: each waits for the others",
+        "  anywhere; then copy compose.yml to every node:",
+        "    ernie-deploy render -o compose.yml h100 --model 300b --nodes 2",
+        "  node 0, the head, whose address ADDR the others reach:",
+        "    ernie-deploy doctor --write-env --node-rank 0 --head ADDR h100 --model 300b --nodes 2",
+        "    docker compose --profile head up -d --wait",
+        "  node 1, a worker:",
+        "    ernie-deploy doctor --write-env --node-rank 1 --head ADDR h100 --model 300b --nodes 2",
+        "    docker compose --profile worker up -d --wait",
+        "",
+        "ports to open (TCP), to those named alone",
+        "  8000 on head for clients                the API, on BIND_ADDR",
+        "  29501 on head for workers               torch's TCPStore, where the ranks meet; it listens on every interface",
+        "  29502 on head for workers               the kit's beacon: whether the head serves, since when, and nothing else",
+        "  ephemeral on every node for every node  NCCL or RCCL, gloo and vLLM's ZMQ, ports of the kernel's choice",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("request_", "ports"),
+    [
+        ({"model": "300b"}, [8000, 29501, 29502, "ephemeral"]),
+        ({"dp": 2}, [8000, 29501, 29550, 29502, "ephemeral"]),
+        ({"model": "300b", "multi_node": "ray"}, [8000, 6379, 29502, "ephemeral"]),
+        ({"model": "300b", "pairs": ("master-port=30000",)}, [8000, 30000, 29502, "ephemeral"]),
+    ],
+)
+def test_ports_follow_the_form_of_the_nodes(request_: dict[str, object], ports: list[object]) -> None:
+    assert [port["port"] for port in as_data(planned("h100", nodes=2, **request_))["ports"]] == ports
+    assert as_data(planned("h100"))["ports"] == as_data(planned("h100"))["on_each_node"] == []
+
+
 BENCH = ["--dataset-name=random", "--random-input-len=8000", "--random-output-len=1000"]
 
 
@@ -96,6 +221,25 @@ def test_published_benchmark_is_the_bench_service(
         ("h100", {"model": "300b", "profiles": ("bf16",), "gpu_memory_utilization": 0.95}, "does not fit"),
         ("h100", {"tp": 8}, "does not divide the 20 attention heads"),
         ("h100", {"model": "300b", "tp": 16}, "needs 16 GPUs, one h100 node has 8"),
+        ("h100", {"model": "300b", "tp": 16}, r"next:  choose --tp from \[1, 2, 4, 8\], or --nodes 2"),
+        (
+            "h100",
+            {"model": "300b", "tp": 32, "nodes": 2},
+            "16 GPUs of each of the 2 nodes, one h100 node has 8",
+        ),
+        ("h100", {"model": "300b", "profiles": ("bf16",)}, "more --nodes"),
+        ("h100", {"nodes": 2}, "ties its embeddings(.|\n)*--nodes 2 --dp 2"),
+        ("h100", {"model": "vl-28b", "nodes": 4}, "ties its embeddings(.|\n)*--nodes 4 --dp 4"),
+        ("h100", {"model": "300b", "nodes": 2, "tp": 5, "pp": 3}, "does not divide the 64 attention heads"),
+        (
+            "h100",
+            {"dp": 3, "nodes": 2},
+            "replicas of 2 ranks do not split|3 ranks do not spread evenly|replicas",
+        ),
+        ("h100", {"model": "300b", "pp": 55, "nodes": 55}, "more than the 54 layers"),
+        ("cpu", {"nodes": 2, "dp": 2, "multi_node": "ray"}, "refused by vLLM"),
+        ("cpu", {"nodes": 2, "dp": 2, "rdma": True}, "no GPU memory"),
+        ("h100", {"nodes": 2, "dp": 2, "multi_node": "ray"}, "native here"),
         ("h100", {"max_model_len": 131_073}, "context of 131,072 tokens"),
         ("h100", {"extra": ("--pipeline-parallel-size", "2")}, "ties its embeddings"),
         ("h100", {"model": "vl-28b", "pairs": ("pipeline-parallel-size=2",)}, "ties its embeddings"),
@@ -135,6 +279,14 @@ def test_what_cannot_run_is_refused_with_its_reason(
         ({"pairs": ("api-key=sk-123",)}, "--api-key-file"),
         ({"extra": ("--hf-token", "hf_x")}, "HF_TOKEN_FILE"),
         ({"extra": ("--port", "9000")}, "set PORT"),
+        ({"pairs": ("nnodes=2",)}, "choose it with --nodes"),
+        ({"nodes": 2, "dp": 2, "pairs": ("data-parallel-address=10.0.0.1",)}, "takes it from NODE_RANK"),
+        (
+            {"nodes": 2, "dp": 2, "pairs": ("distributed-executor-backend=ray",)},
+            "choose it with --multi-node",
+        ),
+        ({"rdma": True}, "--rdma is about more than one node"),
+        ({"multi_node": "ray"}, "--multi-node ray is about more than one node"),
         ({"user": "vllm"}, "not UID:GID"),
         ({"gpus": (1, 1)}, "twice"),
         ({"profiles": ("mtp", "mtp")}, "named twice"),
