@@ -125,6 +125,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 def read_metrics(text: str) -> Look:
     """Sum the samples that a benchmark needs over their labels; finish reasons stay apart."""
     sums: dict[str, float] = defaultdict(float)
+    reasons: dict[str, float] = defaultdict(float)
     cache: dict[str, str] = {}
     for name, labels, value in SAMPLE.findall(text):
         if name == "cache_config_info":
@@ -132,12 +133,10 @@ def read_metrics(text: str) -> Look:
             sums["engines"] += 1
         sums[name] += float(value)
         if name == "request_success":
-            sums[f"{name}_{dict(LABEL.findall(labels)).get('finished_reason', 'unknown')}"] += float(value)
+            reasons[f"{name}_{dict(LABEL.findall(labels)).get('finished_reason', 'unknown')}"] += float(value)
     engines = max(1.0, sums["engines"])
     return Look(
-        counters={
-            name: v for name, v in sums.items() if name in COUNTERS or name.startswith("request_success_")
-        },
+        counters={name: value for name, value in sums.items() if name in COUNTERS} | reasons,
         running=sums["num_requests_running"],
         waiting=sums["num_requests_waiting"],
         kv_cache_use=sums["kv_cache_usage_perc"] / engines,

@@ -28,6 +28,7 @@ vllm:generation_tokens_total{engine="0",model_name="m"} 320.0
 vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 1.0
 vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 15.0
 vllm:request_success_total{engine="1",finished_reason="length",model_name="m"} 4.0
+vllm:request_success_created{engine="0",finished_reason="stop",model_name="m"} 1.795e+09
 vllm:cache_config_info{block_size="128",enable_prefix_caching="True",engine="0",num_gpu_blocks="4096"} 1.0
 vllm:cache_config_info{block_size="128",enable_prefix_caching="True",engine="1",num_gpu_blocks="4096"} 1.0
 """

@@ -68,14 +68,6 @@ def test_the_recipes_own_loop_measures_its_cache(running: Running, tmp_path: Pat
     print("with one seed:", *second.reasons)
 
 
-@full
-def test_the_default_policy_measures_cold(running: Running, tmp_path: Path) -> None:
-    done = kit(
-        *words(running, tmp_path, "--shapes", "600/8", "--num-prompts", "2,4", "--no-warm-up"), timeout=400
-    )
-    assert [attempt.status for attempt in read(tmp_path).attempts] == ["valid", "valid"], done.stderr
-
-
 def test_an_engine_killed_in_the_middle_is_found_and_measured_again(running: Running, tmp_path: Path) -> None:
     """vLLM's client ends with 0 and counts every request as completed; the kit does not."""
     killed = threading.Event()
@@ -97,6 +89,23 @@ def test_an_engine_killed_in_the_middle_is_found_and_measured_again(running: Run
     assert attempts[0].log_tail, "the server's last words are kept"
     assert done.returncode == 0
     print("engine killed in a cell:", attempts[0].reasons[0])
+
+
+@full
+def test_the_default_policy_measures_cold(running: Running, tmp_path: Path) -> None:
+    """After the engine was killed its cache is empty.
+
+    vLLM's random prompts begin at any of the vocabulary's words, of which the tiny checkpoint has about 150: in
+    one of fifty runs two of three prompts begin alike, which the check then rightly finds. Hence two tries.
+    """
+    for number in range(2):
+        results = tmp_path / str(number)
+        done = kit(
+            *words(running, results, "--shapes", "600/8", "--num-prompts", "1,2", "--no-warm-up"), timeout=400
+        )
+        if done.returncode == 0:
+            break
+    assert [attempt.status for attempt in read(results).attempts] == ["valid", "valid"], done.stderr
 
 
 @full
