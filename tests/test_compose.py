@@ -87,6 +87,9 @@ def test_what_differs_from_node_to_node_is_in_env_alone(compose: str, tmp_path: 
     assert read["worker"]["healthcheck"]["test"][-4:] == ["10.0.0.4", "29502", "1", "10.0.0.5"]
     of_head = config(compose, path, "--profile", "head", "config", "--format", "json")
     assert set(json.loads(of_head.stdout)["services"]) == {"fetch", "serve", "beacon"}
+    # As `ernie-deploy bench` runs it: the head is up already, and its profile is not named.
+    alone = config(compose, path, "--profile", "bench", "config", "-q")
+    assert (alone.returncode, alone.stderr) == (0, "")
 
 
 @given(NASTY)

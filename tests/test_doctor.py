@@ -22,7 +22,18 @@ from ernie_deploy.host import examine, settings
 from ernie_deploy.host.case import size_of
 from ernie_deploy.host.facts import read_log, read_sockets
 from ernie_deploy.host.findings import Report, as_json, as_text
-from ernie_deploy.host.probes import COMMANDS, NOT_FOUND, READS, LocalHost, Ran, Stat, natural
+from ernie_deploy.host.link import Link, read_link
+from ernie_deploy.host.probes import (
+    ADDRESSES,
+    COMMANDS,
+    NOT_FOUND,
+    READS,
+    LocalHost,
+    Ran,
+    Stat,
+    natural,
+    route_to,
+)
 from ernie_deploy.request import Request
 
 HOSTS = Path(__file__).parent / "host"
@@ -43,7 +54,8 @@ class FixtureHost:
 
     def run(self, argv: Sequence[str]) -> Ran:
         self.asked.append(tuple(argv))
-        name = next(name for name, known in COMMANDS.items() if known == tuple(argv))
+        asked = COMMANDS | {"addresses": ADDRESSES, "route": route_to(argv[-1])}
+        name = next(name for name, known in asked.items() if known == tuple(argv))
         if name in self.ran:
             return self.ran[name]
         folder = next((f for f in self.folders if list(f.glob(f"{name}.*"))), None)
@@ -749,6 +761,128 @@ def test_write_env_makes_a_file_and_refuses_what_it_cannot_read(tmp_path: Path) 
     with pytest.raises(UsageError, match="not UTF-8"):
         examine.write_env(subject, tmp_path / "bad", {})
     assert (tmp_path / "bad").read_bytes() == b"A=\xff\n"
+
+
+# --- more than one node ---
+
+TWO = {"model": "300b", "nodes": 2, "rdma": True}
+OF_HEAD = {"NODE_RANK": "0", "HEAD_ADDR": "10.0.0.4"}
+OF_WORKER = {"NODE_RANK": "1", "HEAD_ADDR": "10.0.0.4"}
+
+
+@pytest.mark.parametrize(
+    ("host", "place", "written"),
+    [
+        ("two-nodes-head", OF_HEAD, {**OF_HEAD, "HOST_IP": "10.0.0.4", "NIC": "bond0", "COMPOSE_PROFILES": "head"}),
+        ("two-nodes-worker", OF_WORKER,
+         {**OF_WORKER, "HOST_IP": "10.0.0.5", "NIC": "bond0", "COMPOSE_PROFILES": "worker"}),
+        ("two-nodes-no-route", OF_WORKER, {}),
+        ("two-nodes-worker", {}, {}),
+    ],
+)  # fmt: skip
+def test_write_env_completes_what_a_node_is(
+    host: str, place: dict[str, str], written: dict[str, str], tmp_path: Path
+) -> None:
+    subject = examine.meet(FixtureHost(host), Catalog(), Request(target="h100", **TWO))  # type: ignore[arg-type]
+    assert examine.write_env(subject, tmp_path / ".env", place) == written
+    if written:
+        text = (tmp_path / ".env").read_text()
+        assert text == "".join(f"{name}={value}\n" for name, value in written.items())
+        report = examine.judge(subject, text, {})
+        assert not [f for f in report.findings if f.id == "node" and f.severity != "ok"]
+        assert examine.write_env(subject, tmp_path / ".env", {}) == {}
+
+
+def of_nodes(report: Report) -> list[str]:
+    return [line for line in lines(report) if re.match(r"\S+ (node|rdma|node-ports|port) ", line)]
+
+
+def env_of(**values: str) -> str:
+    return "".join(f"{name}={value}\n" for name, value in values.items())
+
+
+def test_a_head_and_a_worker_as_they_should_be() -> None:
+    head = env_of(**OF_HEAD, HOST_IP="10.0.0.4", NIC="bond0")
+    assert of_nodes(examined("two-nodes-head", "h100", head, **TWO)) == [
+        "ok port 127.0.0.1:8000 is free.",
+        "ok node Rank 0 of 2 nodes; 10.0.0.4 on bond0 is the head.",
+        "ok rdma InfiniBand or RoCE devices: mlx5_0, mlx5_1, mlx5_10.",
+        "ok node-ports The ports 29501, 29502 for the other nodes are free.",
+    ]
+    worker = env_of(**OF_WORKER, HOST_IP="10.0.0.5", NIC="bond0")
+    assert of_nodes(examined("two-nodes-worker", "h100", worker, **TWO)) == [
+        "ok node Rank 1 of 2 nodes; 10.0.0.5 on bond0 leads to the head 10.0.0.4.",
+        "ok rdma InfiniBand or RoCE devices: mlx5_0, mlx5_1, mlx5_10.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("host", "values", "fault"),
+    [
+        ("two-nodes-worker", {},
+         "This node does not know its rank and its head yet (NODE_RANK and HEAD_ADDR in .env)."),
+        ("two-nodes-worker", {**OF_WORKER, "NODE_RANK": "2"}, "NODE_RANK=2 is not a number from 0 to 1."),
+        ("two-nodes-no-route", OF_WORKER,
+         "There is no route to the head 10.0.0.4: RTNETLINK answers: Network is unreachable."),
+        ("two-nodes-worker", OF_HEAD,
+         "NODE_RANK=0, but HEAD_ADDR=10.0.0.4 is another host, and rank 0 is the head alone."),
+        ("two-nodes-head", OF_WORKER,
+         "NODE_RANK=1, but HEAD_ADDR=10.0.0.4 is this very host, and rank 0 is the head alone."),
+        ("two-nodes-worker", {**OF_WORKER, "HOST_IP": "10.0.0.9", "NIC": "eno1"},
+         "HOST_IP=10.0.0.9 and NIC=eno1 in .env, but this host reaches 10.0.0.4 from 10.0.0.5 on bond0."),
+    ],
+)  # fmt: skip
+def test_what_keeps_a_node_out_is_said(host: str, values: dict[str, str], fault: str) -> None:
+    report = examined(host, "h100", env_of(**values), **TWO)
+    rank, head = values.get("NODE_RANK", "R"), values.get("HEAD_ADDR", "ADDR")
+    remedy = (
+        f"ernie-deploy doctor --write-env --node-rank {rank} --head {head} h100 --model 300b --nodes 2 --rdma"
+    )
+    assert [(f.severity, f.sentence, f.remedy) for f in report.findings if f.id == "node"] == [
+        ("error", fault, remedy)
+    ]
+
+
+def test_rdma_unused_and_rdma_missing_are_said() -> None:
+    worker = env_of(**OF_WORKER, HOST_IP="10.0.0.5", NIC="bond0")
+    unused = examined("two-nodes-worker", "h100", worker, model="300b", nodes=2)
+    assert (
+        "warn rdma The devices mlx5_0, mlx5_1, mlx5_10 stay unused: between the nodes everything goes over TCP."
+        in lines(unused)
+    )
+    host = FixtureHost("two-nodes-worker")
+    host.stats = {path: said for path, said in host.stats.items() if "infiniband" not in path}
+    missing_ = examined(host, "h100", worker, **TWO)
+    assert (
+        "FAIL rdma The plan hands over /dev/infiniband, but this host has no InfiniBand or RoCE device."
+        in lines(missing_)
+    )
+
+
+def test_a_taken_port_of_the_head_is_said() -> None:
+    host = FixtureHost("two-nodes-head")
+    row = "   1: 00000000:733E 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n"
+    host.files["/proc/net/tcp"] = host.files["/proc/net/tcp"].rstrip("\n") + "\n" + row
+    head = env_of(**OF_HEAD, HOST_IP="10.0.0.4", NIC="bond0")
+    assert "FAIL node-ports Port 29502, where the other nodes will look for the head, is taken." in lines(
+        examined(host, "h100", head, **TWO)
+    )
+
+
+@given(st.text(), st.text(), st.integers(0, 2))
+def test_whatever_ip_prints_is_a_link_or_its_fault(route: str, addresses: str, code: int) -> None:
+    link = read_link(Ran(code, route, ""), Ran(0, addresses, ""), ())
+    assert isinstance(link, Link)
+    assert link.fault or link.address or not link.interface
+
+
+def test_one_node_has_no_place_among_several(tmp_path: Path) -> None:
+    done = doctor("h100", "--node-rank", "1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--node-rank and --head are about more than one node." in done.stderr
+    asked = doctor("h100", "--model", "300b", "--nodes", "2", "--head", "10.0.0.4", "--dry-run", cwd=tmp_path)
+    assert asked.stdout.splitlines().count("ip -j route get 10.0.0.4") == 1
+    assert "ip -j address show" in asked.stdout
 
 
 # --- this machine ---

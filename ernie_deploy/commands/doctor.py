@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ernie_deploy.commands.options import request_options
+from ernie_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from ernie_deploy.catalog import Catalog
@@ -19,6 +20,7 @@ Examples:
   ernie-deploy doctor
   ernie-deploy doctor mi300x --user 2000:2000 --write-env
   ernie-deploy doctor h100 --model 300b --json
+  ernie-deploy doctor h100 --model 300b --nodes 2 --write-env --node-rank 1 --head 10.0.0.4
 
 Without TARGET it says what the host looks like. Exits 0 without an error, 6 where Docker or
 Compose is missing or too old, 1 with any other error."""
@@ -34,29 +36,61 @@ Compose is missing or too old, 1 with any other error."""
 @click.option(
     "--dry-run", is_flag=True, help="Print the commands and files that tell about a host, and ask none."
 )
+@click.option("--node-rank", type=click.IntRange(min=0), metavar="R",
+              help="With --nodes: number of this node, 0 on the head.")  # fmt: skip
+@click.option("--head", default="", metavar="ADDR", help="With --nodes: address of the head.")
 @request_options
-def doctor(as_json: bool, write_env: bool, env_file: Path, dry_run: bool, **options: Any) -> int:
+def doctor(  # noqa: PLR0913, PLR0917 - click's signature
+    as_json: bool,
+    write_env: bool,
+    env_file: Path,
+    dry_run: bool,
+    node_rank: int | None,
+    head: str,
+    **options: Any,
+) -> int:
     """Compare this host with what a stack needs, and say what to do."""
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.request import Request
 
     catalog, request = Catalog(), Request(**options)
+    place = _place(request, node_rank, head)
     if dry_run:
-        click.echo(_dry_run(catalog, request, as_json=as_json))
+        click.echo(_dry_run(catalog, request, head or "ADDR", as_json=as_json))
         return 0
-    return _examine(catalog, request, env_file, as_json=as_json, write=write_env)
+    return _examine(catalog, request, env_file, place, as_json=as_json, write=write_env)
 
 
-def _examine(catalog: "Catalog", request: "Request", env_file: Path, *, as_json: bool, write: bool) -> int:
+def _place(request: "Request", node_rank: int | None, head: str) -> dict[str, str]:
+    """This node's place among several, as .env names it; what is not said is left to .env."""
+    place = {"NODE_RANK": "" if node_rank is None else f"{node_rank}", "HEAD_ADDR": head}
+    said = {name: value for name, value in place.items() if value}
+    if said and request.nodes == 1:
+        raise UsageError(
+            "--node-rank and --head are about more than one node.",
+            next_step="add --nodes 2, or leave them out",
+        )
+    return said
+
+
+def _examine(  # noqa: PLR0913 - the options of the command
+    catalog: "Catalog",
+    request: "Request",
+    env_file: Path,
+    place: dict[str, str],
+    *,
+    as_json: bool,
+    write: bool,
+) -> int:
     from ernie_deploy.host import examine, findings
     from ernie_deploy.host.probes import LocalHost
 
-    text = examine.read_env(env_file)
+    text, environ = examine.read_env(env_file), {**os.environ, **place}
     subject = examine.meet(LocalHost(), catalog, request)
     if write:
-        _tell(examine.write_env(subject, env_file, os.environ), env_file)
+        _tell(examine.write_env(subject, env_file, environ), env_file)
         text = examine.read_env(env_file)
-    report = examine.judge(subject, text, os.environ)
+    report = examine.judge(subject, text, environ)
     click.echo(findings.as_json(report) if as_json else findings.as_text(report))
     return report.exit_code
 
@@ -66,13 +100,15 @@ def _tell(written: dict[str, str], env_file: Path) -> None:
     click.echo(f"wrote {said} to {env_file}" if said else f"{env_file} needs nothing of this host", err=True)
 
 
-def _dry_run(catalog: "Catalog", request: "Request", *, as_json: bool) -> str:
+def _dry_run(catalog: "Catalog", request: "Request", head: str, *, as_json: bool) -> str:
     """What would be asked, as a script that can be run by hand."""
-    from ernie_deploy.host.probes import READS, commands
+    from ernie_deploy.host.probes import ADDRESSES, READS, commands, route_to
     from ernie_deploy.plan import resolve
 
     vendor = resolve(catalog, request).target.vendor if request.target else None
     asked = list(commands(vendor).values())
+    if request.nodes > 1:
+        asked += [route_to(head), ADDRESSES]
     if as_json:
         return json.dumps({"commands": asked, "reads": READS}, indent=2)
     return "\n".join([*map(shlex.join, asked), *(f"# reads {path}" for path in READS)])

@@ -12,6 +12,7 @@ from ernie_deploy.catalog.schema import Engine
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.findings import Finding
 from ernie_deploy.host.gpus import Gpu
+from ernie_deploy.host.link import Link
 from ernie_deploy.host.probes import Host, Stat
 from ernie_deploy.memory import GIB
 from ernie_deploy.plan import Plan, value_of
@@ -45,6 +46,7 @@ class Case(Struct, frozen=True, kw_only=True):
     engine: Engine
     values: dict[str, str]
     remote: str = ""
+    link: Link | None = None
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:

@@ -9,7 +9,16 @@ from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.schema import Vendor
-from ernie_deploy.host import amd_checks, docker_checks, file_checks, machine_checks, nvidia_checks, settings
+from ernie_deploy.host import (
+    amd_checks,
+    docker_checks,
+    file_checks,
+    link,
+    machine_checks,
+    node_checks,
+    nvidia_checks,
+    settings,
+)
 from ernie_deploy.host.case import Case, Check, look
 from ernie_deploy.host.facts import Facts, collect
 from ernie_deploy.host.findings import Report
@@ -58,6 +67,7 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str]) -> Report
         *GPU_CHECKS[plan.target.vendor],
         *machine_checks.CHECKS,
         *file_checks.CHECKS,
+        *node_checks.CHECKS,
     )
     return Report(
         target=plan.target.id,
@@ -65,7 +75,7 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str]) -> Report
         headline=_headline(plan),
         guess=subject.guess,
         findings=tuple(finding for check in checks for finding in check(case)),
-        environment=settings.of_host(subject.facts, case.values),
+        environment=settings.of_host(subject.facts, case.values) | link.variables(case.link, case.values),
     )
 
 
@@ -80,11 +90,17 @@ def case_of(subject: Subject, env_text: str, environ: Mapping[str, str]) -> Case
         engine=subject.catalog.engine,
         values=values,
         remote="" if docker.startswith(LOCAL_SOCKET) else docker,
+        link=_link(subject, values),
     )
 
 
+def _link(subject: Subject, values: Mapping[str, str]) -> link.Link | None:
+    return link.look(subject.host, values["HEAD_ADDR"]) if subject.plan.several_nodes else None
+
+
 def _headline(plan: Plan) -> str:
-    gpus = f" on {plan.topology.gpus} of {plan.target.gpus} GPUs" if plan.target.gpus else ""
+    nodes = f" of each of {plan.topology.nodes} nodes" if plan.several_nodes else ""
+    gpus = f" on {plan.topology.gpus} of {plan.target.gpus} GPUs{nodes}" if plan.target.gpus else nodes
     return f"{plan.model.title} for {plan.target.id}{gpus}, vLLM {plan.engine}"
 
 
@@ -95,9 +111,8 @@ def write_env(subject: Subject, path: Path, environ: Mapping[str, str]) -> dict[
     text = read_env(path)
     said = dotenv_values(stream=StringIO(text))
     now = settings.values(subject.plan, subject.catalog, text, environ)
-    new = {
-        name: value for name, value in settings.of_host(subject.facts, now).items() if said.get(name) != value
-    }
+    found = settings.of_host(subject.facts, now) | link.variables(_link(subject, now), now)
+    new = {name: value for name, value in found.items() if said.get(name) != value}
     if new:
         settings.write(path, settings.edited(text, new))
     return new

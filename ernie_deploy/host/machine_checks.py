@@ -120,6 +120,8 @@ def port(case: Case) -> Iterator[Finding]:
     """Nobody listens where the API is to be published."""
     address, number = case.values["BIND_ADDR"].strip("[]"), case.values["PORT"]
     where = f"{address}:{number}"
+    if case.plan.several_nodes and case.values["NODE_RANK"] not in ("", "0"):
+        return  # the API is the head's
     if not number.isdigit() or not 0 < int(number) <= LAST_PORT:
         yield error("port", f"PORT={number} is not a port.", "write a number up to 65535 in .env")
     elif case.runs:

@@ -32,6 +32,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "clock": ("timedatectl", "show", "-p", "NTPSynchronized", "--value"),
 }
 
+# Asked for more than one node alone.
+ADDRESSES = ("ip", "-j", "address", "show")
+
 MEMORY = "/proc/meminfo"
 SOCKETS = ("/proc/net/tcp", "/proc/net/tcp6")
 NUMA_BALANCING = "/proc/sys/kernel/numa_balancing"
@@ -44,9 +47,11 @@ AMD_PROCESSES = "/sys/class/kfd/kfd/proc/*"
 AMD_CONTROL = "/dev/kfd"
 AMD_RENDER = "/dev/dri/renderD*"
 AMD_DISPLAY = "/dev/dri/card*"
+RDMA_DEVICES = "/sys/class/infiniband/*"
 READS = (
     MEMORY, *SOCKETS, NUMA_BALANCING, PCI_DEVICES, *CDI_SPECS, NVIDIA_HOOK, f"{AMD_MODULE}/version",
     AMD_CARDS, AMD_PROCESSES, AMD_CONTROL, AMD_RENDER, AMD_DISPLAY,
+    RDMA_DEVICES,
 )  # fmt: skip
 
 
@@ -161,6 +166,11 @@ def commands(vendor: Vendor | None) -> dict[str, tuple[str, ...]]:
         for name, argv in COMMANDS.items()
         if vendor in (None, "nvidia") or not name.startswith("nvidia")
     }
+
+
+def route_to(address: str) -> tuple[str, ...]:
+    """The command that tells how this host reaches an address."""
+    return ("ip", "-j", "route", "get", address)
 
 
 def natural(path: str) -> tuple[tuple[int, str], ...]:

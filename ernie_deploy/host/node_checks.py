@@ -1,0 +1,84 @@
+"""Checks of one node among several: its rank, its way to the head, RDMA, and the head's ports."""
+
+from collections.abc import Iterator
+
+from ernie_deploy.host.case import Case
+from ernie_deploy.host.findings import Finding, error, ok, warning
+from ernie_deploy.host.machine_checks import clash
+
+ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, not bound
+
+
+def node(case: Case) -> Iterator[Finding]:
+    """The node knows who it is, and its .env says what the host says."""
+    if not case.plan.several_nodes:
+        return
+    rank, head, link = case.values["NODE_RANK"], case.values["HEAD_ADDR"], case.link
+    write = case.command("doctor", "--write-env", "--node-rank", rank or "R", "--head", head or "ADDR")
+    if fault := _fault(case):
+        yield error("node", fault, write)
+        return
+    assert link, "a node without HEAD_ADDR is a fault"
+    said = {"HOST_IP": link.address, "NIC": link.interface}
+    wrong = [f"{name}={case.values[name]}" for name, value in said.items() if case.values[name] != value]
+    way = f"{link.address} on {link.interface}"
+    if wrong:
+        sentence = f"{' and '.join(wrong)} in .env, but this host reaches {head} from {way}."
+        yield error("node", sentence, write)
+    else:
+        role = "is the head" if link.local else f"leads to the head {head}"
+        yield ok("node", f"Rank {rank} of {case.plan.topology.nodes} nodes; {way} {role}.")
+
+
+def _fault(case: Case) -> str:
+    """What keeps this node from being one of the server's; empty where nothing does."""
+    rank, head, nodes = case.values["NODE_RANK"], case.values["HEAD_ADDR"], case.plan.topology.nodes
+    if not rank or not head or case.link is None:
+        return "This node does not know its rank and its head yet (NODE_RANK and HEAD_ADDR in .env)."
+    if not (rank.isascii() and rank.isdigit()) or int(rank) >= nodes:
+        return f"NODE_RANK={rank} is not a number from 0 to {nodes - 1}."
+    if case.link.fault:
+        return f"There is no route to the head {head}: {case.link.fault}."
+    if case.link.address.startswith("127."):
+        return f"HEAD_ADDR={head} is every host's own; the other nodes cannot reach it."
+    if case.link.local != (int(rank) == 0):
+        whose = "this very host" if case.link.local else "another host"
+        return f"NODE_RANK={rank}, but HEAD_ADDR={head} is {whose}, and rank 0 is the head alone."
+    return ""
+
+
+def rdma(case: Case) -> Iterator[Finding]:
+    """The devices that --rdma hands over are there, and not left unused."""
+    if not case.plan.several_nodes or case.link is None:
+        return
+    devices, asked = ", ".join(case.link.rdma), case.plan.request.rdma
+    if asked and not devices:
+        sentence = "The plan hands over /dev/infiniband, but this host has no InfiniBand or RoCE device."
+        yield error("rdma", sentence, f"load its driver, or: {case.command('render', rdma=False)}")
+    elif asked:
+        yield ok("rdma", f"InfiniBand or RoCE devices: {devices}.")
+    elif devices and case.plan.target.gpus:
+        sentence = f"The devices {devices} stay unused: between the nodes everything goes over TCP."
+        yield warning("rdma", sentence, case.command("render", rdma=True))
+    else:
+        yield ok("rdma", "No InfiniBand or RoCE device; between the nodes everything goes over TCP.")
+
+
+def node_ports(case: Case) -> Iterator[Finding]:
+    """Nobody holds a port of the head where the other nodes will look for it."""
+    if not case.plan.several_nodes or case.values["NODE_RANK"] != "0" or case.runs:
+        return
+    numbers = [
+        case.plan.port(port.id) for port in case.plan.ports if port.to == "workers" and port.on == "head"
+    ]
+    for number in numbers:
+        if any(clash(socket, ANYWHERE, number) for socket in case.facts.machine.sockets):
+            yield error(
+                "node-ports", f"Port {number}, where the other nodes will look for the head, is taken.",
+                f"see by whom: sudo ss -ltnp 'sport = :{number}'",
+            )  # fmt: skip
+            return
+    yield ok("node-ports", f"The ports {', '.join(map(str, numbers))} for the other nodes are free.")
+
+
+CHECKS = (node, rdma, node_ports)
