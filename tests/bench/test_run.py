@@ -244,7 +244,7 @@ def test_a_server_that_stands_still_is_given_up(
     monkeypatch.setattr(running, "MOST_ATTEMPTS", 1)
     (done,) = runner(fake, in_process, Ear(), tmp_path).measure([CELL])
     assert done.status == "failed"
-    assert done.reasons[0].startswith("server-died: no token for 1 s with 4 requests running"), done.reasons
+    assert done.reasons[0].startswith("server-died: no token for 2 s with 4 requests running"), done.reasons
 
 
 @pytest.mark.parametrize("fake", ["dies"], indirect=True)
