@@ -206,15 +206,18 @@ def listens(options: Options) -> bool:
 
 
 def start_ray(options: Options) -> None:
-    """Start Ray's head in this container, whose raylet the engine must share, and wait for every GPU."""
+    """Start Ray's head in this container: the engine must share its raylet's sockets and memory."""
     words = ["ray", "start", "--head", f"--node-ip-address={options.host_ip}", f"--port={options.port}"]
     words += [f"--num-gpus={options.gpus}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
     words += ["--include-dashboard=false", "--disable-usage-stats"]
     subprocess.run(words, check=True)  # noqa: S603 - words of this file, and no shell
+
+
+def wait_for_gpus(options: Options) -> None:
+    """Wait until every node's GPUs are in Ray's cluster: vLLM itself would wait without a word, and longer."""
     wanted, begun, told = options.gpus * options.nodes, time.monotonic(), -TOLD_EVERY_S
     while (joined := gpus_of_cluster()) < wanted:
-        missing = f"{joined} of {wanted} GPUs have joined, {-(-(wanted - joined) // options.gpus)} nodes are missing"
-        waited = time.monotonic() - begun
+        waited, missing = time.monotonic() - begun, who_is_missing(options, joined)
         if waited >= options.wait_s:
             reason = f"{missing} after {waited:.0f} s: start the profile worker on them, and open port {options.port}"
             raise KnownError(NODES_MISSING, reason, options.role)
@@ -222,6 +225,14 @@ def start_ray(options: Options) -> None:
             say(f"waiting for Ray, {waited:.0f} of {options.wait_s:.0f} s: {missing}")
             told = waited
         time.sleep(RETRY_S)
+
+
+def who_is_missing(options: Options, joined: int) -> str:
+    """Say in words how much of the cluster is there."""
+    wanted = options.gpus * options.nodes
+    nodes = -(-(wanted - joined) // options.gpus)
+    are = "node is" if nodes == 1 else "nodes are"
+    return f"{joined} of {wanted} GPUs have joined, {nodes} {are} missing"
 
 
 def gpus_of_cluster() -> int:
@@ -247,6 +258,7 @@ def run(options: Options) -> None:
         note_start()
         if options.ray:
             start_ray(options)
+            wait_for_gpus(options)
     else:
         wait_for_head(options)
     say(

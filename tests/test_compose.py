@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -147,6 +148,14 @@ def test_compose_lint_would_see_a_loose_stack(tmp_path: Path) -> None:
     path = tmp_path / "compose.yml"
     path.write_text(rendered("h100", bind="0.0.0.0"))
     assert "CL-0005" in lint(str(path)).stdout
+
+
+def test_compose_lint_finds_the_hosts_network_of_several_nodes_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "compose.yml"
+    path.write_text(rendered("h100", model="300b", nodes=2))
+    said = lint(str(path)).stdout
+    found = re.findall(r"(?:CRITICAL|HIGH|MEDIUM|LOW) +(CL-\d+)", said)
+    assert found == ["CL-0008"] * 4, said  # bench, serve, worker, beacon
 
 
 def test_every_supported_pair_is_committed() -> None:
