@@ -60,7 +60,10 @@ def _bare(options: argparse.Namespace, cell: Cell, folder: Path, number: int) ->
     words = client.words(site.base_words(), cell, seed, "bare.json", place)
     begun = time.monotonic()
     subprocess.run(
-        ["vllm", "bench", "serve", *words], check=True, capture_output=True, env=local_environment()
+        ["vllm", "bench", "serve", *words],
+        check=True,
+        capture_output=True,
+        env=local_environment(options.url),
     )
     result: dict[str, Any] = json.loads((folder / "bare.json").read_text())
     return {"wall_s": time.monotonic() - begun, **{name: result[name] for name in FIGURES}}

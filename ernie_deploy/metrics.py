@@ -4,6 +4,7 @@ import re
 import urllib.error
 import urllib.request
 from collections import defaultdict
+from http.client import HTTPException
 
 SAMPLE = re.compile(r"^(vllm:\w+)(?:\{[^}]*\})? ([0-9.eE+-]+|NaN)$", re.MULTILINE)
 TIMEOUT_S = 5.0
@@ -13,8 +14,11 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 def fetch(url: str, *, timeout_s: float = TIMEOUT_S) -> str:
     """The body of a GET; raises OSError."""
-    with DIRECT.open(url, timeout=timeout_s) as answer:
-        body: bytes = answer.read()
+    try:
+        with DIRECT.open(url, timeout=timeout_s) as answer:
+            body: bytes = answer.read()
+    except HTTPException as fault:
+        raise OSError(f"no HTTP answer: {fault!r}") from fault
     return body.decode("utf-8", "replace")
 
 

@@ -21,11 +21,13 @@ from ernie_deploy.bench.record import (
     Start,
     Status,
 )
+from ernie_deploy.bench.secrecy import masked
 from ernie_deploy.bench.site import Site
 from ernie_deploy.bench.site_compose import fresh_name
 from ernie_deploy.bench.watch import Job, Progress, Watched, watch
 
 RESULT = "result.json"
+CLIENT_FAILED = "client-failed: "
 
 
 class Bed(Struct, frozen=True, kw_only=True):
@@ -56,12 +58,17 @@ def attempt(bed: Bed, start: Start) -> Attempt:
     folder = _fresh_folder(bed.folder)
     try:
         words = words_of(bed, start, folder)
+        command = bed.site.command(words, folder, bed.dataset)
         watched = watch(_job(bed, start.cell, words, folder, bed.dataset))
         measured = _measured(bed, start, watched, folder / RESULT)
     finally:
         _clear(folder)
     return ended(
-        start, measured, server=watched.server, argv=tuple(words), log_tail=_log_tail(bed, watched, measured)
+        start,
+        measured,
+        server=watched.server,
+        argv=tuple(masked(command)),
+        log_tail=_log_tail(bed, watched, measured),
     )
 
 
@@ -76,8 +83,9 @@ def warm_up(bed: Bed, cell: Cell, seed: int) -> float:
     folder = _fresh_folder(bed.folder)
     place = bed.site.place(folder, bed.dataset)
     words = client.warm_up_words(bed.site.base_words(), cell, seed, RESULT, place)
+    short = client.warm_up_cell(cell)
     try:
-        watch(_job(bed, cell, words, folder, None))
+        watch(_job(bed, short, words, folder, None))
         result = _result(folder / RESULT)
     finally:
         _clear(folder)
@@ -129,7 +137,7 @@ def _failure(watched: Watched) -> str:
     if watched.fault:
         return f"server-died: {watched.fault}"
     last = next((line.strip() for line in reversed(watched.log) if line.strip()), "it said nothing")
-    return f"client-failed: vLLM's client ended with {watched.returncode} and left no result: {last}"
+    return f"{CLIENT_FAILED}vLLM's client ended with {watched.returncode} and left no result: {last}"
 
 
 def _log_tail(bed: Bed, watched: Watched, measured: Measured) -> tuple[str, ...]:

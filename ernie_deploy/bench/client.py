@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy.bench.record import Cell
 
@@ -58,14 +59,19 @@ def words(base: Sequence[str], cell: Cell, seed: int, filename: str, place: Plac
 
 def warm_up_words(base: Sequence[str], cell: Cell, seed: int, filename: str, place: Place) -> list[str]:
     """A short run of the same shape with prompts of its own; its figures are thrown away."""
-    count = min(MOST_WARM_UP_PROMPTS, cell.num_prompts)
-    length = min(WARM_UP_TOKENS, cell.output_len)
-    shape = [f"--random-input-len={cell.input_len}", f"--random-output-len={length}"]
+    short = warm_up_cell(cell)
+    shape = [f"--random-input-len={short.input_len}", f"--random-output-len={short.output_len}"]
     return [
         *base, "--backend=openai", "--endpoint=/v1/completions", "--dataset-name=random", *shape, "--ignore-eos",
-        "--random-range-ratio=0", f"--num-prompts={count}", "--request-rate=inf", f"--seed={seed}",
+        "--random-range-ratio=0", f"--num-prompts={short.num_prompts}", "--request-rate=inf", f"--seed={seed}",
         *_kept(filename, place),
     ]  # fmt: skip
+
+
+def warm_up_cell(cell: Cell) -> Cell:
+    """The same shape with few prompts and few tokens."""
+    count, length = min(MOST_WARM_UP_PROMPTS, cell.num_prompts), min(WARM_UP_TOKENS, cell.output_len)
+    return replace(cell, num_prompts=count, output_len=length, request_rate=None)
 
 
 def _dataset(cell: Cell, place: Place) -> list[str]:

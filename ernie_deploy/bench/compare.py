@@ -12,7 +12,7 @@ from ernie_deploy.bench.cells import changes
 from ernie_deploy.bench.figures import METRICS, P99_REQUESTS, Figure, figure
 from ernie_deploy.bench.record import Environment, Journal
 from ernie_deploy.bench.repeats import Group, Series, series
-from ernie_deploy.errors import KitError, NotComparable, UsageError
+from ernie_deploy.errors import BenchInvalid, KitError, NotComparable, UsageError
 
 # What MLPerf calls materially different.
 MARKED_PERCENT = 2.0
@@ -66,6 +66,8 @@ class Comparison(Struct, frozen=True, kw_only=True):
     pairs: tuple[Pair, ...]
     # A sentence for each cell that is missing or not valid on a side.
     unjudged: tuple[str, ...]
+    # Those of A's valid cells that B does not have valid or suspect.
+    lost: tuple[str, ...] = ()
 
     @property
     def regressions(self) -> list[tuple[str, Difference]]:
@@ -74,8 +76,12 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
     @property
     def exit_code(self) -> int:
-        """1 where something became worse, else 0."""
-        return KitError.exit_code if self.regressions else 0
+        """1 where something became worse, 11 where a cell of A is not proven in B, 13 where nothing was judged."""
+        if self.regressions:
+            return KitError.exit_code
+        if self.lost:
+            return BenchInvalid.exit_code
+        return 0 if self.pairs else NotComparable.exit_code
 
 
 def compare(a: Journal, b: Journal, tolerance: Tolerance, names: tuple[str, str] = ("A", "B")) -> Comparison:
@@ -95,6 +101,7 @@ def compare(a: Journal, b: Journal, tolerance: Tolerance, names: tuple[str, str]
         under_test=tuple(changes(first.environment, second.environment)),
         pairs=tuple(_pair(groups[0][key], groups[1][key], tolerance) for key in judged),
         unjudged=tuple(_unjudged(groups, names)),
+        lost=tuple(_lost(groups)),
     )
 
 
@@ -154,6 +161,14 @@ def _key(group: Group) -> str:
 
 def _valid(a: Group, b: Group) -> bool:
     return a.standing == b.standing == "valid"
+
+
+def _lost(sides: tuple[dict[str, Group], dict[str, Group]]) -> Iterator[str]:
+    """Cells that A has valid and B neither valid nor suspect."""
+    for key, group in sides[0].items():
+        other = sides[1].get(key)
+        if group.standing == "valid" and (other is None or other.standing not in ("valid", "suspect")):
+            yield group.name
 
 
 def _unjudged(sides: tuple[dict[str, Group], dict[str, Group]], names: tuple[str, str]) -> Iterator[str]:

@@ -46,12 +46,12 @@ def life(site: Site) -> str:
 
 
 def _of_server(site: Site, card: dict[str, Any], look: Look | None) -> dict[str, Any]:
-    cache = look.cache if look else {}
+    cache, engines = (look.cache, look.engines) if look else ({}, 1)
     return {
         "vllm_version": _version(site),
         "max_model_len": card.get("max_model_len") or 0,
         "cache": cache,
-        "kv_cache_tokens": _number(cache, "num_gpu_blocks") * _number(cache, "block_size"),
+        "kv_cache_tokens": _number(cache, "num_gpu_blocks") * _number(cache, "block_size") * engines,
         "server_started": look.started if look else "",
     }
 

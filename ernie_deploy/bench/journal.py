@@ -31,8 +31,7 @@ class Writer:
 @contextmanager
 def writing(path: Path) -> Iterator[Writer]:
     """Open a journal to append to; raises `UsageError` where another run holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with _opened(path) as file:
         _lock(file, path)
         if _is_torn(file):
             # The power went in the middle of a line: it stays, apart from the lines to come.
@@ -67,6 +66,10 @@ def _decoded(text: bytes, path: Path) -> Line:
     try:
         line = _DECODER.decode(text)
     except msgspec.ValidationError as fault:
+        told = msgspec.json.decode(text)
+        if isinstance(told, dict) and told.get("schema") == SCHEMA:
+            # Of this version, and unreadable: one bad line must not take the others with it.
+            raise msgspec.DecodeError(str(fault)) from fault
         raise _of_another_schema(path, str(fault)) from fault
     if line.schema != SCHEMA:
         raise _of_another_schema(path, line.schema)
@@ -79,6 +82,18 @@ def _of_another_schema(path: Path, detail: str) -> UsageError:
         cause="it was written by another version of the kit, or edited",
         next_step="read it with the version that wrote it, or start another folder with --results",
     )
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab+")
+    except OSError as fault:
+        raise UsageError(
+            f"{path} cannot be written: {fault.strerror}.",
+            cause="the folder is somebody else's, full or read-only",
+            next_step="name another with --results DIR",
+        ) from fault
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

@@ -118,19 +118,19 @@ def floor(
 
 
 def of(cell: Cell, figures: Mapping[str, Any], environment: Environment) -> Floor | None:
-    """The floor of a measured cell; None where model or target are unknown, or it is only a rehearsal.
+    """The floor of a measured cell; None where model, target or served arguments are unknown, or in a rehearsal.
 
     The batch is the mean number of requests past their first token: those that wait take no bandwidth.
     """
     done = completed(figures)
-    if environment.rehearsal or not (environment.model and environment.target and done):
+    if environment.rehearsal or not (environment.model and environment.target and environment.argv and done):
         return None
     model, target = _catalog().model(environment.model), _catalog().target(environment.target)
     if not target.bandwidth_gb_per_s:
         return None
     load = Load(
         batch=max(1.0, mean_decoding(done, float(figures["duration"]))), context_tokens=mean_context(done),
-        input_tokens=cell.input_len, prompts=len(done), fp8=served_fp8(environment),
+        input_tokens=mean_prompt(cell, done), prompts=len(done), fp8=served_fp8(environment),
     )  # fmt: skip
     return floor(model, target, topology_of(environment), load, figures.get("median_itl_ms"))
 
@@ -139,6 +139,13 @@ def of(cell: Cell, figures: Mapping[str, Any], environment: Environment) -> Floo
 def _catalog() -> Catalog:
     """Read once: every cell of a journal asks for the same two files."""
     return Catalog()
+
+
+def mean_prompt(cell: Cell, done: Sequence[Row]) -> int:
+    """Tokens of a prompt: the cell's own, or of a dataset the mean, by which attention is rather under-counted."""
+    return (
+        cell.input_len if cell.lengths_fixed else int(math.fsum(row.input_tokens for row in done) / len(done))
+    )
 
 
 def mean_context(done: Sequence[Row]) -> float:

@@ -1,6 +1,7 @@
 """Runs cell after cell: skips what is proven, warms up, measures, brings a dead server back, and goes on."""
 
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -11,17 +12,19 @@ import msgspec
 from msgspec import Struct
 
 from ernie_deploy.bench import cells, environment
-from ernie_deploy.bench.attempt import Bed, attempt, interrupted, warm_up
+from ernie_deploy.bench.attempt import CLIENT_FAILED, Bed, attempt, interrupted, warm_up
 from ernie_deploy.bench.journal import Writer
 from ernie_deploy.bench.record import Attempt, Cell, Environment, Journal, Start
 from ernie_deploy.bench.site import Site
-from ernie_deploy.bench.watch import Progress
-from ernie_deploy.errors import Interrupted, KitError, ServerDied
+from ernie_deploy.bench.watch import Progress, is_stuck
+from ernie_deploy.errors import Interrupted, KitError, ServerDied, ToolFailed
 
 MOST_ATTEMPTS = 2
 MOST_WARM_UPS = 3
 SETTLED = 0.05
 COME_BACK_S = 1800.0
+# What a client is working on; a killed run leaves something there.
+RUNNING = "running"
 
 Known = dict[str, Any]
 # Asked before a server's first cell; returns what it showed or raises `BenchInvalid`.
@@ -66,6 +69,7 @@ class Runner:
         """
         if self.environment is None:
             self.site.clear_leftovers()
+            shutil.rmtree(self.orders.folder / RUNNING, ignore_errors=True)
             self._meet()
             self._say_what_changed()
         for number, cell in enumerate(wanted, start=1):
@@ -79,7 +83,7 @@ class Runner:
         """What an attempt needs, in the server's present life."""
         assert self.environment, "met before the first attempt"
         return Bed(
-            run=self.run, site=self.site, environment=self.environment, folder=self.orders.folder / "running",
+            run=self.run, site=self.site, environment=self.environment, folder=self.orders.folder / RUNNING,
             dataset=self.orders.dataset, progress=self.talk.progress,
         )  # fmt: skip
 
@@ -118,7 +122,7 @@ class Runner:
             if done.status != "failed":
                 break
             self.talk.ended(done, 0, 0)
-            self._revive()
+            self._revive(stuck=is_stuck(done.reasons))
             done = self._once(cell, number)
         return done
 
@@ -136,6 +140,12 @@ class Runner:
             self.writer.write(interrupted(start))
             raise self._interruption() from stop
         self.writer.write(done)
+        if done.status == "failed" and done.reasons[0].startswith(CLIENT_FAILED) and self.site.alive():
+            raise ToolFailed(
+                f"vLLM's client failed at {cell.name}.",
+                cause=done.reasons[0].removeprefix(CLIENT_FAILED),
+                next_step="the journal has its last words; with --attach, --tokenizer names the model's tokenizer",
+            )
         return done
 
     def _start(self, cell: Cell, number: int) -> Start:
@@ -151,10 +161,8 @@ class Runner:
             self.talk.say(f"restarting the server for {cell.name}")
             self.site.restart()
             self._meet()
-        elif not self.site.alive():
+        elif not self.site.alive() or environment.life(self.site) != self._life:
             self._revive()
-        elif environment.life(self.site) != self._life:
-            self._meet()
 
     def _warm_up(self, cell: Cell) -> None:
         """Once a life and shape; a life's first until two TPOTs agree. The published replay had none."""
@@ -166,21 +174,30 @@ class Runner:
             now = warm_up(
                 self.bed(), cell, cells.derived_seed(self.run, "warm-up", self._life, cell.shape, number)
             )
+            if not now:
+                self.talk.say(f"the warm-up for {cell.shape} left no result")
             if before and abs(now - before) <= SETTLED * before:
                 break
             before = now
         self._warm.add(cell.shape)
 
-    def _revive(self) -> None:
-        """Wait for the restart policy, or start the server; then look whether it is the same one."""
+    def _revive(self, *, stuck: bool = False) -> None:
+        """Wait for the restart policy, or start the server; then look whether it is the same one.
+
+        One that stands still is healthy to Docker for a while: it is not waited for.
+        """
         self.talk.say("the server is lost; waiting for it to come back")
         try:
-            self.site.wait_healthy(COME_BACK_S)
+            if stuck and self.site.can_restart:
+                self.site.restart()
+            else:
+                self.site.wait_healthy(COME_BACK_S)
+            self._meet()
         except ServerDied:
             if not self.site.can_restart:
                 raise
             self.site.restart()
-        self._meet()
+            self._meet()
 
     def _interruption(self) -> Interrupted:
         return Interrupted(

@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
+from http.client import HTTPException
 from typing import Any
 
 from msgspec import Struct
@@ -35,6 +36,7 @@ class Look(Struct, frozen=True, kw_only=True):
     waiting: float
     kv_cache_use: float
     started: str = ""
+    engines: int = 1
     cache: dict[str, str] = {}
 
     @property
@@ -118,8 +120,11 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         return {"Content-Type": "application/json", **bearer}
 
     def _open(self, request: urllib.request.Request, timeout_s: float) -> Any:
-        with DIRECT.open(request, timeout=timeout_s) as answer:
-            return json.load(answer)
+        try:
+            with DIRECT.open(request, timeout=timeout_s) as answer:
+                return json.load(answer)
+        except HTTPException as fault:
+            raise OSError(f"no HTTP answer: {fault!r}") from fault
 
 
 def read_metrics(text: str) -> Look:
@@ -141,6 +146,7 @@ def read_metrics(text: str) -> Look:
         waiting=sums["num_requests_waiting"],
         kv_cache_use=sums["kv_cache_usage_perc"] / engines,
         started=f"{sums['process_start_time_seconds']:.2f}" if "process_start_time_seconds" in sums else "",
+        engines=int(engines),
         cache=cache,
     )
 

@@ -8,8 +8,8 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from ernie_deploy.bench.client import Place
 from ernie_deploy.bench.server import Endpoint
-from ernie_deploy.compose import started
-from ernie_deploy.errors import ServerDied, ToolMissing
+from ernie_deploy.compose import ask, started
+from ernie_deploy.errors import ServerDied, ToolFailed, ToolMissing, UsageError
 
 if TYPE_CHECKING:
     import subprocess
@@ -66,7 +66,7 @@ class Attached:
     can_restart = False
 
     def __init__(self, url: str, *, tokenizer: str = "", trust_remote_code: bool = False) -> None:
-        self._endpoint = Endpoint(url=url.rstrip("/"), api_key=os.environ.get(KEY_VARIABLE, ""))
+        self._endpoint = Endpoint(url=checked(url), api_key=os.environ.get(KEY_VARIABLE, ""))
         self._tokenizer, self._trusts = tokenizer, trust_remote_code
         self._card: dict[str, Any] = {}
 
@@ -105,7 +105,7 @@ class Attached:
         """Run the local client; raises `ToolMissing` where there is no vLLM."""
         try:
             with started(
-                self.command(words, results, dataset), output=log, env=local_environment()
+                self.command(words, results, dataset), output=log, env=local_environment(self.endpoint.url)
             ) as process:
                 yield process
         except ToolMissing as fault:
@@ -118,7 +118,11 @@ class Attached:
     def facts(self) -> dict[str, Any]:
         """What the server says of itself; the rest is not to be seen from here."""
         card = self.card()
-        return {"hf_id": card.get("root") or card["id"], "max_model_len": card.get("max_model_len") or 0}
+        return {
+            "hf_id": card.get("root") or card["id"],
+            "max_model_len": card.get("max_model_len") or 0,
+            "client_version": local_version(),
+        }
 
     def clear_leftovers(self) -> None:
         """Nothing is known of other clients here; a server that they keep busy is not measured."""
@@ -140,9 +144,46 @@ class Attached:
         return ()
 
 
-def local_environment() -> dict[str, str]:
-    """This shell's variables, with vLLM's Python client chosen: the same seed gives other prompts in Rust."""
-    return {**os.environ, "VLLM_USE_RUST_BENCH": "0", "VLLM_NO_USAGE_STATS": "1"}
+def checked(url: str) -> str:
+    """The URL without a slash at its end; raises `UsageError` where it is none of a server's."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+    except ValueError:
+        good, parts = False, urlsplit("")
+    if not good or parts.username or parts.password or " " in url:
+        raise UsageError(
+            "--attach takes a URL such as http://10.0.0.5:8000, without a name or password in it.",
+            cause=f"a key belongs into the variable {KEY_VARIABLE}, which the client reads too",
+        )
+    return url.rstrip("/")
+
+
+def local_environment(url: str) -> dict[str, str]:
+    """This shell's variables for the client: vLLM's Python one, and no proxy between it and the server.
+
+    The same seed gives other prompts in vLLM's Rust client.
+    """
+    from urllib.parse import urlsplit
+
+    around = ",".join(filter(None, (os.environ.get("no_proxy", ""), urlsplit(url).hostname)))
+    told = {"VLLM_USE_RUST_BENCH": "0", "VLLM_NO_USAGE_STATS": "1", "no_proxy": around, "NO_PROXY": around}
+    return {**os.environ, **told}
+
+
+def local_version() -> str:
+    """The version of the `vllm` on the PATH, asked of its own Python; '' where it is not to be had."""
+    import shutil
+    from contextlib import suppress
+
+    with suppress(OSError, ToolFailed):
+        first = Path(shutil.which("vllm") or "").read_bytes()[:200].splitlines()[0].decode()
+        if first.startswith("#!") and "python" in first:
+            ask_it = [*first[2:].split(), "-c", "import importlib.metadata as m; print(m.version('vllm'))"]
+            return ask(ask_it).stdout.strip()
+    return ""
 
 
 def answers(endpoint: Endpoint) -> bool:

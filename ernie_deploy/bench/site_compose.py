@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from ernie_deploy import containers
 from ernie_deploy.bench.client import DATASET_MOUNT, RESULTS_MOUNT, Place, base_words
 from ernie_deploy.bench.gpus import visible_gpus
+from ernie_deploy.bench.secrecy import masked
 from ernie_deploy.bench.server import Endpoint
 from ernie_deploy.bench.site import wait_until
 from ernie_deploy.compose import Stack, ask, demand, started
@@ -73,17 +74,17 @@ class ComposeSite:
         serve = next(
             (state for state in found if state.service == "serve" and state.status == "running"), None
         )
-        if serve is None or not serve.ports:
+        if serve is None:
             raise ServerDied(
                 f"The stack {self.project} does not serve.",
-                cause="its container is not running" if serve is None else "it publishes no port",
+                cause="its container is not running",
                 next_step="start it with: ernie-deploy up",
             )
         return serve
 
     def base_words(self) -> list[str]:
         """The command of the service `bench` without what a cell decides."""
-        return base_words(self._services["bench"]["command"])
+        return base_words(self._services["bench"]["command"] or ())
 
     def place(self, results: Path, dataset: Path | None) -> Place:  # noqa: ARG002 - the site's shape
         """The container's mounts."""
@@ -126,10 +127,10 @@ class ComposeSite:
         settings = serve.attrs["Config"]
         gpus, driver = visible_gpus(serve)
         return {
-            "hf_id": _model_of(self._services["serve"]["command"]),
+            "hf_id": _model_of(settings["Cmd"] or ()),
             "image": settings["Image"],
             "image_digest": _digest(serve.image),
-            "argv": tuple(self._services["serve"]["command"]),
+            "argv": tuple(masked(settings["Cmd"] or ())),
             "variables": speed_variables(settings["Env"] or []),
             "gpus": gpus,
             "driver": driver,
@@ -172,7 +173,18 @@ class ComposeSite:
         return tuple(containers.log(self._engine, serve.id, LOG_LINES).splitlines()) if serve else ()
 
     def _published(self) -> Endpoint:
-        address = next(iter(self.serving().ports.values())).replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - replaced
+        if self._services["serve"].get("network_mode") == "host":
+            # Over several nodes nothing is published: the client's own words say where the API is.
+            told = dict(word.removeprefix("--").partition("=")[::2] for word in self.base_words())
+            return Endpoint(url=f"http://{told['host']}:{told['port']}", api_key=self._api_key())
+        address = next(iter(self.serving().ports.values()), "")
+        if not address:
+            raise ServerDied(
+                f"The stack {self.project} publishes no port.",
+                cause="the runner on the host reads the server's counters",
+                next_step="publish one on 127.0.0.1, or use --attach URL",
+            )
+        address = address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - replaced
         return Endpoint(url=f"http://{address}", api_key=self._api_key())
 
     def _api_key(self) -> str:

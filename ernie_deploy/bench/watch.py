@@ -23,6 +23,7 @@ SILENT_S = 30.0
 # The client imports, makes prompts and ends: with nothing in the server for so long it is stuck.
 CLIENT_S = 900.0
 BLIND_S = 4 * 3600.0
+STILL, SILENT = "no token", "the server has not answered"
 
 
 # The cell, seconds since its client was started, the counters before it and now.
@@ -65,12 +66,14 @@ def watch(job: Job) -> Watched:
     log = job.folder.parent / f"{job.folder.name}.log"
     now = time.monotonic()
     seen = Seen(begun=now, before=job.site.endpoint.look(), moved_at=now, answered_at=now)
-    with log.open("w+") as file, job.site.client(job.words, job.folder, job.dataset, file) as process:
-        fault = _follow(job, process, seen)
-        fault = fault or _settle(job, seen)
-        returncode = process.poll()
-    told = tuple(log.read_text(errors="replace").splitlines()[-20:])
-    log.unlink()
+    try:
+        with log.open("w+") as file, job.site.client(job.words, job.folder, job.dataset, file) as process:
+            fault = _follow(job, process, seen)
+            fault = fault or _settle(job, seen)
+            returncode = process.poll()
+        told = tuple(log.read_text(errors="replace").splitlines()[-20:])
+    finally:
+        log.unlink(missing_ok=True)
     return Watched(
         returncode=-1 if returncode is None else returncode,
         fault=fault,
@@ -132,19 +135,27 @@ def _fault(site: Site, seen: Seen, look: Look | None) -> str:
         return "the client did not end" if now - seen.begun > BLIND_S else ""
     if look is None:
         silent = now - seen.answered_at
-        return (
-            f"the server has not answered for {silent:.0f} s" if silent > SILENT_S or not site.alive() else ""
-        )
-    if look.started != seen.before.started:
+        return f"{SILENT} for {silent:.0f} s" if silent > SILENT_S or not site.alive() else ""
+    if look.started != seen.before.started or _fell(seen.before, look):
         return "the server was restarted"
     still = now - seen.moved_at
     if not look.idle and still > STALL_S:
         return (
-            f"no token for {still:.0f} s with {look.running:g} requests running and {look.waiting:g} waiting"
+            f"{STILL} for {still:.0f} s with {look.running:g} requests running and {look.waiting:g} waiting"
         )
     if look.idle and still > CLIENT_S:
         return f"the client has sent nothing for {still:.0f} s"
     return ""
+
+
+def _fell(before: Look, now: Look) -> bool:
+    """Several API processes tell no start time, but no counter falls within a life."""
+    return any(now.counters.get(name, 0.0) < value for name, value in before.counters.items())
+
+
+def is_stuck(reasons: Sequence[str]) -> bool:
+    """Whether an attempt was given up because the server stood still or said nothing."""
+    return any(STILL in reason or SILENT in reason for reason in reasons)
 
 
 def _settle(job: Job, seen: Seen) -> str:

@@ -153,10 +153,9 @@ def _print_commands(cells: "list[Cell]", options: dict[str, Any]) -> None:
     site, dataset = site_of(options), options["dataset_path"]
     for cell in cells:
         place = site.place(Path("FOLDER"), dataset)
-        words = client.words(site.base_words(), cell, 0, RESULT, place)
-        click.echo(
-            shlex.join(site.command(words, Path("FOLDER"), dataset)).replace("--seed=0", "--seed=SEED")
-        )
+        words = client.words(site.base_words(), cell, cell.seed or 0, RESULT, place)
+        line = shlex.join(site.command(words, Path("FOLDER"), dataset))
+        click.echo(line if cell.seed is not None else line.replace("--seed=0", "--seed=SEED"))
 
 
 def _measured(cells: "list[Cell]", plan: "Plan | None", options: dict[str, Any]) -> "list[Attempt]":
@@ -165,7 +164,9 @@ def _measured(cells: "list[Cell]", plan: "Plan | None", options: dict[str, Any])
     from ernie_deploy.commands.bench_progress import talker
     from ernie_deploy.commands.bench_stack import site_of
 
-    signal.signal(signal.SIGTERM, as_interrupt)
+    # A lost terminal ends a run as Ctrl-C does: the client would go on loading the server.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, as_interrupt)
     path = options["results"] / journal.NAME
     site = site_of(options)
     with journal.writing(path) as writer, talker(sys.stderr) as talk:

@@ -44,9 +44,12 @@ def slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[s
     if value and (len(pairs) != len(value.split(",")) or not pairs.keys() <= set(SLOS)):
         raise click.BadParameter("write milliseconds such as ttft:1000,tpot:50,e2el:60000")
     try:
-        return {name: float(number) for name, number in pairs.items()}
+        limits = {name: float(number) for name, number in pairs.items()}
     except ValueError:
-        raise click.BadParameter("a limit is a number of milliseconds") from None
+        limits = {"": 0.0}
+    if not all(0 < limit < float("inf") for limit in limits.values()):
+        raise click.BadParameter("a limit is a number of milliseconds above 0")
+    return limits
 
 
 WHERE = [
@@ -56,6 +59,8 @@ WHERE = [
     click.option("--env-file", type=click.Path(path_type=Path), metavar="FILE", help="Compose's variables."),
     click.option("--attach", default="", metavar="URL",
                  help="Measure a server that runs elsewhere, with the vllm of this machine."),
+    click.option("--gpu-count", type=click.IntRange(min=0), default=0, metavar="N",
+                 help="With --attach: how many GPUs serve, for figures per GPU."),
     click.option("--tokenizer", default="", metavar="ID|DIR", help="With --attach: the model's tokenizer."),
     click.option("--model", default="", metavar="MODEL", shell_complete=ids("models"),
                  help="Catalog id, where no rendered file tells it."),

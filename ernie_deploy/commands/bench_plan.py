@@ -56,7 +56,7 @@ def coherence_of(plan: "Plan | None", options: dict[str, Any]) -> "Coherence":
     from ernie_deploy.bench.coherence import require
 
     vision = options.get("dataset") == "random-mm"
-    chat = plan is None or not plan.model.id.endswith("-base")
+    chat = not (plan.model.id if plan else options["model"]).endswith("-base")
 
     def ask(site: "Site", environment: Environment) -> str:
         name = str(site.endpoint.model_card()["id"])

@@ -45,14 +45,15 @@ def site_of(options: dict[str, Any]) -> "Site":
 def known_of(plan: "Plan | None", options: dict[str, Any]) -> dict[str, Any]:
     """What the plan knows of an environment."""
     if plan is None:
-        return {"model": options["model"]}
+        return {"model": options["model"], "gpu_count": options["gpu_count"]}
     layout = plan.topology
     used = layout.tensor_parallel_size * layout.pipeline_parallel_size * layout.data_parallel_size
     return {
         "model": plan.model.id,
         "target": plan.target.id,
         "revision": plan.revision,
-        "gpu_count": used if plan.target.gpus else 0,
+        # What serves elsewhere may be laid out otherwise.
+        "gpu_count": options["gpu_count"] if options["attach"] else used if plan.target.gpus else 0,
     }
 
 

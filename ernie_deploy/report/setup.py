@@ -91,7 +91,16 @@ def commands(found: Series) -> Iterator[Fact]:
 def _settings(cell: Cell) -> tuple[object, ...]:
     """What one command of the kit has once."""
     slos = tuple(sorted(cell.goodput.items()))
-    return cell.rate, cell.max_concurrency, cell.cold, cell.dataset, cell.dataset_sha256, cell.preset, slos
+    return (
+        cell.rate,
+        cell.max_concurrency,
+        cell.cold,
+        cell.dataset,
+        cell.dataset_sha256,
+        cell.preset,
+        cell.seed,
+        slos,
+    )
 
 
 def _run_words(cells: Sequence[Cell], repeats: int) -> list[str]:
@@ -103,6 +112,7 @@ def _run_words(cells: Sequence[Cell], repeats: int) -> list[str]:
     words += ["--max-concurrency", str(cell.max_concurrency)] if cell.max_concurrency else []
     words += ["--dataset", cell.dataset] if cell.dataset != "random" else []
     words += ["--preset", cell.preset] if cell.preset else []
+    words += ["--seed", str(cell.seed)] if cell.seed is not None and not cell.preset else []
     words += (
         ["--goodput", ",".join(f"{k}:{v:g}" for k, v in sorted(cell.goodput.items()))] if cell.goodput else []
     )

@@ -90,7 +90,13 @@ def test_missing_and_invalid_cells_are_named_and_suspect_ones_never_gated():
         "balanced n=32: invalid in B",
         "decode-heavy n=1: missing in B",
     )
-    assert found.exit_code == 0
+    assert found.lost == ("balanced n=32", "decode-heavy n=1")
+    assert found.exit_code == 11
+
+
+def test_nothing_judged_is_no_success():
+    a, b = journal_of(measured(n=1)), journal_of(measured(n=1, status="suspect"))
+    assert compare(a, b, Tolerance()).exit_code == 13
 
 
 def test_what_is_different_about_the_servers_is_the_field_under_test():

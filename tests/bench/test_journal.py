@@ -66,7 +66,15 @@ def test_two_runs_cannot_write_one_journal(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("text", ['{"kind": "attempt", "schema": "ernie-bench/1"}', None])
+def test_a_whole_line_that_cannot_be_read_costs_nothing_but_itself(tmp_path: Path) -> None:
+    path = tmp_path / journal.NAME
+    with journal.writing(path) as writer:
+        writer.write(START)
+    path.write_bytes(path.read_bytes() + b'{"kind": "attempt", "schema": "ernie-bench/1"}\n')
+    assert (journal.read(path).lines, journal.read(path).torn) == ((START,), 1)
+
+
+@pytest.mark.parametrize("text", ['{"kind": "verdict", "schema": "ernie-bench/9"}', None])
 def test_another_schema_is_refused(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / journal.NAME
     whole = msgspec.json.encode(msgspec.structs.replace(ended(), schema="ernie-bench/9")).decode()

@@ -148,15 +148,17 @@ def test_a_run_that_is_killed_twice_ends_with_the_same_cells(shim: dict[str, str
     with FakeOpenAI(token_s=0.02) as fake:
         words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--results", str(tmp_path / "r"),
                  "--shapes", "20/10,10/20", "--num-prompts", "1,2,4", "--rate", "inf", "--no-warm-up"]  # fmt: skip
-        for _ in range(2):
+        for kills in range(1, 3):
             cut = subprocess.Popen(words, env=shim, cwd=ROOT, stderr=subprocess.DEVNULL, process_group=0)
-            time.sleep(random.uniform(0.8, 2.0))
+            _until(lambda n=kills: (tmp_path / "r" / journal.NAME).exists() and len(read(tmp_path).cut) == n)
+            time.sleep(random.uniform(0, 0.2))
             cut.kill()
             cut.wait()
         last = subprocess.run(words, env=shim, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert last.stdout == "6 valid\n", last.stderr
     proven = [a.identity for a in read(tmp_path).attempts if a.status == "valid"]
     assert len(proven) == len(set(proven)) == 6
+    assert len(read(tmp_path).cut) in (1, 2), "a kill may come a moment after a cell's end"
 
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
@@ -257,6 +259,66 @@ def test_a_server_that_dies_ends_the_run_with_12(
     lines = [json.loads(line) for line in (tmp_path / journal.NAME).read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["environment", "start", "attempt"]
     assert lines[-1]["status"] == "failed"
+
+
+class Restartable(Attached):
+    """A server that its owner may restart, as that of a stack."""
+
+    can_restart = True
+
+    def __init__(self, fake: FakeOpenAI) -> None:
+        super().__init__(fake.url)
+        self.fake, self.done = fake, list[str]()
+
+    def wait_healthy(self, limit_s: float) -> None:
+        self.done.append("waited")
+        super().wait_healthy(limit_s)
+
+    def restart(self) -> None:
+        self.done.append("restarted")
+        self.fake.mood = "ok"
+        self.fake.restart()
+
+
+@pytest.mark.parametrize("fake", ["stall"], indirect=True)
+def test_a_server_that_stands_still_is_restarted_and_measured_again(
+    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(watch, "STALL_S", 1.0)
+    made = runner(fake, in_process, Ear(), tmp_path)
+    made.site = site = Restartable(fake)
+    real = site.restart
+
+    def restart() -> None:
+        real()
+        fake.running = 0
+
+    monkeypatch.setattr(site, "restart", restart)
+    (done,) = made.measure([CELL])
+    assert (done.status, done.attempt, site.done) == ("valid", 2, ["restarted"]), done.reasons
+
+
+def test_a_server_that_restarted_between_two_cells_is_waited_for(
+    fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path
+) -> None:
+    made = runner(fake, in_process, Ear(), tmp_path)
+    made.site = site = Restartable(fake)
+    first, second = [], []
+    for done in made.measure([CELL, replace(CELL, repeat=2)]):
+        (second if first else first).append(done.status)
+        fake.restart()
+    assert (first, second, site.done) == (["valid"], ["valid"], ["waited"])
+
+
+def test_a_client_that_fails_is_no_lost_server(
+    fake: FakeOpenAI, shim: dict[str, str], bench: Bench, tmp_path: Path
+) -> None:
+    (tmp_path / "bin" / "vllm").write_text("#!/bin/sh\necho 'OSError: no tokenizer at /models/x'; exit 1\n")
+    done = bench(fake.url, *SMALL, "--no-warm-up")
+    assert done.returncode == 1
+    assert "vLLM's client failed at 80/10 n=4 rate=inf." in done.stderr
+    assert "OSError: no tokenizer at /models/x" in done.stderr
+    assert "--tokenizer names the model's tokenizer" in done.stderr
 
 
 def test_a_server_that_came_back_is_measured_again(

@@ -1,12 +1,17 @@
 """What is read of a server: its counters, its caches, and a health check that must not be counted."""
 
+import socket
+import threading
+
 import pytest
 from bench.fake_openai import FakeOpenAI
 
 from ernie_deploy.bench.gpus import read_amd, read_nvidia
+from ernie_deploy.bench.secrecy import masked
 from ernie_deploy.bench.server import Endpoint, Look, moved_only_by_canary, read_metrics
+from ernie_deploy.bench.site import checked, local_environment
 from ernie_deploy.bench.site_compose import speed_variables
-from ernie_deploy.errors import ServerDied
+from ernie_deploy.errors import ServerDied, UsageError
 
 # Lines of a real vLLM 0.32.0 with two engines, cut to what matters.
 METRICS = """\
@@ -102,3 +107,47 @@ def test_no_secret_is_among_the_variables_that_are_kept() -> None:
         "OMP_NUM_THREADS": "1",
         "VLLM_USE_V1": "1",
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["--api-key=sk-1", "--port=8000"], ["--api-key=***", "--port=8000"]),
+        (["--hf-token", "hf_x", "m"], ["--hf-token", "***", "m"]),
+        (["--header", "Authorization=Bearer x", "--max-num-batched-tokens=8192"],
+         ["--header", "***", "--max-num-batched-tokens=8192"]),
+        (["--tokenizer=/t", "--tokenizer-revision", "main", "--api-key", "--headless"],
+         ["--tokenizer=/t", "--tokenizer-revision", "main", "--api-key", "--headless"]),
+    ],
+)  # fmt: skip
+def test_no_key_reaches_the_journal_by_a_flag(words: list[str], kept: list[str]) -> None:
+    assert list(masked(words)) == kept
+
+
+@pytest.mark.parametrize(
+    "url", ["10.0.0.5:8000", "http://", "http://a:80a", "http://u:p@h:1", "ftp://h", "http://h /x"]
+)
+def test_what_is_no_servers_url_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(UsageError, match="--attach takes a URL") as refused:
+        checked(url)
+    assert "u:p" not in str(refused.value)
+
+
+def test_the_client_asks_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "example.org")
+    told = local_environment("http://10.0.0.5:8000")
+    assert (told["no_proxy"], told["NO_PROXY"], told["VLLM_USE_RUST_BENCH"]) == (
+        "example.org,10.0.0.5",
+    ) * 2 + ("0",)
+
+
+def test_what_is_no_http_is_no_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def shout() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(b"SSH-2.0-OpenSSH_9\r\n")
+
+        threading.Thread(target=shout, daemon=True).start()
+        assert Endpoint(url=f"http://127.0.0.1:{listening.getsockname()[1]}").look() is None

@@ -38,9 +38,14 @@ def test_a_matrix_is_killed_and_goes_on(running: Running, tmp_path: Path) -> Non
     cells = len(shapes.split(",")) * len(counts.split(","))
     command = [sys.executable, "-m", "ernie_deploy",
                *words(running, tmp_path, "--shapes", shapes, "--num-prompts", counts, "--no-warm-up")]  # fmt: skip
-    for _ in range(kills):
+    for number in range(1, kills + 1):
         cut = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(random.uniform(8, 45 if FULL else 20))
+        end = time.monotonic() + 120
+        while not ((tmp_path / journal.NAME).exists() and len(read(tmp_path).cut) == number):
+            assert time.monotonic() < end, "no cell began"
+            time.sleep(0.5)
+        # A cell takes ten seconds and more: its client's start.
+        time.sleep(random.uniform(0, 6))
         cut.kill()
         cut.wait()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
@@ -48,6 +53,7 @@ def test_a_matrix_is_killed_and_goes_on(running: Running, tmp_path: Path) -> Non
     found = read(tmp_path)
     proven = [attempt.identity for attempt in found.attempts if attempt.status == "valid"]
     assert len(proven) == len(set(proven)) == cells
+    assert len(found.cut) == kills
     print(f"{kills} kills, {len(found.cut)} attempts cut, {cells} cells valid")
     home = found.environments[found.attempts[-1].environment]
     assert home.rehearsal
