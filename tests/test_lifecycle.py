@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -251,3 +252,31 @@ def test_status_page() -> None:
         "  4 running, 0 waiting",
         "  12.3% of the KV cache in use, http://127.0.0.1:8000",
     ]
+
+
+def _docker(folder: Path, said: str, code: int = 0) -> dict[str, str]:
+    """Variables under which `docker compose` is there and says this."""
+    (folder / "bin").mkdir()
+    script = folder / "bin" / "docker"
+    script.write_text(
+        f"#!/bin/sh\ncase \"$*\" in *version*) echo 2.40.3;; *) printf '{said}'; exit {code};; esac\n"
+    )
+    script.chmod(0o755)
+    (folder / "compose.yml").write_text("services: {}\n")
+    return {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+def test_logs_as_json_are_an_object_a_line(tmp_path: Path) -> None:
+    env = _docker(tmp_path, "serve-1  | INFO: a | b\\nfetch-1  | done\\n")
+    done = kit("logs", "--json", cwd=tmp_path, env=env)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {"container": "serve-1", "line": "INFO: a | b"}, {"container": "fetch-1", "line": "done"}]  # fmt: skip
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_down_as_json_says_what_is_down_or_fails(tmp_path: Path, code: int) -> None:
+    done = kit("down", "--json", "--volumes", cwd=tmp_path, env=_docker(tmp_path, "gone", code))
+    assert done.returncode == code
+    if not code:
+        assert json.loads(done.stdout) == {"file": "compose.yml", "down": True, "volumes_removed": True}

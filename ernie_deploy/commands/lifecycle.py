@@ -21,6 +21,8 @@ DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the exact commands
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 # A download may take hours; loading has its own limit, which the health check knows.
 WAIT_TIMEOUT_S = 6 * 3600
+# A server may drain for an hour before it ends.
+DOWN_S = 2 * 3600
 
 UP_EXAMPLE = """\b
 Examples:
@@ -120,11 +122,20 @@ def _start(stack: Any, wait_timeout: int, *, as_json: bool) -> None:
     "--volumes", is_flag=True, help="Remove the caches too: the next start downloads everything again."
 )
 @DRY_RUN
-def down(file: Path, volumes: bool, dry_run: bool) -> None:
+@JSON
+def down(file: Path, volumes: bool, dry_run: bool, as_json: bool) -> None:
     """Stop a stack; its weights stay on their volume."""
     from ernie_deploy.compose import Stack
 
-    _run(Stack(files=(_existing(file),)).down(volumes=volumes), dry_run=dry_run)
+    words = Stack(files=(_existing(file),)).down(volumes=volumes)
+    if not as_json or dry_run:
+        _run(words, dry_run=dry_run)
+        return
+    from ernie_deploy.compose import demand, require_compose
+
+    require_compose()
+    demand(words, timeout_s=DOWN_S)
+    click.echo(json.dumps({"file": str(file), "down": True, "volumes_removed": volumes}))
 
 
 @click.command(epilog="Example: ernie-deploy logs --follow serve")
@@ -132,12 +143,19 @@ def down(file: Path, volumes: bool, dry_run: bool) -> None:
 @click.option("--follow", is_flag=True, help="Go on printing.")
 @click.option("--tail", default="all", show_default=True, metavar="N", help="Only the last lines.")
 @DRY_RUN
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
 @click.argument("services", nargs=-1)
-def logs(file: Path, follow: bool, tail: str, dry_run: bool, services: tuple[str, ...]) -> None:
+def logs(  # noqa: PLR0913, PLR0917 - its options
+    file: Path, follow: bool, tail: str, dry_run: bool, as_json: bool, services: tuple[str, ...]
+) -> None:
     """Print what the containers of a stack said."""
     from ernie_deploy.compose import Stack
 
-    _run(Stack(files=(_existing(file),)).logs(*services, follow=follow, tail=tail), dry_run=dry_run)
+    words = Stack(files=(_existing(file),)).logs(*services, follow=follow, tail=tail)
+    if as_json and not dry_run:
+        _log_as_json(words)
+        return
+    _run(words, dry_run=dry_run)
 
 
 @click.command(epilog="Example: ernie-deploy status --json")
@@ -156,6 +174,23 @@ def status(file: Path, as_json: bool, dry_run: bool) -> None:
 
     seen = look(stack)
     click.echo(json.dumps(seen, indent=2) if as_json else as_text(seen))
+
+
+def _log_as_json(words: list[str]) -> None:
+    """Compose's `serve-1  | text` as objects, line by line."""
+    from ernie_deploy.compose import require_compose, started
+    from ernie_deploy.errors import ToolFailed
+
+    require_compose()
+    with started(words) as process:
+        assert process.stdout, "started with a pipe"
+        with process.stdout as lines:
+            for line in lines:
+                name, bar, text = line.rstrip("\n").partition("|")
+                said = {"container": name.strip(), "line": text.removeprefix(" ")} if bar else {"line": name}
+                click.echo(json.dumps(said, ensure_ascii=False))
+    if process.returncode:
+        raise ToolFailed(f"docker compose ended with {process.returncode}.")
 
 
 def _run(words: list[str], *, dry_run: bool) -> None:
