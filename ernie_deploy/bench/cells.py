@@ -42,7 +42,7 @@ class Choice(Struct, frozen=True, kw_only=True):
 def cells_of(choice: Choice, matrix: Matrix) -> list[Cell]:
     """The cells in the order they are measured: a whole matrix, then its repeats."""
     choice = preset(choice, matrix)
-    lengths = [lengths_of(shape, matrix) for shape in choice.shapes or matrix.shapes]
+    lengths = _lengths(choice, matrix)
     counts = choice.num_prompts or tuple(matrix.num_prompts)
     digest = hashlib.sha256(choice.dataset_path.read_bytes()).hexdigest() if choice.dataset_path else ""
     return [
@@ -56,6 +56,13 @@ def cells_of(choice: Choice, matrix: Matrix) -> list[Cell]:
             range(1, choice.repeat + 1), lengths, counts
         )
     ]  # fmt: skip
+
+
+def _lengths(choice: Choice, matrix: Matrix) -> list[tuple[str, int, int]]:
+    """The shapes asked for, or the recipe's; a file of texts has its own lengths, and is one shape."""
+    if choice.dataset in ("sharegpt", "custom") and not choice.shapes:
+        return [(choice.dataset, *matrix.shapes["balanced"])]
+    return [lengths_of(shape, matrix) for shape in choice.shapes or matrix.shapes]
 
 
 def preset(choice: Choice, matrix: Matrix) -> Choice:

@@ -38,7 +38,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """`prompt-heavy n=16`, with what differs from the recipe's settings."""
         rate = "" if self.request_rate == 10.0 else f" rate={self.rate}"  # noqa: PLR2004 - the recipe's rate
         limit = f" c={self.max_concurrency}" if self.max_concurrency else ""
-        data = "" if self.dataset == "random" else f" {self.dataset}"
+        data = "" if self.dataset in ("random", self.shape) else f" {self.dataset}"
         again = f" #{self.repeat}" if self.repeat > 1 else ""
         return f"{self.shape} n={self.num_prompts}{rate}{limit}{data}{again}"
 

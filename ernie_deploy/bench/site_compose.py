@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 RESTART_S = 3600
 LOG_LINES = 40
+CLIENT_NAME = re.compile(r"-bench-[0-9a-f]{8}$")
 # Variables of the server that change its speed; a name with one of SECRET in it is never kept.
 SPEED = ("VLLM_", "CUDA_", "HIP_", "ROCR_", "NCCL_", "RCCL_", "OMP_", "SAFETENSORS_", "TORCH", "TRITON_")
 SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
@@ -119,7 +121,9 @@ class ComposeSite:
         label = [f"{containers.PROJECT}={self.project}", f"{containers.SERVICE}=bench"]
         found = self._engine.containers.list(all=True, filters={"label": label})
         for container in found:
-            self._remove(container.id or "")
+            # Not what the user ran by hand with `docker compose run`.
+            if CLIENT_NAME.search(container.name or ""):
+                self._remove(container.id or "")
 
     def facts(self) -> dict[str, Any]:
         """Image, arguments, variables and GPUs of the running container."""

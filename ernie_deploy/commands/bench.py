@@ -63,7 +63,7 @@ def run(dry_run: bool, as_json: bool, **options: Any) -> None:
     from ernie_deploy.commands.bench_stack import plan_of
 
     plan = plan_of(options)
-    cells = _feasible(_cells(options), plan)
+    cells = feasible(_cells(options), plan)
     if dry_run:
         _print_commands(cells, options)
         return
@@ -124,7 +124,7 @@ def _choice(options: dict[str, Any]) -> "Choice":
     return Choice(**{name: options[name] for name in names}, preset=options["preset"] or "")
 
 
-def _feasible(cells: "list[Cell]", plan: "Plan | None") -> "list[Cell]":
+def feasible(cells: "list[Cell]", plan: "Plan | None") -> "list[Cell]":
     """Every cell that can be; those that cannot are named on stderr. Raises `Refused` where none is left."""
     from ernie_deploy.commands.bench_plan import rows_of
     from ernie_deploy.errors import Refused

@@ -20,12 +20,14 @@ def searched(
     from ernie_deploy.bench.run import Runner
     from ernie_deploy.bench.search import highest, probe, share_met
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.commands.bench import as_interrupt, orders_of
+    from ernie_deploy.commands.bench import as_interrupt, feasible, orders_of
     from ernie_deploy.commands.bench_progress import talker
     from ernie_deploy.commands.bench_stack import plan_of, site_of
 
     signal.signal(signal.SIGTERM, as_interrupt)
-    lengths, plan, site = lengths_of(shape, Catalog().matrix), plan_of(options), site_of(options)
+    lengths, plan = lengths_of(shape, Catalog().matrix), plan_of(options)
+    feasible([probe(lengths, 1, slo_ms)], plan)
+    site = site_of(options)
     path, probes = options["results"] / journal.NAME, dict[int, float]()
     with journal.writing(path) as writer, talker(sys.stderr) as talk:
         runner = Runner(site, orders_of(plan, options), writer, journal.read(path), talk)

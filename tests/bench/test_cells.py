@@ -33,6 +33,13 @@ def test_repeats_come_after_the_whole_matrix() -> None:
     assert [cell.name for cell in cells] == ["80/10 n=1", "80/10 n=2", "80/10 n=1 #2", "80/10 n=2 #2"]
 
 
+def test_a_file_of_texts_is_one_shape(tmp_path: Path) -> None:
+    file = tmp_path / "d.json"
+    file.write_text("[]")
+    cells = cells_of(Choice(dataset="sharegpt", dataset_path=file, num_prompts=(1, 16)), MATRIX)
+    assert [cell.name for cell in cells] == ["sharegpt n=1", "sharegpt n=16"]
+
+
 def test_presets() -> None:
     published = cells_of(Choice(preset="published", request_rate=3.0), MATRIX)[0]
     assert (published.cold, published.request_rate) == ("restart", 10.0)

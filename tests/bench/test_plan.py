@@ -59,6 +59,12 @@ def test_a_file_that_is_not_there_is_a_sentence() -> None:
     assert "There is no none.yml here." in done.stderr
 
 
+def test_a_search_of_what_cannot_be_is_refused() -> None:
+    done = kit("bench", "search", "-f", "compose/0.3b-cpu.yml", "--shape", "30000/5000", "--slo", "tpot:50")
+    assert done.returncode == 4, done.stderr
+    assert "more than max_model_len 32,768" in done.stderr
+
+
 def test_a_matrix_of_which_nothing_fits_is_refused() -> None:
     done = kit("bench", "run", "-f", "compose/0.3b-cpu.yml", "--shapes", "30000/5000")
     assert done.returncode == 4
