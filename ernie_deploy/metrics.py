@@ -6,7 +6,8 @@ import urllib.request
 from collections import defaultdict
 from http.client import HTTPException
 
-SAMPLE = re.compile(r"^(vllm:\w+)(?:\{[^}]*\})? ([0-9.eE+-]+|NaN)$", re.MULTILINE)
+# Name, labels, value; a label's text may hold braces.
+SAMPLE = re.compile(r"^([\w:]+)(?:\{(.*)\})? ([0-9.eE+-]+|NaN|\+Inf)$", re.MULTILINE)
 TIMEOUT_S = 5.0
 # A proxy of the shell is not for a server on this host.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -25,8 +26,9 @@ def fetch(url: str, *, timeout_s: float = TIMEOUT_S) -> str:
 def counters(text: str) -> dict[str, float]:
     """Each vLLM metric summed over its labels (engines, mostly)."""
     totals: dict[str, float] = defaultdict(float)
-    for name, value in SAMPLE.findall(text):
-        totals[name] += float(value)
+    for name, _, value in SAMPLE.findall(text):
+        if name.startswith("vllm:"):
+            totals[name] += float(value)
     return dict(totals)
 
 

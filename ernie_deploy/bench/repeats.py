@@ -6,11 +6,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from ernie_deploy.bench.cells import SUBJECT
+from ernie_deploy.bench.cells import subject
 from ernie_deploy.bench.record import Attempt, Cell, Environment, Journal, Start, Status
 
-# Memory profiling gives each life of the same server some other number of blocks: no other configuration.
-CONFIGURATION = tuple(name for name in SUBJECT if name != "kv_cache_tokens")
 RANK: dict[Status, int] = {"valid": 2, "suspect": 1}
 
 
@@ -86,8 +84,7 @@ def series(journal: Journal) -> list[Series]:
 
 def configuration(environment: Environment) -> str:
     """What makes two lives of a server the same thing to measure."""
-    facts = {name: getattr(environment, name) for name in CONFIGURATION}
-    return msgspec.json.encode(facts, order="sorted").decode()
+    return msgspec.json.encode(subject(environment), order="sorted").decode()
 
 
 def unseen(identifier: str) -> Environment:

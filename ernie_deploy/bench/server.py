@@ -12,11 +12,10 @@ from typing import Any
 from msgspec import Struct
 
 from ernie_deploy.errors import ServerDied, UsageError
-from ernie_deploy.metrics import DIRECT, fetch
+from ernie_deploy.metrics import DIRECT, SAMPLE, fetch
 
 ANSWER_S = 10.0
 IDLE_S = 60.0
-SAMPLE = re.compile(r"^(?:vllm:)?(\w+?)(?:_total)?(?:\{(.*)\})? ([0-9.eE+-]+|NaN|\+Inf)$", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 COUNTERS = frozenset({
     "prompt_tokens", "generation_tokens", "request_success", "prefix_cache_queries", "prefix_cache_hits",
@@ -132,7 +131,8 @@ def read_metrics(text: str) -> Look:
     sums: dict[str, float] = defaultdict(float)
     reasons: dict[str, float] = defaultdict(float)
     cache: dict[str, str] = {}
-    for name, labels, value in SAMPLE.findall(text):
+    for sample, labels, value in SAMPLE.findall(text):
+        name = sample.removeprefix("vllm:").removesuffix("_total")
         if name == "cache_config_info":
             cache = dict(LABEL.findall(labels))
             sums["engines"] += 1

@@ -1,16 +1,15 @@
 """Which stack a benchmark is about: its place, and the plan that its file was rendered from."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_deploy.commands.header import RENDERED, request_of_header
 from ernie_deploy.errors import KitError, UsageError
 
 if TYPE_CHECKING:
     from ernie_deploy.bench.site import Site
     from ernie_deploy.plan import Plan
-
-HEADER = "# ernie-deploy render "
+    from ernie_deploy.request import Request
 
 
 def plan_of(options: dict[str, Any]) -> "Plan | None":
@@ -24,7 +23,7 @@ def plan_of(options: dict[str, Any]) -> "Plan | None":
     if options["attach"]:
         return None
     first = _first_line(_files(options)[0])
-    return resolve(Catalog(), _request_of(first)) if first.startswith(HEADER) else None
+    return resolve(Catalog(), _request_of(first)) if first.startswith(RENDERED) else None
 
 
 def site_of(options: dict[str, Any]) -> "Site":
@@ -57,32 +56,18 @@ def known_of(plan: "Plan | None", options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _request_of(header: str) -> Any:
+def _request_of(header: str) -> "Request":
     """The request that a rendered file's first line names; raises `UsageError` where it is none."""
     import click
 
-    from ernie_deploy.commands.options import request_of
-    from ernie_deploy.commands.render import render
-
-    words = shlex.split(header.removeprefix(HEADER))
     try:
-        with render.make_context("render", words, resilient_parsing=False) as context:
-            names = set(_request_names())
-            return request_of({k: v for k, v in context.params.items() if k in names})
-    except (click.ClickException, KitError) as fault:
+        return request_of_header(header)
+    except (click.ClickException, KitError, ValueError) as fault:
         raise UsageError(
             f"The file's first line is no command of this version: {header}",
             cause=str(fault),
             next_step="render the file again, or name --target and --model",
         ) from fault
-
-
-def _request_names() -> list[str]:
-    import msgspec
-
-    from ernie_deploy.request import Request
-
-    return [field.name for field in msgspec.structs.fields(Request)]
 
 
 def _files(options: dict[str, Any]) -> tuple[Path, ...]:

@@ -1,11 +1,11 @@
 """The preflight of `up`: doctor's checks of this host, before Docker is asked for anything."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ernie_deploy.commands.header import RENDERED, request_of_header
 from ernie_deploy.errors import KitError, ToolFailed, ToolMissing
 from ernie_deploy.request import Request
 
@@ -13,21 +13,15 @@ if TYPE_CHECKING:
     from ernie_deploy.host.findings import Finding, Report
     from ernie_deploy.host.probes import Host
 
-RENDERED = "# ernie-deploy render "
-
 
 def request_of_file(path: Path) -> Request | None:
     """The request behind a rendered file, from its first line; None where it has none that can be read."""
-    from ernie_deploy.commands.render import render
-
     with path.open(encoding="utf-8", errors="replace") as file:
         head = file.readline()
     if not head.startswith(RENDERED):
         return None
     try:
-        words = shlex.split(head.removeprefix(RENDERED))
-        options = render.make_context("render", words).params
-        return Request(**{name: options[name] for name in Request.__struct_fields__})
+        return request_of_header(head)
     except (click.ClickException, KitError, ValueError):
         return None
 

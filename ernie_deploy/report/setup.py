@@ -131,7 +131,5 @@ def other_series(found: Sequence[Series]) -> Iterator[str]:
     """Earlier configurations in the same journal, which this report leaves out."""
     newest = found[-1].environment
     for earlier in found[:-1]:
-        changed = [
-            said for said in changes(earlier.environment, newest) if not said.startswith("kv_cache_tokens")
-        ]
+        changed = changes(earlier.environment, newest)
         yield f"{counted(len(earlier.groups), 'cell')} of another configuration ({listed(changed, 3)})"

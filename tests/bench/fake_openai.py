@@ -14,6 +14,16 @@ NAME = "baidu/ERNIE-4.5-0.3B-PT"
 HALF = {"half-500", "half-in-band", "half-dropped", "half-short"}
 MOODS = {"ok", "all-500", "stall", "dies", "no-metrics", "foreign", "wrong-name", *HALF}
 CHUNKS_BEFORE_FAULT = 3
+# What a run makes of a mood: its exit code, the attempt's status, and a word of its reasons.
+LIES = {
+    "all-500": (11, "invalid", "completed"),
+    "half-500": (11, "invalid", "completed"),
+    "half-in-band": (11, "invalid", "output-tokens"),
+    "half-dropped": (11, "invalid", "output-tokens"),
+    "half-short": (11, "invalid", "output-tokens"),
+    "foreign": (11, "invalid", "generation"),
+    "wrong-name": (11, "invalid", "completed"),
+}
 
 
 class FakeOpenAI(ThreadingHTTPServer):

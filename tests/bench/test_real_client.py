@@ -6,23 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.fake_openai import FakeOpenAI
+from bench.fake_openai import LIES, FakeOpenAI
 from conftest import FULL, ROOT, kit
 
 from ernie_deploy.bench import journal
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
-FOOLED = {
-    "ok": (0, "valid", ""),
-    "all-500": (11, "invalid", "completed"),
-    "half-500": (11, "invalid", "completed"),
-    "half-in-band": (11, "invalid", "output-tokens"),
-    "half-dropped": (11, "invalid", "output-tokens"),
-    "half-short": (11, "invalid", "output-tokens"),
-    "foreign": (11, "invalid", "generation"),
-    "wrong-name": (11, "invalid", "completed"),
-}
+FOOLED = {"ok": (0, "valid", ""), **LIES}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,17 @@
+"""The request behind a rendered file, read back from its first line."""
+
+import shlex
+
+from ernie_deploy.request import Request
+
+RENDERED = "# ernie-deploy render "
+
+
+def request_of_header(head: str) -> Request:
+    """The request that a first line names; raises `KitError`, click's errors or ValueError where it is none."""
+    from ernie_deploy.commands.options import request_of
+    from ernie_deploy.commands.render import render
+
+    words = shlex.split(head.removeprefix(RENDERED))
+    options = render.make_context("render", words).params
+    return request_of({name: options[name] for name in Request.__struct_fields__})
