@@ -19,6 +19,8 @@ from urllib.parse import parse_qs, urlsplit
 
 START = Path("/cache/engine/ernie/head-start")
 STATE = Path(os.environ.get("TMPDIR", "/tmp"), "group.json")  # noqa: S108 - a tmpfs, which a restart clears
+# The launcher leaves it when the head lets this rank in.
+JOINS = STATE.with_name("joins")
 # The launcher counts here the starts that never became healthy.
 STARTS = Path("/cache/engine/ernie", f"starts-{os.uname().nodename}")
 HEALTH_S = 3.0
@@ -170,6 +172,9 @@ def ask(head: str, port: str, rank: str, host: str) -> tuple[int, str]:
 
 def probe(head: str, port: str, rank: str, host: str) -> int:
     """Be healthy while the head serves; end the container where the group it belonged to is gone."""
+    if not JOINS.exists():
+        print("not healthy yet: this rank waits to be let in")
+        return 1
     before, (status, line) = load_state(), ask(head, port, rank, host)
     if status == HTTPStatus.OK:
         if before.start and before.start != line:

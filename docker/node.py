@@ -15,6 +15,9 @@ from pathlib import Path
 
 # Read by the beacon, which tells the workers: a head that was started anew has another one.
 START = Path("/cache/engine/ernie/head-start")
+# Tells the worker's probe that this rank is on its way into a group: the head may serve with a former process of
+# this rank meanwhile.
+JOINS = Path(os.environ.get("TMPDIR", "/tmp"), "joins")  # noqa: S108 - a tmpfs, which a restart clears
 RETRY_S = 2.0
 TOLD_EVERY_S = 60.0
 ANSWER_S = 3.0
@@ -261,6 +264,7 @@ def run(options: Options) -> None:
             wait_for_gpus(options)
     else:
         wait_for_head(options)
+        JOINS.touch()
     say(
         f"rank {options.rank} of {options.nodes} nodes, {options.host_ip} on {options.nic}, head {options.head}"
     )

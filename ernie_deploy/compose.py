@@ -18,18 +18,23 @@ TERMINATE_S = 20
 
 
 class Stack(Struct, frozen=True, kw_only=True):
-    """Compose files that make one project; an empty project is the file's own name for it."""
+    """Compose files that make one project; an empty project is the file's own name for it.
+
+    `profiles` are those of every command: a file for several nodes has one for the head and one for workers.
+    """
 
     files: tuple[Path, ...]
     project: str = ""
     env_file: Path | None = None
+    profiles: tuple[str, ...] = ()
 
     def words(self, *rest: str) -> list[str]:
         """Return `docker compose` with this stack's files, then `rest`."""
         named = ["--project-name", self.project] if self.project else []
         env = ["--env-file", str(self.env_file)] if self.env_file else []
         files = [word for file in self.files for word in ("--file", str(file))]
-        return ["docker", "compose", *named, *env, *files, *rest]
+        profiles = [word for profile in self.profiles for word in ("--profile", profile)]
+        return ["docker", "compose", *named, *env, *files, *profiles, *rest]
 
     def up(self, wait_timeout_s: int, *, build: bool = False) -> list[str]:
         """Start everything and wait until it is healthy."""
@@ -52,10 +57,6 @@ class Stack(Struct, frozen=True, kw_only=True):
     def resolved(self) -> list[str]:
         """Print the resolved file, the services of every profile too."""
         return self.words("--profile", "*", "config", "--format", "json")
-
-    def config(self) -> list[str]:
-        """Read and print the resolved file."""
-        return self.words("config", "--format", "json")
 
     def ps(self) -> list[str]:
         """List the containers, stopped ones too."""

@@ -6,11 +6,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from ernie_deploy import containers
+from ernie_deploy.address import api_address
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import Stack, demand, require_compose, started
 from ernie_deploy.errors import NotReady, ToolFailed
@@ -27,9 +28,10 @@ Show = Callable[[float, Phase], None]
 
 
 class Started(Struct, frozen=True, kw_only=True):
-    """A stack that became healthy, and how long that took."""
+    """A stack that became healthy, how long that took, and `HOST:PORT` of its API; '' on a worker node."""
 
     project: str
+    address: str
     elapsed_s: float
     states: list[containers.State]
 
@@ -37,7 +39,8 @@ class Started(Struct, frozen=True, kw_only=True):
 def up(stack: Stack, wait_timeout_s: int, show: Show) -> Started:
     """Run `docker compose up --wait` and show each phase; raises `ToolFailed` or `NotReady`."""
     require_compose()
-    engine, project = containers.client(), project_name(stack)
+    resolved = resolve(stack)
+    engine, project = containers.client(), resolved["name"]
     begun = time.monotonic()
     said: list[str] = []
     with started(stack.up(wait_timeout_s)) as process:
@@ -52,7 +55,8 @@ def up(stack: Stack, wait_timeout_s: int, show: Show) -> Started:
     if process.returncode or not _stands(states):
         raise failure(engine, project, "\n".join(said), elapsed_s, wait_timeout_s)
     show(elapsed_s, _phase(engine, project))
-    return Started(project=project, elapsed_s=elapsed_s, states=states)
+    address = api_address(resolved["services"], states)
+    return Started(project=project, address=address, elapsed_s=elapsed_s, states=states)
 
 
 def _stands(states: list[containers.State]) -> bool:
@@ -63,12 +67,12 @@ def _stands(states: list[containers.State]) -> bool:
     )
 
 
-def project_name(stack: Stack) -> str:
-    """The project's name as Compose itself resolves it; raises `ToolFailed` on a faulty file."""
+def resolve(stack: Stack) -> dict[str, Any]:
+    """The files as Compose itself resolves them, every profile's services; raises `ToolFailed` on a faulty one."""
     import json
 
-    name: str = json.loads(demand(stack.config()))["name"]
-    return name
+    resolved: dict[str, Any] = json.loads(demand(stack.resolved()))
+    return resolved
 
 
 def failure(
@@ -83,12 +87,12 @@ def failure(
     if elapsed_s >= wait_timeout_s - 1:
         return NotReady(
             f"The server was not ready after {elapsed_s:.0f} s.",
-            cause=_last(logs.get("serve", "") or said),
+            cause=_last(logs.get("serve", "") or logs.get("worker", "") or said),
             next_step="watch it with: ernie-deploy logs --follow; ENGINE_READY_TIMEOUT_S in .env allows more",
         )
     return ToolFailed(
         "The stack did not come up.",
-        cause=_last(logs.get("serve", "") or said),
+        cause=_last(logs.get("serve", "") or logs.get("worker", "") or said),
         next_step="read the whole log with: ernie-deploy logs",
     )
 

@@ -26,7 +26,8 @@ class Phase(Struct, frozen=True):
 def phase(states: Sequence[State], newest: Callable[[State], str]) -> Phase:
     """Judge a start; `newest` gives the last log line of a container."""
     by_service = {state.service: state for state in states}
-    serve, fetch = by_service.get("serve"), by_service.get("fetch")
+    # A worker node has no `serve`.
+    serve, fetch = by_service.get("serve") or by_service.get("worker"), by_service.get("fetch")
     if serve and serve.status == "running":
         return _serving(serve, newest(serve))
     if fetch and fetch.status == "running":

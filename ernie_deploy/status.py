@@ -4,8 +4,9 @@ import time
 from typing import Any
 
 from ernie_deploy import containers, metrics
+from ernie_deploy.address import api_address
 from ernie_deploy.compose import Stack, require_compose
-from ernie_deploy.lifecycle import project_name
+from ernie_deploy.lifecycle import resolve
 
 RATE_S = 1.0
 
@@ -13,10 +14,10 @@ RATE_S = 1.0
 def look(stack: Stack) -> dict[str, Any]:
     """The state of each container and the server's figures, as plain data."""
     require_compose()
-    engine, project = containers.client(), project_name(stack)
+    resolved = resolve(stack)
+    engine, project = containers.client(), resolved["name"]
     states = containers.states(engine, project)
-    serve = next((s for s in states if s.service == "serve" and s.ports), None)
-    address = next(iter(serve.ports.values())) if serve else ""
+    address = api_address(resolved["services"], states)
     return {
         "project": project,
         "containers": [_container(state) for state in states],

@@ -8,9 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from conftest import ROOT, kit
+from msgspec.structs import replace
 from test_doctor import FixtureHost
 
 from ernie_deploy import metrics, status
+from ernie_deploy.address import api_address
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.preflight import preflight, request_of_file
 from ernie_deploy.compose import Stack
@@ -43,6 +45,47 @@ def test_every_excerpt_belongs_to_a_failure() -> None:
 
 def test_an_unknown_failure_is_not_guessed() -> None:
     assert recognise("INFO everything is fine\nValueError: something new\n", Catalog()) is None
+
+
+@pytest.mark.parametrize(("rank", "profile"), [("0", "head"), ("1", "worker"), ("12", "worker")])
+def test_each_node_starts_its_own_part(rank: str, profile: str, tmp_path: Path) -> None:
+    words = ["h100", "--model", "300b", "--nodes", "2"]
+    (tmp_path / ".env").write_text(f"NODE_RANK={rank}\n")
+    assert kit("render", "-o", str(tmp_path / "compose.yml"), *words).returncode == 0
+    for named in (words, ["compose.yml"], []):
+        done = kit("up", *named, "--no-preflight", "--dry-run", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+        assert done.stdout.splitlines()[-1] == (
+            f"docker compose --file compose.yml --profile {profile} up --detach --wait --wait-timeout 21600"
+        ), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "NODE_RANK is not set in .env."), ("NODE_RANK=x\n", "NODE_RANK is 'x' in .env.")]
+)
+def test_a_node_without_a_rank_starts_nothing(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(text)
+    done = kit("up", "h100", "--model", "300b", "--nodes", "2", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "doctor h100 --model 300b --nodes 2 --write-env --node-rank R --head ADDR" in done.stderr
+    assert not (tmp_path / "compose.yml").exists()
+
+
+def test_where_the_api_is() -> None:
+    bench = {"command": ["--model=m", "--host=10.0.0.4", "--port=9000"]}
+    hosts = {"serve": {"network_mode": "host"}, "bench": bench}
+    assert api_address(hosts, [state("serve", "running")]) == "10.0.0.4:9000"
+    assert api_address(hosts, [state("worker", "running")]) == ""
+    published = {"serve": {}, "bench": {"command": ["--host=serve"]}}
+    assert (
+        api_address(published, [replace(state("serve", "running"), ports={"8000/tcp": "0.0.0.0:8000"})])
+        == "127.0.0.1:8000"
+    )
+    assert api_address(published, [state("serve", "running")]) == ""
+
+
+def test_a_worker_has_phases_too() -> None:
+    assert phase([state("worker", "running", health="healthy")], lambda _: "") == Phase("healthy", "")
 
 
 STACK = Stack(files=(Path("compose.yml"), Path("more.yml")), project="p")

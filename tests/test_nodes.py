@@ -66,7 +66,7 @@ def node(tmp_path: Path) -> Callable[..., Ended]:
         done = subprocess.run(
             [sys.executable, "-IS", "-c", text, role, *options, "--", *BECOMES],
             capture_output=True, text=True, timeout=20,
-            env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}"},
+            env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)},
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, done.stderr)
 
@@ -252,6 +252,7 @@ def group(tmp_path: Path) -> Iterator[Group]:
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as beacon:
             assert beacon.stdout
             assert beacon.stdout.readline() == f"beacon: the workers may ask at {HEAD}:{port}\n"
+            (tmp_path / "joins").touch()
             yield Group(tmp_path, api, port)
             beacon.terminate()
             assert beacon.wait(5) == 0
@@ -308,11 +309,16 @@ def test_a_worker_waits_for_the_head_to_lose_its_former_process(
     group.start("17")
     with socket.create_server((HEAD, 0)) as listening:
         said = {"port": listening.getsockname()[1], "beacon_port": group.port}
+        (group.folder / "joins").unlink()
         ended = node("worker", **said)
         assert ended.code == 34
         assert "it still serves with the former process of this rank" in ended.err
+        # The head is well, and this rank is not in its group.
+        assert group.probe() == (1, "not healthy yet: this rank waits to be let in")
         group.api.status = 503
         assert node("worker", **said).code == 0
+        group.api.status = 200
+        assert group.probe() == (0, "healthy: the head serves")
 
 
 def test_an_engine_that_does_not_listen_yet_is_told_from_a_host_that_is_down(
@@ -375,6 +381,7 @@ def test_a_lost_head_kills_all_but_the_init(tmp_path: Path, word: str) -> None:
     """A shell stands for Docker's init; `word` is on its command line."""
     (tmp_path / "group.py").write_text(source("group.py", MISSES=1))
     (tmp_path / "group.json").write_text('["17", 0]')
+    (tmp_path / "joins").touch()
     init = f"""
         sleep 60 & engine=$!
         {sys.executable} -c "$(cat {tmp_path}/group.py)" probe 127.0.0.1 9 1 127.0.0.2

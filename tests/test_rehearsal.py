@@ -9,7 +9,9 @@ from conftest import kit, planned
 
 from ernie_deploy.compose import Done
 from ernie_deploy.errors import ToolFailed, ToolMissing
-from ernie_deploy.rehearsal import override, runner
+from ernie_deploy.rehearsal import fit, group, group_proofs, override, runner
+from ernie_deploy.rehearsal.client import Said
+from ernie_deploy.rehearsal.proofs import Disproved
 
 # Of every tiny checkpoint.
 CONFIG = {"num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 32}
@@ -74,3 +76,107 @@ def test_dry_run_prints_the_override_and_the_command() -> None:
     assert done.returncode == 0, done.stderr
     assert 'VLLM_CPU_KVCACHE_SPACE: "1"' in done.stdout
     assert done.stdout.splitlines()[-1].startswith("docker compose --project-name ernie-rehearsal-")
+
+
+# --- several nodes ---
+
+
+@pytest.mark.parametrize(
+    ("options", "cores", "sizes", "said"),
+    [
+        ({}, 2, (1, 2), "--tensor-parallel-size=8 -> --tensor-parallel-size=1: 16 ranks are too many for 2 cores"),
+        ({}, 8, (4, 2), "--tensor-parallel-size=8 -> --tensor-parallel-size=4: 16 ranks are too many for 8 cores"),
+        ({}, 16, (8, 2), ""),
+        ({"profiles": ("mtp",)}, 2, (2, 1),
+         "--tensor-parallel-size=16 -> --tensor-parallel-size=2: 16 ranks are too many for 2 cores"),
+    ],
+)  # fmt: skip
+def test_ranks_over_nodes_are_no_more_than_cores(
+    options: dict[str, object], cores: int, sizes: tuple[int, int], said: str
+) -> None:
+    plan, replaced = fit.fitted(planned("h100", model="300b", nodes=2, **options), cores)
+    assert (plan.topology.tensor_parallel_size, plan.topology.pipeline_parallel_size) == sizes
+    assert [sentence for sentence in replaced if "tensor-parallel" in sentence] == [said] * bool(said)
+    size = plan.setting("tensor-parallel-size")
+    assert size
+    assert size.value == sizes[0]
+
+
+def test_one_node_keeps_its_ranks() -> None:
+    plan, replaced = fit.fitted(planned("h100", model="300b"), 2)
+    assert plan.topology.tensor_parallel_size == 8
+    assert not [sentence for sentence in replaced if "tensor-parallel" in sentence]
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_each_node_has_its_own_project_address_and_volumes(
+    nodes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def refuses_once(words: list[str], **_: object) -> Done:
+        asked.append(words)
+        return Done(int(len(asked) == 1), "", "Pool overlaps with other one on this address space")
+
+    monkeypatch.setattr(group, "ask", refuses_once)
+    rehearsal = override.decide(planned("h100", model="300b", nodes=nodes, tp=8, pp=nodes), tmp_path, "p")
+    group.lay_out_nodes(rehearsal)
+    head, *workers = group.members(rehearsal)
+    assert [words[:3] for words in asked] == [["docker", "network", "create"]] * 2
+    assert asked[0][4] != asked[1][4]
+    said = [member.stack.env_file.read_text() for member in (head, *workers) if member.stack.env_file]
+    base = asked[1][4].removesuffix("0/24")
+    assert f"NODE_RANK=0\nHEAD_ADDR={base}2\nHOST_IP={base}2\nNIC=eth0\nBIND_ADDR={base}2\n" in said[0]
+    assert f"NODE_RANK=1\nHEAD_ADDR={base}2\nHOST_IP={base}3\n" in said[1]
+    assert len(set(said)) == nodes
+    assert [member.stack.project for member in (head, *workers)] == ["p", "p-1", "p-2"][:nodes]
+    assert "--profile head up" in " ".join(head.stack.up(1))
+    assert "--profile worker up" in " ".join(workers[0].stack.up(1))
+    assert 'name: "p-hf-cache-${NODE_RANK}"' in override.override_file(rehearsal)
+
+
+def test_what_stays_taken_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "ask", lambda *_, **__: Done(1, "", "permission denied"))
+    rehearsal = override.decide(planned("h100", model="300b", nodes=2), tmp_path, "p")
+    with pytest.raises(ToolFailed, match="network") as raised:
+        group.lay_out_nodes(rehearsal)
+    assert raised.value.cause == "permission denied"
+
+
+def completions(tensor: int, together: list[Said], alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the comparison says of these answers."""
+    from contextlib import nullcontext
+
+    answers = iter([together, alone])
+    monkeypatch.setattr(group_proofs, "_completions", lambda _: next(answers))
+    monkeypatch.setattr(group_proofs, "_alone", lambda _: nullcontext())
+    plan = planned("mi300x", tp=tensor)
+    stage = group_proofs.Stage(
+        rehearsal=override.decide(plan, Path("f"), "p"), members=(), base_url="", token=""
+    )
+    return group_proofs.as_one_node(stage)
+
+
+ALONE = [Said(["a", "b"], [-0.1, -0.2])]
+
+
+def test_a_pipeline_answers_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert completions(1, ALONE, ALONE, monkeypatch).startswith("2 tokens of 1 prompts")
+    with pytest.raises(Disproved, match="alone"):
+        completions(1, [Said(["a", "b"], [-0.1, -0.2000001])], ALONE, monkeypatch)
+
+
+def test_tensor_parallel_answers_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "0.0400 apart" in completions(2, [Said(["a", "x"], [-0.14, -3.0])], ALONE, monkeypatch)
+    for other in (Said(["a", "b"], [-0.16, -0.2]), Said(["x", "b"], [-0.1, -0.2])):
+        with pytest.raises(Disproved, match="apart"):
+            completions(2, [other], ALONE, monkeypatch)
+
+
+def test_dry_run_over_nodes_prints_every_node() -> None:
+    done = kit("rehearse", "h100", "--model", "300b", "--nodes", "2", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    network, worker, head = done.stdout.splitlines()[-3:]
+    assert network.startswith("docker network create --subnet SUBNET ernie-rehearsal-")
+    assert "--profile worker up" in worker
+    assert "--profile head up" in head

@@ -15,7 +15,7 @@ from ernie_deploy.bench import cells, environment
 from ernie_deploy.bench.attempt import CLIENT_FAILED, Bed, attempt, interrupted, warm_up
 from ernie_deploy.bench.journal import Writer
 from ernie_deploy.bench.record import Attempt, Cell, Environment, Journal, Start
-from ernie_deploy.bench.site import Site
+from ernie_deploy.bench.site import Site, answers
 from ernie_deploy.bench.watch import Progress, is_stuck
 from ernie_deploy.errors import Interrupted, KitError, ServerDied, ToolFailed
 
@@ -161,8 +161,13 @@ class Runner:
             self.talk.say(f"restarting the server for {cell.name}")
             self.site.restart()
             self._meet()
-        elif not self.site.alive() or environment.life(self.site) != self._life:
+        elif self._is_lost():
             self._revive()
+
+    def _is_lost(self) -> bool:
+        """Whether the server of this life is gone, or going: it answers questions while its engine is dead."""
+        site = self.site
+        return not (site.alive() and answers(site.endpoint) and environment.life(site) == self._life)
 
     def _warm_up(self, cell: Cell) -> None:
         """Once a life and shape; a life's first until two TPOTs agree. The published replay had none."""

@@ -133,7 +133,7 @@ class Attached:
 
     def wait_healthy(self, limit_s: float) -> None:
         """Wait until it answers again."""
-        wait_until(self.alive, limit_s, self.endpoint.url)
+        wait_until(self.alive, limit_s, f"the server at {self.endpoint.url}")
 
     def restart(self) -> None:
         """Not this site's to do."""
@@ -205,7 +205,7 @@ def wait_until(met: Callable[[], bool], limit_s: float, what: str) -> None:
     while not met():
         if time.monotonic() > end:
             raise ServerDied(
-                f"The server at {what} did not come back within {limit_s:g} s.",
+                f"{what[:1].upper()}{what[1:]} did not come back within {limit_s:g} s.",
                 next_step="read its log; `ernie-deploy bench run` resumes where it stopped",
             )
         time.sleep(0.5)

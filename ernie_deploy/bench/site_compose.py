@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ernie_deploy import containers
+from ernie_deploy.address import api_address
 from ernie_deploy.bench.client import DATASET_MOUNT, RESULTS_MOUNT, Place, base_words
 from ernie_deploy.bench.gpus import visible_gpus
 from ernie_deploy.bench.secrecy import masked
 from ernie_deploy.bench.server import Endpoint
-from ernie_deploy.bench.site import wait_until
+from ernie_deploy.bench.site import answers, wait_until
 from ernie_deploy.compose import Stack, ask, demand, started
 from ernie_deploy.errors import ServerDied, UsageError
 
@@ -152,15 +153,18 @@ class ComposeSite:
         return False
 
     def wait_healthy(self, limit_s: float) -> None:
-        """Wait for Docker's restart policy to do its work; the published port may be another one then."""
+        """Wait for Docker's restart policy to do its work; the published port may be another one then.
+
+        A server whose engine died says goodbye for a quarter of a minute, healthy by Docker's last look.
+        """
 
         def healthy() -> bool:
+            self._found = None
             with suppress(ServerDied):
-                return self.serving().health == "healthy"
+                return self.serving().health == "healthy" and answers(self.endpoint)
             return False
 
-        wait_until(healthy, limit_s, self.endpoint.url)
-        self._found = None
+        wait_until(healthy, limit_s, f"the stack {self.project}")
 
     def restart(self) -> None:
         """A new container, waited for."""
@@ -177,18 +181,13 @@ class ComposeSite:
         return tuple(containers.log(self._engine, serve.id, LOG_LINES).splitlines()) if serve else ()
 
     def _published(self) -> Endpoint:
-        if self._services["serve"].get("network_mode") == "host":
-            # Over several nodes nothing is published: the client's own words say where the API is.
-            told = dict(word.removeprefix("--").partition("=")[::2] for word in self.base_words())
-            return Endpoint(url=f"http://{told['host']}:{told['port']}", api_key=self._api_key())
-        address = next(iter(self.serving().ports.values()), "")
+        address = api_address(self._services, [self.serving()])
         if not address:
             raise ServerDied(
                 f"The stack {self.project} publishes no port.",
                 cause="the runner on the host reads the server's counters",
                 next_step="publish one on 127.0.0.1, or use --attach URL",
             )
-        address = address.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - replaced
         return Endpoint(url=f"http://{address}", api_key=self._api_key())
 
     def _api_key(self) -> str:

@@ -40,11 +40,13 @@ Examples:
 @request_options
 def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Start a stack, show how far it is, and say why if it fails."""
+    from ernie_deploy.commands.node import profiles
     from ernie_deploy.compose import Stack
     from ernie_deploy.request import command_words
 
     file, request = _asked_for(options)
-    renders, stack = bool(request and not _is_file(options["target"])), Stack(files=(file,))
+    renders = bool(request and not _is_file(options["target"]))
+    stack = Stack(files=(file,), profiles=profiles(request, file.parent))
     if dry_run:
         words = command_words(request) if request else []
         _print_commands(
@@ -111,9 +113,8 @@ def _start(stack: Any, wait_timeout: int, *, as_json: bool) -> None:
 
         click.echo(msgspec.json.encode(started).decode())
         return
-    serve = next((s for s in started.states if s.service == "serve"), None)
-    address = next(iter(serve.ports.values()), "") if serve else ""
-    click.echo(f"{started.project} serves on http://{address} after {started.elapsed_s:.0f} s")
+    what = f"serves on http://{started.address}" if started.address else "has joined its head"
+    click.echo(f"{started.project} {what} after {started.elapsed_s:.0f} s")
 
 
 @click.command(epilog="Example: ernie-deploy down")
@@ -168,7 +169,7 @@ def status(file: Path, as_json: bool, dry_run: bool) -> None:
 
     stack = Stack(files=(_existing(file),))
     if dry_run:
-        _print_commands([], stack.config())
+        _print_commands([], stack.resolved())
         return
     from ernie_deploy.status import as_text, look
 

@@ -29,42 +29,54 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.compose import require_compose
     from ernie_deploy.plan import resolve
-    from ernie_deploy.rehearsal.override import decide, override_file
-    from ernie_deploy.rehearsal.runner import UP_S, require_image, stack_of
+    from ernie_deploy.rehearsal.override import decide
+    from ernie_deploy.rehearsal.runner import require_image
+    from ernie_deploy.render import compose_file
 
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))
     folder = Path("FOLDER") if dry_run else Path(tempfile.mkdtemp(prefix="ernie-rehearsal-"))
     rehearsal = decide(plan, folder, f"ernie-rehearsal-{folder.name[-8:].lower().replace('_', 'x')}")
     if dry_run:
-        import shlex
-
-        click.echo(override_file(rehearsal))
-        click.echo(shlex.join(stack_of(rehearsal).up(UP_S)))
+        _print_commands(rehearsal)
         return
     require_compose()
     require_image(build_base=build_base)
-    _perform(rehearsal, catalog.defaults, keep=keep, as_json=as_json)
+    _perform(rehearsal, compose_file(plan, catalog.defaults), keep=keep, as_json=as_json)
 
 
-def _perform(rehearsal: Any, defaults: dict[str, str], *, keep: bool, as_json: bool) -> None:
+def _print_commands(rehearsal: Any) -> None:
+    import shlex
+
+    from ernie_deploy.rehearsal.group import members
+    from ernie_deploy.rehearsal.override import override_file
+    from ernie_deploy.rehearsal.runner import UP_S
+
+    click.echo(override_file(rehearsal))
+    if rehearsal.plan.several_nodes:
+        click.echo(shlex.join(["docker", "network", "create", "--subnet", "SUBNET", rehearsal.network]))
+    for member in reversed(members(rehearsal)):
+        click.echo(shlex.join(member.stack.up(UP_S)))
+
+
+def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) -> None:
     import shutil
     import time
 
     from ernie_deploy.live import shower
     from ernie_deploy.rehearsal import runner
-    from ernie_deploy.render import compose_file
+    from ernie_deploy.rehearsal.group import take_down
 
     begun = time.monotonic()
-    token = runner.lay_out(rehearsal, compose_file(rehearsal.plan, defaults))
     for sentence in rehearsal.replaced:
         click.echo(f"replaced  {sentence}", err=True)
     try:
+        token = runner.lay_out(rehearsal, compose_text)
         with shower(sys.stderr) as show:
             proofs = runner.rehearse(rehearsal, token, show, lambda proof: click.echo(_line(proof), err=True))
     finally:
         if not keep:
-            runner.take_down(rehearsal)
+            take_down(rehearsal)
             shutil.rmtree(rehearsal.folder, ignore_errors=True)
     _verdict(rehearsal, proofs, time.monotonic() - begun, as_json=as_json)
 

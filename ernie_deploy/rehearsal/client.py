@@ -32,16 +32,39 @@ def chat(base_url: str, model: str, *, max_tokens: int, stream: bool, timeout_s:
         "stream": stream,
         **({"stream_options": {"include_usage": True}} if stream else {}),
     }
-    request = urllib.request.Request(
-        f"{base_url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
     try:
-        with DIRECT.open(request, timeout=timeout_s) as answer:
+        with DIRECT.open(_post(f"{base_url}/v1/chat/completions", body), timeout=timeout_s) as answer:
             return _streamed(answer) if stream else _whole(json.load(answer))
     except urllib.error.HTTPError as error:
         return Answer(ending="error", text="", tokens=0, detail=f"HTTP {error.code}")
     except (OSError, ValueError) as fault:
         return Answer(ending="cut", text="", tokens=0, detail=str(fault) or type(fault).__name__)
+
+
+class Said(Struct, frozen=True):
+    """One completion: its tokens and the log-probability of each, in nats."""
+
+    tokens: list[str]
+    logprobs: list[float]
+
+
+def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, timeout_s: float = 120) -> Said:
+    """The greedy completion of a prompt; raises OSError where there is none."""
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "logprobs": 1,
+    }
+    with DIRECT.open(_post(f"{base_url}/v1/completions", body), timeout=timeout_s) as answer:
+        found = json.load(answer)["choices"][0]["logprobs"]
+    return Said(found["tokens"], found["token_logprobs"])
+
+
+def _post(url: str, body: dict[str, Any]) -> urllib.request.Request:
+    return urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
 
 def _whole(answer: dict[str, Any]) -> Answer:

@@ -1,4 +1,4 @@
-"""The small compose file laid over a rendering: another image, a local hub, and no devices."""
+"""The small compose file laid over a rendering: another image, a local hub, no devices, nodes that are containers."""
 
 import json
 from pathlib import Path
@@ -7,30 +7,23 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ernie_deploy.catalog.schema import Model
-from ernie_deploy.flags import Setting, words
 from ernie_deploy.memory import kv_bytes_per_token
 from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan import Plan
+from ernie_deploy.rehearsal.fit import fitted
 from ernie_deploy.render import environment
 
 IMAGE = "ernie-deploy/engine-cpu:0.32.0"
 KV_CACHE_GIB = 1
-# What vLLM's CPU platform cannot run, and why.
-CPU_CANNOT = {
-    "quantization": "online FP8 needs a GPU's kernels",
-    "gpu-memory-utilization": "on the CPU platform it is a share of this host's RAM",
-    "cpu-offload-gb": "the weights are in host memory already",
-}
 
 
 class Rehearsal(Struct, frozen=True, kw_only=True):
-    """One rehearsal decided: the plan, the words a CPU takes instead, and where its files lie."""
+    """One rehearsal decided: the plan as a CPU runs it, and where its files lie."""
 
     plan: Plan
     project: str
     folder: Path
     checkpoint: str
-    command: tuple[str, ...]
     replaced: tuple[str, ...]
 
     @property
@@ -38,23 +31,32 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
         """The project's folder with the hub and the checkpoint script."""
         return (DOCKER / "rehearsal").resolve()
 
+    @property
+    def network(self) -> str:
+        """The Docker network between nodes."""
+        return f"{self.project}-nodes"
+
+    @property
+    def front(self) -> str:
+        """The service whose port 8000 is published: a node has it where there are several."""
+        return "machine" if self.plan.several_nodes else "serve"
+
+    @property
+    def suffix(self) -> str:
+        """What tells a node's volumes from another's; each reads its own rank from its .env."""
+        return "-${NODE_RANK}" if self.plan.several_nodes else ""
+
 
 def decide(plan: Plan, folder: Path, project: str) -> Rehearsal:
     """Everything a rehearsal of `plan` in `folder` needs."""
-    dropped = [setting for setting in plan.settings if setting.name in CPU_CANNOT]
-    kept = [setting for setting in plan.settings if setting.name not in CPU_CANNOT]
+    smaller, replaced = fitted(plan)
     return Rehearsal(
-        plan=plan,
+        plan=smaller,
         project=project,
         folder=folder,
         checkpoint=checkpoint_kind(plan.model),
-        command=(plan.positional_model, *words(kept)),
-        replaced=tuple(_sentence(setting) for setting in dropped),
+        replaced=replaced,
     )
-
-
-def _sentence(setting: Setting) -> str:
-    return f"{' '.join(words([setting]))} -> left out: {CPU_CANNOT[setting.name]}"
 
 
 def checkpoint_kind(model: Model) -> str:

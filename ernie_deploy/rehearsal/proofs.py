@@ -13,6 +13,7 @@ from ernie_deploy import containers, metrics
 from ernie_deploy.compose import Stack, ask, demand
 from ernie_deploy.memory import GIB
 from ernie_deploy.rehearsal.client import chat
+from ernie_deploy.rehearsal.group import Member
 from ernie_deploy.rehearsal.leaks import places
 from ernie_deploy.rehearsal.override import KV_CACHE_GIB, Rehearsal, tiny_kv_bytes
 
@@ -22,6 +23,8 @@ RECOVERY_S = 600
 TOKENS = 16
 DRAIN_S = 10.0
 MOST_TOKENS = 2000
+# In the arguments of the process that has the scheduler.
+ENGINE = "EngineCore"
 CACHE = re.compile(r"^vllm:cache_config_info\{.*\}", re.MULTILINE)
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -31,22 +34,39 @@ class Disproved(Exception):
 
 
 class Stage(Struct, frozen=True, kw_only=True):
-    """A rehearsal that is up: where it serves, and the token that was planted."""
+    """A rehearsal that is up: its members, where it serves, and the token that was planted."""
 
     rehearsal: Rehearsal
-    stack: Stack
+    members: tuple[Member, ...]
     base_url: str
     token: str
 
+    @property
+    def stack(self) -> Stack:
+        """The one node's stack, or the head's."""
+        return self.members[0].stack
+
     def serve(self) -> containers.State:
         """The serving container as the engine sees it now."""
-        states = containers.states(containers.client(), self.rehearsal.project)
-        return next(state for state in states if state.service == "serve")
+        return self.members[0].state()
+
+    def healthy(self) -> bool:
+        """Whether every member is."""
+        return all(member.state().health == "healthy" for member in self.members)
+
+    def everywhere(self, sentence: str) -> str:
+        """The sentence, with the number of nodes that it was shown on."""
+        return f"{sentence}, on each of {len(self.members)} nodes" if len(self.members) > 1 else sentence
 
 
 def fetched_and_verified(stage: Stage) -> str:
     """The fetch service downloaded with the token and verified every file."""
-    log = demand(stage.stack.logs("fetch"))
+    said = {_verified(member) for member in stage.members}
+    return stage.everywhere(said.pop())
+
+
+def _verified(member: Member) -> str:
+    log = demand(member.stack.logs("fetch"))
     line = next((line for line in log.splitlines() if "verified" in line), "")
     if not line:
         raise Disproved(f"no line says so: {log[-300:]}")
@@ -54,14 +74,19 @@ def fetched_and_verified(stage: Stage) -> str:
 
 
 def hardened(stage: Stage) -> str:
-    """The server's process has no capability and no way to new privileges."""
-    status = demand(stage.stack.words("exec", "-T", "serve", "cat", "/proc/1/status"))
+    """The ranks' processes have no capability and no way to new privileges."""
+    uids = {_uid_of_hardened(member) for member in stage.members}
+    return stage.everywhere(f"uid {uids.pop()}, no capability, no new privileges, seccomp on")
+
+
+def _uid_of_hardened(member: Member) -> str:
+    status = demand(member.stack.words("exec", "-T", member.service, "cat", "/proc/1/status"))
     facts = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     if (facts["CapEff"], facts["NoNewPrivs"], facts["Seccomp"]) != ("0000000000000000", "1", "2"):
         raise Disproved(
             f"CapEff {facts['CapEff']}, NoNewPrivs {facts['NoNewPrivs']}, Seccomp {facts['Seccomp']}"
         )
-    return f"uid {facts['Uid'].split()[0]}, no capability, no new privileges, seccomp on"
+    return facts["Uid"].split()[0]
 
 
 def answers(stage: Stage) -> str:
@@ -109,7 +134,11 @@ def _bench_command(stage: Stage) -> list[str]:
 
 def keeps_the_secret(stage: Stage) -> str:
     """The planted token is in no file, inspection, image, log, process or volume."""
-    seen = list(places(stage.stack, stage.rehearsal.project, stage.rehearsal.folder))
+    seen = [
+        place
+        for member in stage.members
+        for place in places(member.stack, member.stack.project, stage.rehearsal.folder)
+    ]
     found = [name for name, content in seen if stage.token.encode() in content]
     if found:
         raise Disproved(f"the token stands in: {', '.join(found)}")
@@ -137,7 +166,7 @@ def drains(stage: Stage) -> str:
     name = stage.rehearsal.plan.served_name
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(chat, stage.base_url, name, max_tokens=tokens, stream=True, timeout_s=90)
-        _until(lambda: metrics.scrape(stage.base_url).get("vllm:num_requests_running", 0) > 0, 30)
+        until(lambda: metrics.scrape(stage.base_url).get("vllm:num_requests_running", 0) > 0, 30)
         container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
         answer = asked.result()
     if answer.ending != "complete" or answer.tokens != tokens:
@@ -158,27 +187,31 @@ def _tokens_in(seconds: float, stage: Stage) -> int:
 
 def restarts(stage: Stage) -> str:
     """Killing the engine process brings the server back by itself."""
-    before, begun = stage.serve(), time.monotonic()
-    container = containers.client().containers.get(before.id)
-    pids = [
-        row[1] for row in container.top(ps_args=containers.WIDE)["Processes"] if "EngineCore" in " ".join(row)
-    ]
+    return f"healthy again {killed(stage, stage.members[0], ENGINE):.0f} s after the engine was killed"
+
+
+def killed(stage: Stage, member: Member, word: str) -> float:
+    """Kill a member's processes that carry `word`; return the seconds until everything was healthy again."""
+    before, begun = member.state(), time.monotonic()
+    rows = containers.client().containers.get(before.id).top(ps_args=containers.WIDE)["Processes"]
+    pids = [row[1] for row in rows if word in row[-1]]
     if not pids:
-        raise Disproved("no process is called EngineCore")
+        raise Disproved(f"no process is called {word}")
     subprocess.run(["kill", "-9", *pids], check=True)  # noqa: S603, S607 - the host's view of the container's processes
-    _until(lambda: stage.serve().restarts > before.restarts, RECOVERY_S)
-    _until(lambda: stage.serve().health == "healthy", RECOVERY_S)
-    return f"healthy again {time.monotonic() - begun:.0f} s after the engine was killed"
+    until(lambda: member.state().restarts > before.restarts, RECOVERY_S)
+    until(stage.healthy, RECOVERY_S)
+    return time.monotonic() - begun
 
 
 def becomes_healthy(stage: Stage) -> str:
     """After a stop the same container starts again from the verified weights, offline."""
     begun = time.monotonic()
-    _until(lambda: stage.serve().health == "healthy", RECOVERY_S)
+    until(stage.healthy, RECOVERY_S)
     return f"healthy {time.monotonic() - begun:.0f} s after the start"
 
 
-def _until(met: Callable[[], bool], limit_s: float) -> None:
+def until(met: Callable[[], bool], limit_s: float) -> None:
+    """Wait for something; raises `Disproved` where it does not come."""
     end = time.monotonic() + limit_s
     while not met():
         if time.monotonic() > end:

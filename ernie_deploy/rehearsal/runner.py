@@ -6,16 +6,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy import containers
-from ernie_deploy.compose import Stack, ask, demand, hand_over
+from ernie_deploy.compose import ask, demand, hand_over
 from ernie_deploy.errors import KitError, ToolFailed, ToolMissing
 from ernie_deploy.lifecycle import Show, Started, up
 from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan import Plan
-from ernie_deploy.rehearsal import proofs
+from ernie_deploy.rehearsal import group_proofs, proofs
+from ernie_deploy.rehearsal.group import Member, address, lay_out_nodes, members
 from ernie_deploy.rehearsal.override import IMAGE, Rehearsal, hub_map, override_file
 from ernie_deploy.rehearsal.proofs import Disproved, Stage
 
@@ -36,6 +39,7 @@ class Proof(Struct, frozen=True, kw_only=True):
 
 def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
     """What is shown, in order."""
+    group = plan.several_nodes
     drafting = [("MTP drafts", proofs.drafts)] if plan.setting("speculative-config") else []
     return [
         ("weights fetched and verified", proofs.fetched_and_verified),
@@ -49,7 +53,9 @@ def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
         ("drain on stop", proofs.drains),
         ("restart offline", proofs.becomes_healthy),
         ("engine killed, comes back", proofs.restarts),
+        *([("worker killed, comes back", group_proofs.worker_dies)] if group else []),
         ("answers afterwards", proofs.answers),
+        *([("answers as one node does", group_proofs.as_one_node)] if group else []),
     ]
 
 
@@ -61,8 +67,10 @@ def unproven(plan: Plan) -> list[str]:
             f"{plan.target.title}: driver, devices, kernels",
             "GPU memory (the memory plan is arithmetic)",
         ]
-    if plan.topology.tensor_parallel_size > 1:
+    if plan.topology.ranks > 1:
         said.append("traffic between GPUs (the ranks talked over gloo)")
+    if plan.several_nodes:
+        said.append("a network between machines (the nodes were containers on one)")
     return said
 
 
@@ -78,16 +86,10 @@ def lay_out(rehearsal: Rehearsal, compose_text: str) -> str:
     (checkpoints / "map.json").write_text(json.dumps(hub_map(rehearsal.plan, rehearsal.checkpoint)))
     (folder / "compose.yml").write_text(compose_text)
     (folder / "rehearsal.yml").write_text(override_file(rehearsal))
-    (folder / ".env").write_text(f"HF_TOKEN_FILE={folder}/token\n")
     (folder / "token").touch(mode=0o600)
     (folder / "token").write_text(token)
+    lay_out_nodes(rehearsal)
     return token
-
-
-def stack_of(rehearsal: Rehearsal) -> Stack:
-    """The rendering with the override over it, as a project of its own."""
-    files = (rehearsal.folder / "compose.yml", rehearsal.folder / "rehearsal.yml")
-    return Stack(files=files, project=rehearsal.project, env_file=rehearsal.folder / ".env")
 
 
 def require_image(*, build_base: bool = False) -> None:
@@ -107,13 +109,23 @@ def require_image(*, build_base: bool = False) -> None:
 
 def rehearse(rehearsal: Rehearsal, token: str, show: Show, tell: Callable[[Proof], None]) -> list[Proof]:
     """Bring it up and show everything; a proof that fails does not stop the later ones."""
-    stack = stack_of(rehearsal)
-    started = up(stack, UP_S, show)
+    group = members(rehearsal)
+    started = _bring_up(group, show)
     first = Proof(what="healthy", holds=True, detail=_own_start(started), elapsed_s=started.elapsed_s)
     tell(first)
-    address = demand(stack.words("port", "serve", "8000")).strip()
-    stage = Stage(rehearsal=rehearsal, stack=stack, base_url=f"http://{address}", token=token)
+    stage = Stage(rehearsal=rehearsal, members=group, base_url=address(rehearsal), token=token)
     return [first, *_shown(stage, tell)]
+
+
+def _bring_up(group: tuple[Member, ...], show: Show) -> Started:
+    """Start every member, the head last and shown: the workers wait for it."""
+    head, *workers = group
+    with ThreadPoolExecutor(len(group)) as pool:
+        waiting = [pool.submit(up, worker.stack, UP_S, lambda *_: None) for worker in workers]
+        started = up(head.stack, UP_S, show)
+        for worker in waiting:
+            worker.result()
+    return started
 
 
 def _own_start(started: Started) -> str:
@@ -128,12 +140,7 @@ def _own_start(started: Started) -> str:
 def _shown(stage: Stage, tell: Callable[[Proof], None]) -> Iterator[Proof]:
     for what, proof in script(stage.rehearsal.plan):
         # A restart gives the container another port of the host.
-        stage = Stage(
-            rehearsal=stage.rehearsal,
-            stack=stage.stack,
-            token=stage.token,
-            base_url=_address(stage) or stage.base_url,
-        )
+        stage = replace(stage, base_url=_address(stage) or stage.base_url)
         begun = time.monotonic()
         holds, detail = _outcome(proof, stage)
         shown = Proof(what=what, holds=holds, detail=detail, elapsed_s=time.monotonic() - begun)
@@ -142,17 +149,14 @@ def _shown(stage: Stage, tell: Callable[[Proof], None]) -> Iterator[Proof]:
 
 
 def _address(stage: Stage) -> str:
-    done = ask(stage.stack.words("port", "serve", "8000"))
-    return f"http://{done.stdout.strip()}" if done.returncode == 0 else ""
+    try:
+        return address(stage.rehearsal)
+    except ToolFailed:
+        return ""
 
 
 def _outcome(proof: Callable[[Stage], str], stage: Stage) -> tuple[bool, str]:
     try:
         return True, proof(stage)
-    except (Disproved, KitError, subprocess.SubprocessError) as fault:
+    except (Disproved, KitError, OSError, subprocess.SubprocessError) as fault:
         return False, str(fault)
-
-
-def take_down(rehearsal: Rehearsal) -> None:
-    """Remove containers, networks and the rehearsal's own volumes."""
-    ask(stack_of(rehearsal).words("--profile", "*", "down", "--volumes", "--timeout", "5"), timeout_s=180)

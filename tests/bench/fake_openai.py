@@ -45,6 +45,8 @@ class FakeOpenAI(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         assert mood in MOODS, mood
         self.mood, self.token_s, self.answer, self.count = mood, token_s, answer, count
+        # As vLLM between the death of its engine and its own end: /health is 503, the rest is answered.
+        self.dying = False
         # Whether a token takes the longer, the more requests there are.
         self.crowded = crowded
         self.lock = threading.Lock()
@@ -141,7 +143,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/version":
             self.send(200, '{"version": "0.32.0"}')
         else:
-            self.send(200 if self.path == "/health" else 404, "")
+            healthy = 503 if self.server.dying else 200
+            self.send(healthy if self.path == "/health" else 404, "")
 
     def do_POST(self) -> None:
         server = self.server

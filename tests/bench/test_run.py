@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ from ernie_deploy.bench import run as running
 from ernie_deploy.bench.record import Attempt, Cell, Journal
 from ernie_deploy.bench.run import Orders, Runner, Talk
 from ernie_deploy.bench.site import Attached
+from ernie_deploy.bench.site_compose import ComposeSite
+from ernie_deploy.containers import State
 from ernie_deploy.errors import ServerDied
 
 SMALL = ("--shapes", "80/10", "--num-prompts", "4", "--rate", "inf")
@@ -298,6 +301,38 @@ def test_a_server_that_restarted_between_two_cells_is_waited_for(
         (second if first else first).append(done.status)
         fake.restart()
     assert (first, second, site.done) == (["valid"], ["valid"], ["waited"])
+
+
+def test_a_server_that_is_dying_between_two_cells_is_waited_for(
+    fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path
+) -> None:
+    made = runner(fake, in_process, Ear(), tmp_path)
+    made.site = site = Restartable(fake)
+
+    def come_back() -> None:
+        fake.restart()
+        fake.dying = False
+
+    found = []
+    for done in made.measure([CELL, replace(CELL, repeat=2)]):
+        found.append(done.status)
+        fake.dying = True
+        threading.Timer(1.0, come_back).start()
+    assert (found, site.done) == (["valid", "valid"], ["waited"])
+
+
+def test_a_stack_is_back_when_its_server_says_so(fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker's last look at a server whose engine died was healthy."""
+    serve = State(service="serve", id="1", status="running", health="healthy", exit_code=0, restarts=0,
+                  started_at="", last_probe="", ports={"8000/tcp": fake.url.removeprefix("http://")})  # fmt: skip
+    site = ComposeSite.__new__(ComposeSite)
+    site.config, site._services, site._found = {"name": "p"}, {"serve": {}}, None
+    monkeypatch.setattr(site, "serving", lambda: serve)
+    fake.dying = True
+    with pytest.raises(ServerDied, match=r"The stack p did not come back within 0\.2 s"):
+        site.wait_healthy(0.2)
+    fake.dying = False
+    site.wait_healthy(0.2)
 
 
 def test_a_client_that_fails_is_no_lost_server(

@@ -3,32 +3,30 @@
 from collections.abc import Iterator
 
 import pytest
-from conftest import planned
+from conftest import planned, rendered
 from integration.stack import Running
 
-from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import ask
 from ernie_deploy.rehearsal import runner
+from ernie_deploy.rehearsal.group import members
 from ernie_deploy.rehearsal.override import Rehearsal, decide
-from ernie_deploy.render import compose_file
 
 
 @pytest.fixture(scope="session")
 def rehearsal(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Rehearsal:
-    plan = planned("cpu")
-    return decide(plan, tmp_path_factory.mktemp("faults"), "ernie-faults")
+    return decide(planned("cpu"), tmp_path_factory.mktemp("faults"), "ernie-faults")
 
 
 @pytest.fixture(scope="session")
 def token(rehearsal: Rehearsal) -> str:
     """The token that was planted where the stack reads it."""
-    return runner.lay_out(rehearsal, compose_file(rehearsal.plan, Catalog().defaults))
+    return runner.lay_out(rehearsal, rendered("cpu"))
 
 
 # The fixtures of pytest-docker: its compose files, project, start and end.
 @pytest.fixture(scope="session")
 def docker_compose_file(rehearsal: Rehearsal, token: str) -> list[str]:
-    return [str(file) for file in runner.stack_of(rehearsal).files]
+    return [str(file) for file in members(rehearsal)[0].stack.files]
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +46,7 @@ def docker_cleanup(rehearsal: Rehearsal) -> list[str]:
 
 @pytest.fixture(scope="session")
 def running(rehearsal: Rehearsal, docker_services: object) -> Running:
-    return Running(rehearsal, runner.stack_of(rehearsal))
+    return Running(rehearsal, members(rehearsal)[0].stack)
 
 
 @pytest.fixture(autouse=True)

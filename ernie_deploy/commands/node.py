@@ -1,0 +1,41 @@
+"""Which part of a file for several nodes this host runs, as its .env says."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ernie_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from ernie_deploy.request import Request
+
+
+def profiles(request: "Request | None", folder: Path) -> tuple[str, ...]:
+    """The compose profile of this node; none for a stack of one node. Raises `UsageError` without a rank."""
+    if request is None or request.nodes == 1:
+        return ()
+    rank = rank_of(folder)
+    if rank.isascii() and rank.isdigit():
+        return ("worker" if int(rank) else "head",)
+    from shlex import join
+
+    from ernie_deploy.request import command_words
+
+    raise UsageError(
+        f"NODE_RANK is {f'{rank!r}' if rank else 'not set'} in {folder / '.env'}.",
+        cause="a file for several nodes has a part for the head, rank 0, and one for the others",
+        next_step=join(["ernie-deploy", "doctor", *command_words(request)])
+        + " --write-env --node-rank R --head ADDR",
+    )
+
+
+def rank_of(folder: Path) -> str:
+    """NODE_RANK as Compose would read it: this shell's, else that of .env; empty where neither has one."""
+    from io import StringIO
+
+    from dotenv import dotenv_values
+
+    from ernie_deploy.host.examine import read_env
+
+    said = dotenv_values(stream=StringIO(read_env(folder / ".env")))
+    return os.environ.get("NODE_RANK") or said.get("NODE_RANK") or ""
