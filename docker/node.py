@@ -165,24 +165,24 @@ def wait_for_head(options: Options) -> None:
             return
         if waited - told >= TOLD_EVERY_S:
             say(
-                f"waiting for the head at {place}, {waited:.0f} of {options.wait_s:.0f} s: {obstacle(status)}"
+                f"waiting for the head at {place}, {waited:.0f} of {options.wait_s:.0f} s: {obstacle(status, options.port)}"
             )
             told = waited
         time.sleep(RETRY_S)
     raise KnownError(
         HEAD_ABSENT,
-        f"the head at {place} let no rank in within {options.wait_s:.0f} s: {obstacle(ask_beacon(options)[0])}; "
+        f"the head at {place} let no rank in within {options.wait_s:.0f} s: {obstacle(ask_beacon(options)[0], options.port)}; "
         "start the head, or open the port on it",
         options.role,
     )
 
 
-def obstacle(status: int) -> str:
+def obstacle(status: int, port: int) -> str:
     """Say in words what the beacon's answer means for a worker that waits."""
     if status == SERVING:
         return "it still serves with the former process of this rank, until its own health check ends it"
     if status:
-        return "its host answers, but its engine does not listen yet"
+        return f"its host answers, but its engine does not listen yet, or a firewall closes port {port}"
     return "nothing answers, so it is not up, or a firewall closes its ports"
 
 

@@ -180,3 +180,9 @@ def test_dry_run_over_nodes_prints_every_node() -> None:
     assert network.startswith("docker network create --subnet SUBNET ernie-rehearsal-")
     assert "--profile worker up" in worker
     assert "--profile head up" in head
+
+
+def test_serving_over_ray_is_not_rehearsed() -> None:
+    done = kit("rehearse", "h100", "--model", "300b", "--nodes", "2", "--multi-node", "ray", "--dry-run")
+    assert done.returncode == 4
+    assert "current platform cpu does not support ray" in done.stderr

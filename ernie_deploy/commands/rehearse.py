@@ -35,6 +35,7 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
 
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))
+    _refuse_ray(plan)
     folder = Path("FOLDER") if dry_run else Path(tempfile.mkdtemp(prefix="ernie-rehearsal-"))
     rehearsal = decide(plan, folder, f"ernie-rehearsal-{folder.name[-8:].lower().replace('_', 'x')}")
     if dry_run:
@@ -43,6 +44,17 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     require_compose()
     require_image(build_base=build_base)
     _perform(rehearsal, compose_file(plan, catalog.defaults), keep=keep, as_json=as_json)
+
+
+def _refuse_ray(plan: Any) -> None:
+    from ernie_deploy.errors import Refused
+
+    if plan.several_nodes and plan.uses_ray:
+        raise Refused(
+            "Serving over Ray cannot be rehearsed.",
+            cause="vLLM 0.32.0 on a CPU: `current platform cpu does not support ray`",
+            next_step="without --multi-node ray the same nodes are rehearsed; `doctor` and `render` know both forms",
+        )
 
 
 def _print_commands(rehearsal: Any) -> None:

@@ -29,11 +29,16 @@ def _fewer_ranks(plan: Plan, cores: int) -> tuple[Plan, tuple[str, ...]]:
     """Divide tensor_parallel_size until a node has no more ranks than its share of the cores.
 
     One node keeps its ranks: eight of them take their time on two cores, but they do start. Sixteen on
-    nodes that wait for one another do not within any limit worth having.
+    nodes that wait for one another do not within any limit worth having. Ray's cluster needs no rank at all.
     """
     tensor, share = plan.topology.tensor_parallel_size, max(1, cores // plan.topology.nodes)
     divisor = 1
-    while plan.several_nodes and plan.topology.gpus // divisor > share and tensor % (divisor * 2) == 0:
+    while (
+        plan.several_nodes
+        and not plan.uses_ray
+        and plan.topology.gpus // divisor > share
+        and tensor % (divisor * 2) == 0
+    ):
         divisor *= 2
     if divisor == 1:
         return plan, ()

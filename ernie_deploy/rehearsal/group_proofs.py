@@ -3,12 +3,18 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ernie_deploy import containers, metrics
 from ernie_deploy.flags import words
 from ernie_deploy.rehearsal.client import Said, complete
 from ernie_deploy.rehearsal.override import IMAGE
 from ernie_deploy.rehearsal.proofs import RECOVERY_S, Disproved, Stage, killed, until
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from docker import DockerClient
 
 PROMPTS = ("The quick brown fox", "1 2 3 4 5 6 7", "In the beginning there was a very small model that")
 TOKENS = 24
@@ -29,7 +35,10 @@ def worker_dies(stage: Stage) -> str:
 
 
 def as_one_node(stage: Stage) -> str:
-    """The group answers as one rank does alone: to the bit over a pipeline, closely over tensor parallel."""
+    """The group answers as the same ranks do on one node: to the bit over a pipeline, closely over tensor parallel.
+
+    Fewer ranks are no measure: without a stage's border vLLM compiles another graph, which rounds elsewhere.
+    """
     together = _completions(stage)
     with _alone(stage):
         alone = _completions(stage)
@@ -61,34 +70,42 @@ def _close(together: list[Said], alone: list[Said]) -> str:
 
 @contextmanager
 def _alone(stage: Stage) -> Iterator[None]:
-    """Stop the group, and serve the head's weights at its address with one rank and no other node."""
+    """Stop the group, and serve the head's weights at its address with all ranks on this node."""
     engine = containers.client()
     for member in stage.members:
         engine.containers.get(member.state().id).stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
-    head = engine.containers.get(stage.members[0].state().id)
-    container = engine.containers.run(
-        IMAGE, _words_alone(stage), entrypoint=["vllm", "serve"], detach=True, user=head.attrs["Config"]["User"],
-        environment=[v for v in head.attrs["Config"]["Env"] if not v.startswith(VARIABLES_OF_NODES)],
-        volumes_from=[head.id], tmpfs={"/tmp": ""}, network_mode=head.attrs["HostConfig"]["NetworkMode"],  # noqa: S108
-        name=f"{stage.rehearsal.project}-alone",
-    )  # fmt: skip
+    container = _serve_alone(stage, engine.containers.get(stage.members[0].state().id), engine)
     try:
-        until(lambda: _answers(stage.base_url), RECOVERY_S)
+        until(lambda: _answers(stage.base_url, container), RECOVERY_S)
         yield
     finally:
         container.remove(force=True)
 
 
+def _serve_alone(stage: Stage, head: "Container", engine: "DockerClient") -> "Container":
+    """A container like the head's, without the check of the node and the restart."""
+    known, host = head.attrs["Config"], head.attrs["HostConfig"]
+    return engine.containers.run(
+        IMAGE, _words_alone(stage), name=f"{stage.rehearsal.project}-alone", detach=True,
+        entrypoint=["vllm", "serve"], user=known["User"], init=True, network_mode=host["NetworkMode"],
+        environment=[pair for pair in known["Env"] if not pair.startswith(VARIABLES_OF_NODES)],
+        volumes_from=[head.id or ""], tmpfs=host["Tmpfs"], shm_size=host["ShmSize"],
+    )  # fmt: skip
+
+
 def _words_alone(stage: Stage) -> list[str]:
-    plan, resized = stage.rehearsal.plan, ("tensor-parallel-size", "pipeline-parallel-size")
-    kept = [setting for setting in plan.settings if setting.name not in (*OF_NODES, *resized)]
+    plan = stage.rehearsal.plan
+    kept = [setting for setting in plan.settings if setting.name not in OF_NODES]
     return [plan.positional_model, *words(kept), "--host=0.0.0.0", "--port=8000"]
 
 
-def _answers(base_url: str) -> bool:
+def _answers(base_url: str, container: "Container") -> bool:
     try:
         metrics.fetch(f"{base_url}/health")
     except OSError:
+        container.reload()
+        if container.status == "exited":
+            raise Disproved(f"one node alone ended: {container.logs(tail=3).decode()}") from None
         time.sleep(1)
         return False
     return True

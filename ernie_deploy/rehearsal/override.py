@@ -14,6 +14,7 @@ from ernie_deploy.rehearsal.fit import fitted
 from ernie_deploy.render import environment
 
 IMAGE = "ernie-deploy/engine-cpu:0.32.0"
+RAY_IMAGE = "ernie-deploy/vllm-ray:0.32.0-cpu"
 KV_CACHE_GIB = 1
 
 
@@ -72,7 +73,13 @@ def override_file(rehearsal: Rehearsal) -> str:
     return (
         environment()
         .get_template("rehearsal.yml.j2")
-        .render(rehearsal=rehearsal, plan=rehearsal.plan, image=IMAGE, kv_cache_gib=KV_CACHE_GIB)
+        .render(
+            rehearsal=rehearsal,
+            plan=rehearsal.plan,
+            image=IMAGE,
+            ray_image=RAY_IMAGE,
+            kv_cache_gib=KV_CACHE_GIB,
+        )
     )
 
 

@@ -110,14 +110,14 @@ def require_image(*, build_base: bool = False) -> None:
 def rehearse(rehearsal: Rehearsal, token: str, show: Show, tell: Callable[[Proof], None]) -> list[Proof]:
     """Bring it up and show everything; a proof that fails does not stop the later ones."""
     group = members(rehearsal)
-    started = _bring_up(group, show)
+    started = bring_up(group, show)
     first = Proof(what="healthy", holds=True, detail=_own_start(started), elapsed_s=started.elapsed_s)
     tell(first)
     stage = Stage(rehearsal=rehearsal, members=group, base_url=address(rehearsal), token=token)
     return [first, *_shown(stage, tell)]
 
 
-def _bring_up(group: tuple[Member, ...], show: Show) -> Started:
+def bring_up(group: tuple[Member, ...], show: Show) -> Started:
     """Start every member, the head last and shown: the workers wait for it."""
     head, *workers = group
     with ThreadPoolExecutor(len(group)) as pool:
