@@ -32,6 +32,12 @@ PROGRESS_S = 10.0
 CHUNK_BYTES = 8 << 20
 FAILED_STARTS = 3
 BACK_OFF_S = 600.0
+# Kubernetes sets it in every pod, which it starts again by itself.
+AGAIN = (
+    "let Kubernetes start the pod again"
+    if "KUBERNETES_SERVICE_HOST" in os.environ
+    else "run `docker compose up -d`"
+)
 
 # Exit codes.
 REFUSED, NOT_FOUND, UNREACHABLE, DISK_FULL, DAMAGED, NOT_WRITABLE, UNFIT, NOT_FETCHED = range(20, 28)
@@ -41,7 +47,7 @@ class KnownError(Exception):
     """A failure with a known cause: its exit code, what happened, why, and what to do before the next start."""
 
     def __init__(self, code: int, sentence: str) -> None:
-        super().__init__(f"{sentence}, then run `docker compose up -d`")
+        super().__init__(f"{sentence}, then {AGAIN}")
         self.code = code
 
 
@@ -611,7 +617,7 @@ def back_off(path: Path) -> None:
     if starts >= FAILED_STARTS:
         say(
             f"serve: {starts} starts in a row never became healthy, likely for the reason in the log above: "
-            f"waiting {BACK_OFF_S:.0f} s, or until `docker compose up -d` after a repair"
+            f"waiting {BACK_OFF_S:.0f} s; after a repair, {AGAIN}"
         )
         end = time.monotonic() + BACK_OFF_S
         # `fetch` deletes the counts at its end.

@@ -318,6 +318,13 @@ def test_unreachable_hub(tmp_path: Path) -> None:
     assert Stack(tmp_path).fetch() == (22, "", f"fetch: {why}; complete files are kept{THEN}")
 
 
+def test_in_a_pod_the_next_command_is_not_composes(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+    done = Stack(tmp_path).fetch(KUBERNETES_SERVICE_HOST="10.96.0.1")
+    assert done.code == 22
+    assert done.err.endswith("; complete files are kept, then let Kubernetes start the pod again\n")
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_refused_token(stack: Stack, hub: FakeHub, *, given: bool) -> None:
     hub.token = "another"
@@ -507,8 +514,8 @@ def test_fourth_start_waits_unless_one_became_healthy(offline: Stack) -> None:
     line, answer = offline.serve(back_off_s=0.5).out.splitlines()
     assert time.monotonic() - started > 0.5
     assert line == (
-        "serve: 3 starts in a row never became healthy, likely for the reason in the log above: waiting 0 s, "
-        "or until `docker compose up -d` after a repair"
+        "serve: 3 starts in a row never became healthy, likely for the reason in the log above: waiting 0 s; "
+        "after a repair, run `docker compose up -d`"
     )
     assert answer == "vllm serve --port=1"
     starts.unlink()
