@@ -28,7 +28,7 @@ Show = Callable[[float, Phase], None]
 
 
 class Started(Struct, frozen=True, kw_only=True):
-    """A stack that became healthy, how long that took, and `HOST:PORT` of its API; '' on a worker node."""
+    """A stack that became healthy, how long that took, and `HOST:PORT` of its API, '' where it has none here."""
 
     project: str
     address: str

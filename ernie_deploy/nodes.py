@@ -11,6 +11,11 @@ from ernie_deploy.topology import Topology
 OF_THE_API = ("host", "port", "config")
 
 
+def profile_of(rank: int) -> str:
+    """The compose profile of a node: rank 0 is the head."""
+    return "worker" if rank else "head"
+
+
 def ports(known: Sequence[Port], request: Request, topology: Topology) -> tuple[Port, ...]:
     """The ports of this form of several nodes; none for one node."""
     if topology.nodes == 1:

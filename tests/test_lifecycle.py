@@ -11,15 +11,16 @@ from conftest import ROOT, kit
 from msgspec.structs import replace
 from test_doctor import FixtureHost
 
-from ernie_deploy import metrics, status
+from ernie_deploy import lifecycle, metrics, status
 from ernie_deploy.address import api_address
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.commands.lifecycle import _start
 from ernie_deploy.commands.preflight import preflight, request_of_file
 from ernie_deploy.compose import Stack
 from ernie_deploy.containers import State, seconds_until
 from ernie_deploy.errors import ToolFailed
 from ernie_deploy.failures import recognise
-from ernie_deploy.lifecycle import _stands
+from ernie_deploy.lifecycle import Started, _stands
 from ernie_deploy.live import _Lines
 from ernie_deploy.phases import Phase, phase
 from ernie_deploy.request import Request, command_words
@@ -71,17 +72,42 @@ def test_a_node_without_a_rank_starts_nothing(text: str, said: str, tmp_path: Pa
     assert not (tmp_path / "compose.yml").exists()
 
 
-def test_where_the_api_is() -> None:
-    bench = {"command": ["--model=m", "--host=10.0.0.4", "--port=9000"]}
-    hosts = {"serve": {"network_mode": "host"}, "bench": bench}
-    assert api_address(hosts, [state("serve", "running")]) == "10.0.0.4:9000"
-    assert api_address(hosts, [state("worker", "running")]) == ""
-    published = {"serve": {}, "bench": {"command": ["--host=serve"]}}
-    assert (
-        api_address(published, [replace(state("serve", "running"), ports={"8000/tcp": "0.0.0.0:8000"})])
-        == "127.0.0.1:8000"
-    )
-    assert api_address(published, [state("serve", "running")]) == ""
+@pytest.mark.parametrize(
+    ("services", "ports", "address"),
+    [
+        ({"serve": {}}, {"8000/tcp": "127.0.0.1:8000"}, "127.0.0.1:8000"),
+        ({"serve": {}}, {"8000/tcp": "0.0.0.0:8000"}, "127.0.0.1:8000"),
+        ({"serve": {"network_mode": "bridge"}}, {"8000/tcp": "10.0.0.4:8000"}, "10.0.0.4:8000"),
+        ({"serve": {"network_mode": "host"}, "bench": {"command": ["--host=10.0.0.4", "--port=9000"]}}, {},
+         "10.0.0.4:9000"),
+        ({"serve": {"network_mode": "host"}, "bench": {"command": ["--host=0.0.0.0", "--port=9000"]}}, {},
+         "127.0.0.1:9000"),
+        ({"serve": {"network_mode": "host"}, "bench": {"command": ["--host=fd00::1", "--port=9000"]}}, {},
+         "[fd00::1]:9000"),
+        # Anybody's own file.
+        ({"serve": {"network_mode": "host"}}, {}, ""),
+        ({"serve": {"network_mode": "host"}, "bench": {"command": ["--host", "x"]}}, {}, ""),
+        ({"serve": {}, "bench": {"command": ["--host=serve", "--port=8000"]}}, {}, ""),
+        ({}, {}, ""),
+    ],
+)  # fmt: skip
+def test_where_the_api_is(services: dict[str, object], ports: dict[str, str], address: str) -> None:
+    assert api_address(services, [replace(state("serve", "running"), ports=ports)]) == address
+    assert api_address(services, [state("worker", "running")]) == ""
+
+
+@pytest.mark.parametrize(
+    ("address", "service", "said"),
+    [("127.0.0.1:8000", "serve", "p serves on http://127.0.0.1:8000 after 7 s"),
+     ("", "worker", "p has joined its head after 7 s"), ("", "web", "p is up after 7 s")],
+)  # fmt: skip
+def test_up_says_what_is_up(
+    address: str, service: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = Started(project="p", address=address, elapsed_s=7.0, states=[state(service, "running")])
+    monkeypatch.setattr(lifecycle, "up", lambda *_: started)
+    _start(STACK, 1, as_json=False)
+    assert capsys.readouterr().out == f"{said}\n"
 
 
 def test_a_worker_has_phases_too() -> None:

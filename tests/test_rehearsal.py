@@ -1,14 +1,16 @@
 """What a rehearsal decides and says before Docker is asked for anything."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import kit, planned
 
+from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import Done
-from ernie_deploy.errors import ToolFailed, ToolMissing
+from ernie_deploy.errors import Refused, ToolFailed, ToolMissing
 from ernie_deploy.rehearsal import fit, group, group_proofs, override, runner
 from ernie_deploy.rehearsal.client import Said
 from ernie_deploy.rehearsal.proofs import Disproved
@@ -126,12 +128,12 @@ def test_each_node_has_its_own_project_address_and_volumes(
     assert asked[0][4] != asked[1][4]
     said = [member.stack.env_file.read_text() for member in (head, *workers) if member.stack.env_file]
     base = asked[1][4].removesuffix("0/24")
-    assert f"NODE_RANK=0\nHEAD_ADDR={base}2\nHOST_IP={base}2\nNIC=eth0\nBIND_ADDR={base}2\n" in said[0]
+    head_env = f"NODE_RANK=0\nHEAD_ADDR={base}2\nHOST_IP={base}2\nNIC=eth0\nCOMPOSE_PROFILES=head\n"
+    assert f"{head_env}BIND_ADDR={base}2\n" in said[0]
+    assert "COMPOSE_PROFILES=worker\n" in said[1]
     assert f"NODE_RANK=1\nHEAD_ADDR={base}2\nHOST_IP={base}3\n" in said[1]
     assert len(set(said)) == nodes
     assert [member.stack.project for member in (head, *workers)] == ["p", "p-1", "p-2"][:nodes]
-    assert "--profile head up" in " ".join(head.stack.up(1))
-    assert "--profile worker up" in " ".join(workers[0].stack.up(1))
     assert 'name: "p-hf-cache-${NODE_RANK}"' in override.override_file(rehearsal)
 
 
@@ -141,6 +143,39 @@ def test_what_stays_taken_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ToolFailed, match="network") as raised:
         group.lay_out_nodes(rehearsal)
     assert raised.value.cause == "permission denied"
+
+
+def test_more_stages_than_tiny_layers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="pipeline_parallel_size 6"):
+        override.decide(planned("h100", model="300b", nodes=6, tp=8, pp=6), tmp_path, "p")
+
+
+def test_the_shell_of_the_user_is_not_the_rehearsals(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN_FILE", "HF_CACHE_DIR", "PORT", "NODE_RANK", "COMPOSE_PROFILES", "EDITOR"):
+        monkeypatch.setenv(name, "mine")
+    group.forget_shell(Catalog().defaults)
+    assert {name for name, value in os.environ.items() if value == "mine"} == {"EDITOR"}
+
+
+def test_what_could_not_be_removed_is_said_and_the_rest_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def refuse(words: list[str], **_: object) -> Done:
+        asked.append(words[1] + " " + words[-1])
+        if "down" in words:
+            raise ToolFailed("`docker compose down` did not end within 180 s.")
+        return Done(
+            1, "", "network has active endpoints" if "network" in words else "Error: No such container: x"
+        )
+
+    monkeypatch.setattr(group, "ask", refuse)
+    rehearsal = override.decide(planned("h100", model="300b", nodes=2), tmp_path, "p")
+    left = group.take_down(rehearsal)
+    assert asked == ["rm p-alone", "compose 5", "compose 5", "network p-nodes"]
+    assert left == [*["`docker compose down` did not end within 180 s."] * 2,
+                    "`docker network rm p-nodes` said: network has active endpoints"]  # fmt: skip
 
 
 def completions(tensor: int, together: list[Said], alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -162,7 +197,7 @@ ALONE = [Said(["a", "b"], [-0.1, -0.2])]
 
 def test_a_pipeline_answers_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert completions(1, ALONE, ALONE, monkeypatch).startswith("2 tokens of 1 prompts")
-    with pytest.raises(Disproved, match="alone"):
+    with pytest.raises(Disproved, match="prompt 1 differs at token 1"):
         completions(1, [Said(["a", "b"], [-0.1, -0.2000001])], ALONE, monkeypatch)
 
 
@@ -178,8 +213,12 @@ def test_dry_run_over_nodes_prints_every_node() -> None:
     assert done.returncode == 0, done.stderr
     network, worker, head = done.stdout.splitlines()[-3:]
     assert network.startswith("docker network create --subnet SUBNET ernie-rehearsal-")
-    assert "--profile worker up" in worker
-    assert "--profile head up" in head
+    # The worker waits for the head, so its command must not.
+    assert "--env-file FOLDER/node-1.env" in worker
+    assert worker.endswith("up --detach")
+    assert "--env-file FOLDER/.env" in head
+    assert head.endswith("up --detach --wait --wait-timeout 600")
+    assert done.stdout.splitlines()[0].endswith("by: ernie-deploy rehearse h100 --model 300b --nodes 2")
 
 
 def test_serving_over_ray_is_not_rehearsed() -> None:

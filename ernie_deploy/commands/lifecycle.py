@@ -113,8 +113,14 @@ def _start(stack: Any, wait_timeout: int, *, as_json: bool) -> None:
 
         click.echo(msgspec.json.encode(started).decode())
         return
-    what = f"serves on http://{started.address}" if started.address else "has joined its head"
-    click.echo(f"{started.project} {what} after {started.elapsed_s:.0f} s")
+    click.echo(f"{started.project} {_what_is_up(started)} after {started.elapsed_s:.0f} s")
+
+
+def _what_is_up(started: Any) -> str:
+    if started.address:
+        return f"serves on http://{started.address}"
+    workers = [state for state in started.states if state.service == "worker"]
+    return "has joined its head" if workers else "is up"
 
 
 @click.command(epilog="Example: ernie-deploy down")

@@ -14,9 +14,11 @@ def profiles(request: "Request | None", folder: Path) -> tuple[str, ...]:
     """The compose profile of this node; none for a stack of one node. Raises `UsageError` without a rank."""
     if request is None or request.nodes == 1:
         return ()
+    from ernie_deploy.nodes import profile_of
+
     rank = rank_of(folder)
     if rank.isascii() and rank.isdigit():
-        return ("worker" if int(rank) else "head",)
+        return (profile_of(int(rank)),)
     from shlex import join
 
     from ernie_deploy.request import command_words
@@ -30,12 +32,12 @@ def profiles(request: "Request | None", folder: Path) -> tuple[str, ...]:
 
 
 def rank_of(folder: Path) -> str:
-    """NODE_RANK as Compose would read it: this shell's, else that of .env; empty where neither has one."""
+    """NODE_RANK as Compose reads it: this shell's, empty or not, else that of .env; '' where neither has one."""
     from io import StringIO
 
     from dotenv import dotenv_values
 
     from ernie_deploy.host.examine import read_env
 
-    said = dotenv_values(stream=StringIO(read_env(folder / ".env")))
-    return os.environ.get("NODE_RANK") or said.get("NODE_RANK") or ""
+    said = {**dotenv_values(stream=StringIO(read_env(folder / ".env"))), **os.environ}
+    return said.get("NODE_RANK") or ""

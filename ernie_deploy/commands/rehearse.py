@@ -29,6 +29,7 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.compose import require_compose
     from ernie_deploy.plan import resolve
+    from ernie_deploy.rehearsal.group import forget_shell
     from ernie_deploy.rehearsal.override import decide
     from ernie_deploy.rehearsal.runner import require_image
     from ernie_deploy.render import compose_file
@@ -43,13 +44,14 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
         return
     require_compose()
     require_image(build_base=build_base)
+    forget_shell(catalog.defaults)
     _perform(rehearsal, compose_file(plan, catalog.defaults), keep=keep, as_json=as_json)
 
 
 def _refuse_ray(plan: Any) -> None:
     from ernie_deploy.errors import Refused
 
-    if plan.several_nodes and plan.uses_ray:
+    if plan.uses_ray:
         raise Refused(
             "Serving over Ray cannot be rehearsed.",
             cause="vLLM 0.32.0 on a CPU: `current platform cpu does not support ray`",
@@ -67,8 +69,10 @@ def _print_commands(rehearsal: Any) -> None:
     click.echo(override_file(rehearsal))
     if rehearsal.plan.several_nodes:
         click.echo(shlex.join(["docker", "network", "create", "--subnet", "SUBNET", rehearsal.network]))
-    for member in reversed(members(rehearsal)):
-        click.echo(shlex.join(member.stack.up(UP_S)))
+    head, *workers = members(rehearsal)
+    for worker in workers:
+        click.echo(shlex.join(worker.stack.words("up", "--detach")))
+    click.echo(shlex.join(head.stack.up(UP_S)))
 
 
 def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) -> None:
@@ -88,7 +92,8 @@ def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) ->
             proofs = runner.rehearse(rehearsal, token, show, lambda proof: click.echo(_line(proof), err=True))
     finally:
         if not keep:
-            take_down(rehearsal)
+            for left in take_down(rehearsal):
+                click.echo(f"left      {left}", err=True)
             shutil.rmtree(rehearsal.folder, ignore_errors=True)
     _verdict(rehearsal, proofs, time.monotonic() - begun, as_json=as_json)
 

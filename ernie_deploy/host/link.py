@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from ernie_deploy.host import probes
 from ernie_deploy.host.probes import Host, Ran
+from ernie_deploy.nodes import profile_of
 
 
 class Link(Struct, frozen=True, kw_only=True):
@@ -57,12 +58,12 @@ def _rows(text: str) -> list[dict[str, Any]]:
 
 def variables(link: Link | None, now: Mapping[str, str]) -> dict[str, str]:
     """What .env of this node must say; the profile is Compose's own variable, so that a bare `up` does."""
-    if link is None or link.fault or not now["NODE_RANK"]:
+    if link is None or link.fault or not now["NODE_RANK"].isdecimal():
         return {}
     return {
         "NODE_RANK": now["NODE_RANK"],
         "HEAD_ADDR": now["HEAD_ADDR"],
         "HOST_IP": link.address,
         "NIC": link.interface,
-        "COMPOSE_PROFILES": "head" if now["NODE_RANK"] == "0" else "worker",
+        "COMPOSE_PROFILES": profile_of(int(now["NODE_RANK"])),
     }

@@ -3,6 +3,7 @@
 import json
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -47,9 +48,14 @@ class Said(Struct, frozen=True):
     tokens: list[str]
     logprobs: list[float]
 
+    @property
+    def steps(self) -> list[tuple[str, float]]:
+        """Each token with its log-probability."""
+        return list(zip(self.tokens, self.logprobs, strict=True))
+
 
 def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, timeout_s: float = 120) -> Said:
-    """The greedy completion of a prompt; raises OSError where there is none."""
+    """The greedy completion of a prompt; raises OSError where there is none, or none that can be read."""
     body = {
         "model": model,
         "prompt": prompt,
@@ -58,9 +64,12 @@ def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, timeout
         "ignore_eos": True,
         "logprobs": 1,
     }
-    with DIRECT.open(_post(f"{base_url}/v1/completions", body), timeout=timeout_s) as answer:
-        found = json.load(answer)["choices"][0]["logprobs"]
-    return Said(found["tokens"], found["token_logprobs"])
+    try:
+        with DIRECT.open(_post(f"{base_url}/v1/completions", body), timeout=timeout_s) as answer:
+            found = json.load(answer)["choices"][0]["logprobs"]
+        return Said(found["tokens"], found["token_logprobs"])
+    except (HTTPException, ValueError, LookupError, TypeError) as fault:
+        raise OSError(f"no completion: {fault!r}") from fault
 
 
 def _post(url: str, body: dict[str, Any]) -> urllib.request.Request:

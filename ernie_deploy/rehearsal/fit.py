@@ -1,9 +1,10 @@
-"""The plan as a CPU runs it: what it cannot run is left out, and ranks over nodes are no more than its cores."""
+"""The plan as a CPU runs it: what it cannot run is left out, tensor parallel over nodes is as wide as its cores."""
 
 import os
 
 from msgspec.structs import replace
 
+from ernie_deploy.errors import Refused
 from ernie_deploy.flags import Setting, words
 from ernie_deploy.plan import Plan
 
@@ -14,41 +15,51 @@ CPU_CANNOT = {
     "cpu-offload-gb": "the weights are in host memory already",
 }
 TENSOR = "tensor-parallel-size"
+# Of every tiny checkpoint (docker/rehearsal/checkpoints.py).
+TINY_LAYERS = 4
 
 
 def fitted(plan: Plan, cores: int = 0) -> tuple[Plan, tuple[str, ...]]:
-    """The plan that is rehearsed, and a sentence for each word that differs from the rendering's."""
+    """The plan that is rehearsed, and a sentence for each word that differs; raises `Refused`."""
+    if plan.topology.pipeline_parallel_size > TINY_LAYERS:
+        raise Refused(
+            f"pipeline_parallel_size {plan.topology.pipeline_parallel_size} cannot be rehearsed.",
+            cause=f"the tiny checkpoint has {TINY_LAYERS} layers, and a stage needs one",
+            next_step=f"rehearse with --nodes {TINY_LAYERS} or fewer: the file is the same",
+        )
     dropped = [setting for setting in plan.settings if setting.name in CPU_CANNOT]
     kept = tuple(setting for setting in plan.settings if setting.name not in CPU_CANNOT)
     said = tuple(f"{_word(setting)} -> left out: {CPU_CANNOT[setting.name]}" for setting in dropped)
-    smaller, resized = _fewer_ranks(replace(plan, settings=kept), cores or os.cpu_count() or 1)
+    smaller, resized = _narrower(replace(plan, settings=kept), cores or os.cpu_count() or 1)
     return smaller, said + resized
 
 
-def _fewer_ranks(plan: Plan, cores: int) -> tuple[Plan, tuple[str, ...]]:
-    """Divide tensor_parallel_size until a node has no more ranks than its share of the cores.
-
-    One node keeps its ranks: eight of them take their time on two cores, but they do start. Sixteen on
-    nodes that wait for one another do not within any limit worth having. Ray's cluster needs no rank at all.
-    """
-    tensor, share = plan.topology.tensor_parallel_size, max(1, cores // plan.topology.nodes)
-    divisor = 1
-    while (
-        plan.several_nodes
-        and not plan.uses_ray
-        and plan.topology.gpus // divisor > share
-        and tensor % (divisor * 2) == 0
-    ):
-        divisor *= 2
-    if divisor == 1:
+def _narrower(plan: Plan, cores: int) -> tuple[Plan, tuple[str, ...]]:
+    """Divide tensor_parallel_size until a node has no more ranks than its share of the cores."""
+    divisor, old = _divisor(plan, cores), plan.setting(TENSOR)
+    if divisor == 1 or old is None:
         return plan, ()
-    new = Setting(name=TENSOR, value=tensor // divisor, origin="rehearsal")
-    settings = tuple(new if setting.name == TENSOR else setting for setting in plan.settings)
-    topology = replace(plan.topology, tensor_parallel_size=tensor // divisor)
-    why = f"{plan.topology.ranks} ranks are too many for {cores} cores"
-    old = plan.setting(TENSOR)
-    said = (f"{_word(old)} -> {_word(new)}: {why}",) if old else ()
-    return replace(plan, settings=settings, topology=topology), said
+    size = plan.topology.tensor_parallel_size // divisor
+    new = Setting(name=TENSOR, value=size, origin="rehearsal")
+    settings = tuple(new if setting is old else setting for setting in plan.settings)
+    topology = replace(plan.topology, tensor_parallel_size=size)
+    said = f"{_word(old)} -> {_word(new)}: {plan.topology.ranks} ranks are too many for {cores} cores"
+    return replace(plan, settings=settings, topology=topology), (said,)
+
+
+def _divisor(plan: Plan, cores: int) -> int:
+    """By how much a node has too many ranks, a power of two; 1 for one node and for Ray's cluster.
+
+    Eight ranks of one node take their time on two cores, but they do start. Sixteen on nodes that wait for one
+    another do not within any limit worth having. Ray's cluster is formed without any rank.
+    """
+    share, divisor = max(1, cores // plan.topology.nodes), 1
+    if plan.several_nodes and not plan.uses_ray:
+        while plan.topology.gpus // divisor > share and not plan.topology.tensor_parallel_size % (
+            divisor * 2
+        ):
+            divisor *= 2
+    return divisor
 
 
 def _word(setting: Setting) -> str:

@@ -1,14 +1,17 @@
 """The members of a rehearsed stack: one for one node; for several each has a Compose project, an .env and an address."""
 
+import os
+import shlex
 import zlib
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Iterable
+from ipaddress import IPv4Network
 
 from msgspec import Struct
 
 from ernie_deploy import containers
 from ernie_deploy.compose import Stack, ask, demand
 from ernie_deploy.errors import ToolFailed
+from ernie_deploy.host.link import Link, variables
 from ernie_deploy.rehearsal.override import Rehearsal
 
 # For measurements between networks (RFC 2544), so nobody's own.
@@ -17,6 +20,7 @@ TRIES = 5
 TAKEN = "overlaps"
 # Docker calls a container's first network so.
 NIC = "eth0"
+DOWN_S = 180
 
 
 class Member(Struct, frozen=True, kw_only=True):
@@ -42,46 +46,39 @@ def members(rehearsal: Rehearsal) -> tuple[Member, ...]:
 
 
 def _member(rehearsal: Rehearsal, rank: int) -> Member:
-    """The rendering with the override over it, as a project of its own."""
-    return Member(rank=rank, stack=Stack(
+    """The rendering with the override over it, as a project of its own; the .env names the profile."""
+    stack = Stack(
         files=(rehearsal.folder / "compose.yml", rehearsal.folder / "rehearsal.yml"),
         project=f"{rehearsal.project}-{rank}" if rank else rehearsal.project,
         env_file=rehearsal.folder / (f"node-{rank}.env" if rank else ".env"),
-        profiles=("worker" if rank else "head",) if rehearsal.plan.several_nodes else (),
-    ))  # fmt: skip
+    )
+    return Member(rank=rank, stack=stack)
 
 
 def lay_out_nodes(rehearsal: Rehearsal) -> None:
-    """Write every node's .env, and make the network that their addresses are on."""
+    """Write every node's .env, and make the network that their addresses are on; raises `ToolFailed`."""
     known = {"HF_TOKEN_FILE": str(rehearsal.folder / "token")}
-    addresses = list(_addresses(rehearsal)) if rehearsal.plan.several_nodes else []
+    addresses = _addresses(rehearsal) if rehearsal.plan.several_nodes else []
     for member in members(rehearsal):
         own = _own(member.rank, addresses) if addresses else {}
         assert member.stack.env_file, "every member has one"
         member.stack.env_file.write_text("".join(f"{k}={v}\n" for k, v in {**known, **own}.items()))
 
 
-def _own(rank: int, addresses: list[IPv4Address]) -> dict[str, str]:
-    """What `doctor --write-env` finds on a real node."""
-    here = str(addresses[rank])
-    return {
-        "NODE_RANK": str(rank),
-        "HEAD_ADDR": str(addresses[0]),
-        "HOST_IP": here,
-        "NIC": NIC,
-        "BIND_ADDR": here,
-    }
+def _own(rank: int, addresses: list[str]) -> dict[str, str]:
+    """What `doctor --write-env` writes on a real node; besides, the API on an address that Docker can publish."""
+    link = Link(address=addresses[rank], interface=NIC, local=not rank)
+    said = variables(link, {"NODE_RANK": str(rank), "HEAD_ADDR": addresses[0]})
+    return {**said, "BIND_ADDR": addresses[rank]}
 
 
-def _addresses(rehearsal: Rehearsal) -> Iterator[IPv4Address]:
-    """An address for each node on a network made for this rehearsal; raises `ToolFailed`."""
-    subnet = _network(rehearsal.network)
-    # The first is the gateway's.
-    return (address for address in list(subnet.hosts())[1:])
+def _addresses(rehearsal: Rehearsal) -> list[str]:
+    """The addresses that nodes may have on a network made for this rehearsal; the first is the gateway's."""
+    return [str(address) for address in _network(rehearsal.network).hosts()][1:]
 
 
 def _network(name: str) -> IPv4Network:
-    """Make a network with a subnet that no other network of this engine has."""
+    """Make a network with a subnet that no other network of this engine has; raises `ToolFailed`."""
     first, said = zlib.crc32(name.encode()), ""
     for number in range(TRIES):
         subnet = SUBNETS[(first + number) % len(SUBNETS)]
@@ -98,12 +95,34 @@ def _network(name: str) -> IPv4Network:
     )
 
 
-def take_down(rehearsal: Rehearsal) -> None:
-    """Remove containers, networks and the rehearsal's own volumes."""
-    for member in reversed(members(rehearsal)):
-        ask(member.stack.words("--profile", "*", "down", "--volumes", "--timeout", "5"), timeout_s=180)
-    if rehearsal.plan.several_nodes:
-        ask(["docker", "network", "rm", rehearsal.network])
+def forget_shell(names: Iterable[str]) -> None:
+    """Drop a stack's variables from this process: for Compose the shell's win over .env, the user's over ours.
+
+    A rehearsal must neither read the user's token nor put tiny weights into the user's cache.
+    """
+    for name in (*names, "COMPOSE_PROFILES", "COMPOSE_FILE", "COMPOSE_PROJECT_NAME", "COMPOSE_ENV_FILES"):
+        os.environ.pop(name, None)
+
+
+def take_down(rehearsal: Rehearsal) -> list[str]:
+    """Remove containers, networks and the rehearsal's own volumes; return a sentence for each thing left."""
+    downs = [
+        member.stack.words("--profile", "*", "down", "--volumes", "--timeout", "5")
+        for member in reversed(members(rehearsal))
+    ]
+    network = [["docker", "network", "rm", rehearsal.network]] if rehearsal.plan.several_nodes else []
+    alone = [["docker", "rm", "--force", rehearsal.alone]] if rehearsal.plan.several_nodes else []
+    return [said for words in (*alone, *downs, *network) if (said := _undone(words))]
+
+
+def _undone(words: list[str]) -> str:
+    """Run one command of the end; what it could not do is no reason to leave the rest."""
+    try:
+        done = ask(words, timeout_s=DOWN_S)
+    except ToolFailed as late:
+        return str(late)
+    gone = not done.returncode or "No such" in done.stderr or "not found" in done.stderr
+    return "" if gone else f"`{shlex.join(words)}` said: {done.stderr.strip()}"
 
 
 def address(rehearsal: Rehearsal) -> str:

@@ -53,43 +53,50 @@ def _completions(stage: Stage) -> list[Said]:
 
 
 def _the_same(together: list[Said], alone: list[Said]) -> str:
-    if together != alone:
-        raise Disproved(f"together {together}, alone {alone}")
+    for number, (one, other) in enumerate(zip(together, alone, strict=True), start=1):
+        if one != other:
+            pairs = enumerate(zip(one.steps, other.steps, strict=False))
+            raise Disproved(
+                f"prompt {number} differs at token {next((at for at, (a, b) in pairs if a != b), 'last')}"
+            )
     count = sum(len(said.tokens) for said in alone)
     return f"{count} tokens of {len(alone)} prompts and their log-probabilities are the same"
 
 
 def _close(together: list[Said], alone: list[Said]) -> str:
     apart = max(abs(a.logprobs[0] - b.logprobs[0]) for a, b in zip(together, alone, strict=True))
-    if [said.tokens[0] for said in together] != [
-        said.tokens[0] for said in alone
-    ] or apart > LOGPROB_TOLERANCE:
-        raise Disproved(f"{apart:.3f} apart: together {together}, alone {alone}")
+    first, others = [said.tokens[0] for said in together], [said.tokens[0] for said in alone]
+    if first != others or apart > LOGPROB_TOLERANCE:
+        raise Disproved(f"first tokens {first} and {others}, log-probabilities {apart:.3f} apart")
     return f"the same first token of {len(alone)} prompts, log-probabilities at most {apart:.4f} apart"
 
 
 @contextmanager
 def _alone(stage: Stage) -> Iterator[None]:
-    """Stop the group, and serve the head's weights at its address with all ranks on this node."""
+    """Stop the group, serve the head's weights at its address with all ranks on this node, and start it again."""
     engine = containers.client()
-    for member in stage.members:
-        engine.containers.get(member.state().id).stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
-    container = _serve_alone(stage, engine.containers.get(stage.members[0].state().id), engine)
+    group = [engine.containers.get(member.state().id) for member in stage.members]
+    for container in group:
+        container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
+    alone = _like(stage, group[0], engine)
     try:
-        until(lambda: _answers(stage.base_url, container), RECOVERY_S)
+        alone.start()
+        until(lambda: _answers(stage.base_url, alone), RECOVERY_S)
         yield
     finally:
-        container.remove(force=True)
+        alone.remove(force=True)
+        for container in group:
+            container.start()
 
 
-def _serve_alone(stage: Stage, head: "Container", engine: "DockerClient") -> "Container":
-    """A container like the head's, without the check of the node and the restart."""
+def _like(stage: Stage, head: "Container", engine: "DockerClient") -> "Container":
+    """A container with the head's weights, variables and address; its hardening is shown elsewhere."""
     known, host = head.attrs["Config"], head.attrs["HostConfig"]
-    return engine.containers.run(
-        IMAGE, _words_alone(stage), name=f"{stage.rehearsal.project}-alone", detach=True,
-        entrypoint=["vllm", "serve"], user=known["User"], init=True, network_mode=host["NetworkMode"],
+    return engine.containers.create(
+        IMAGE, _words_alone(stage), name=stage.rehearsal.alone, entrypoint=["vllm", "serve"], init=True,
+        user=known["User"], network_mode=host["NetworkMode"], shm_size=host["ShmSize"], tmpfs=host["Tmpfs"],
         environment=[pair for pair in known["Env"] if not pair.startswith(VARIABLES_OF_NODES)],
-        volumes_from=[head.id or ""], tmpfs=host["Tmpfs"], shm_size=host["ShmSize"],
+        volumes_from=[head.id or ""],
     )  # fmt: skip
 
 

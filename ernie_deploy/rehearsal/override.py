@@ -14,6 +14,7 @@ from ernie_deploy.rehearsal.fit import fitted
 from ernie_deploy.render import environment
 
 IMAGE = "ernie-deploy/engine-cpu:0.32.0"
+# `rehearse` refuses to serve over Ray, which vLLM for CPU cannot; the tests form Ray's cluster with these files.
 RAY_IMAGE = "ernie-deploy/vllm-ray:0.32.0-cpu"
 KV_CACHE_GIB = 1
 
@@ -36,6 +37,11 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
     def network(self) -> str:
         """The Docker network between nodes."""
         return f"{self.project}-nodes"
+
+    @property
+    def alone(self) -> str:
+        """The container of the comparison with one node."""
+        return f"{self.project}-alone"
 
     @property
     def front(self) -> str:

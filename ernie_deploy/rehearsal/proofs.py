@@ -134,12 +134,13 @@ def _bench_command(stage: Stage) -> list[str]:
 
 def keeps_the_secret(stage: Stage) -> str:
     """The planted token is in no file, inspection, image, log, process or volume."""
-    seen = [
+    # Nodes share the rendered files and the image, which are counted once.
+    seen = {
         place
         for member in stage.members
         for place in places(member.stack, member.stack.project, stage.rehearsal.folder)
-    ]
-    found = [name for name, content in seen if stage.token.encode() in content]
+    }
+    found = sorted(name for name, content in seen if stage.token.encode() in content)
     if found:
         raise Disproved(f"the token stands in: {', '.join(found)}")
     kinds = sorted({name.partition(" ")[0] for name, _ in seen})

@@ -5,15 +5,16 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ernie_deploy import containers
+from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import ask, demand, hand_over
-from ernie_deploy.errors import KitError, ToolFailed, ToolMissing
+from ernie_deploy.errors import KitError, NotReady, ToolFailed, ToolMissing
+from ernie_deploy.failures import recognise
 from ernie_deploy.lifecycle import Show, Started, up
 from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan import Plan
@@ -75,7 +76,10 @@ def unproven(plan: Plan) -> list[str]:
 
 
 def lay_out(rehearsal: Rehearsal, compose_text: str) -> str:
-    """Write every file of the rehearsal and return the planted token."""
+    """Write every file of the rehearsal, make the network of its nodes and return the planted token.
+
+    Raises `ToolFailed` where a script or Docker refuses.
+    """
     folder, token = rehearsal.folder, f"hf_{secrets.token_hex(17)}"
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True)
@@ -118,14 +122,27 @@ def rehearse(rehearsal: Rehearsal, token: str, show: Show, tell: Callable[[Proof
 
 
 def bring_up(group: tuple[Member, ...], show: Show) -> Started:
-    """Start every member, the head last and shown: the workers wait for it."""
+    """Start the workers, which wait for the head, then the head; returns when all are healthy.
+
+    Raises `ToolFailed` or `NotReady`: a worker that ended in a known failure is the cause of a head that waits.
+    """
     head, *workers = group
-    with ThreadPoolExecutor(len(group)) as pool:
-        waiting = [pool.submit(up, worker.stack, UP_S, lambda *_: None) for worker in workers]
+    for worker in workers:
+        demand(worker.stack.words("up", "--detach"), timeout_s=UP_S)
+    try:
         started = up(head.stack, UP_S, show)
-        for worker in waiting:
-            worker.result()
+        proofs.until(lambda: all(worker.state().health == "healthy" for worker in workers), UP_S)
+    except (KitError, Disproved) as fault:
+        raise _failure_of(workers) or NotReady("The group did not come up.", cause=str(fault)) from fault
     return started
+
+
+def _failure_of(workers: Sequence[Member]) -> ToolFailed | None:
+    engine, catalog = containers.client(), Catalog()
+    for worker in workers:
+        if known := recognise(containers.log(engine, worker.state().id), catalog):
+            return ToolFailed(f"Node {worker.rank}: {known.what}", next_step=known.next)
+    return None
 
 
 def _own_start(started: Started) -> str:

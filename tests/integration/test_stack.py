@@ -20,6 +20,7 @@ from ernie_deploy.failures import recognise
 from ernie_deploy.lifecycle import up
 from ernie_deploy.rehearsal import proofs
 from ernie_deploy.rehearsal.client import Answer, chat
+from ernie_deploy.rehearsal.group import members
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
@@ -31,7 +32,8 @@ DISK_FULL = 23
 
 CASES = [["h100", "--profile", "mtp"]]
 MORE = [["mi300x"], ["h100"], ["h200"], ["cpu"], ["mi300x", "--profile", "mtp"], ["h200", "--profile", "mtp"],
-        ["h100", "--model", "300b"], ["h100", "--model", "vl-28b"]]  # fmt: skip
+        ["h100", "--model", "300b"], ["h100", "--model", "vl-28b"], ["h100", "--model", "300b", "--nodes", "2"],
+        ["h100", "--model", "300b", "--nodes", "2", "--profile", "mtp"]]  # fmt: skip
 
 
 # First, while no other stack takes the processor.
@@ -41,7 +43,9 @@ def test_rehearsal(docker_engine: None, words: list[str]) -> None:
     print(f"$ ernie-deploy rehearse {' '.join(words)}\n{done.stdout}")
     assert done.returncode == 0, done.stderr
     assert "FAIL" not in done.stdout
-    assert len([line for line in done.stdout.splitlines() if line.startswith("ok ")]) >= 12
+    shown = [line[6:34].strip() for line in done.stdout.splitlines() if line.startswith("ok ")]
+    assert shown[0] == "healthy"
+    assert len(shown) == 12 + ("mtp" in words) + 2 * ("--nodes" in words)
 
 
 def test_engine_killed_while_streaming(running: Running) -> None:
@@ -319,9 +323,8 @@ def leak_into_an_environment(running: Running, token: str) -> None:
     ids=["file", "volume", "environment"],
 )
 def test_a_leak_of_the_token_is_found(running: Running, token: str, leak: object, place: str) -> None:
-    stage = proofs.Stage(
-        rehearsal=running.rehearsal, stack=running.stack, base_url=running.url(), token=token
-    )
+    group = members(running.rehearsal)
+    stage = proofs.Stage(rehearsal=running.rehearsal, members=group, base_url=running.url(), token=token)
     proofs.keeps_the_secret(stage)
     leak(running, token)  # type: ignore[operator]
     try:
