@@ -4,13 +4,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import kit, planned
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import Done
-from ernie_deploy.errors import Refused, ToolFailed, ToolMissing
+from ernie_deploy.errors import NotReady, Refused, ToolFailed, ToolMissing
 from ernie_deploy.rehearsal import fit, group, group_proofs, override, runner
 from ernie_deploy.rehearsal.client import Said
 from ernie_deploy.rehearsal.proofs import Disproved
@@ -225,3 +226,33 @@ def test_serving_over_ray_is_not_rehearsed() -> None:
     done = kit("rehearse", "h100", "--model", "300b", "--nodes", "2", "--multi-node", "ray", "--dry-run")
     assert done.returncode == 4
     assert "current platform cpu does not support ray" in done.stderr
+
+
+def brought_up(log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group whose head waited in vain, beside a worker with this log."""
+
+    def in_vain(*_: object) -> None:
+        raise NotReady("The server was not ready after 600 s.")
+
+    monkeypatch.setattr(runner, "demand", lambda *_, **__: "")
+    monkeypatch.setattr(runner, "up", in_vain)
+    monkeypatch.setattr(runner.containers, "client", lambda: None)
+    monkeypatch.setattr(runner.containers, "log", lambda *_: log)
+    monkeypatch.setattr(group.Member, "state", lambda _: SimpleNamespace(id="1", health="starting"))
+    rehearsal = override.decide(planned("h100", model="300b", nodes=2), tmp_path, "p")
+    runner.bring_up(group.members(rehearsal), lambda *_: None)
+
+
+def test_a_worker_that_ended_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = "node: NIC 'eth9' is no interface of this host, which has lo: correct it in .env, then run `x`\n"
+    with pytest.raises(
+        ToolFailed, match=r"Node 1: This node's .env does not fit it: NIC 'eth9' is no interface"
+    ):
+        brought_up(log, tmp_path, monkeypatch)
+
+
+def test_a_head_that_waited_without_a_known_cause_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(NotReady, match="not ready after 600 s"):
+        brought_up("INFO all is well\n", tmp_path, monkeypatch)

@@ -12,7 +12,8 @@ from ernie_deploy.commands.options import request_of, request_options
 EXAMPLE = """\b
 Examples:
   ernie-deploy rehearse mi300x
-  ernie-deploy rehearse h100 --profile mtp --keep"""
+  ernie-deploy rehearse h100 --profile mtp --keep
+  ernie-deploy rehearse h100 --model 300b --nodes 2"""
 
 
 @click.command(epilog=EXAMPLE)

@@ -133,7 +133,8 @@ def bring_up(group: tuple[Member, ...], show: Show) -> Started:
         started = up(head.stack, UP_S, show)
         proofs.until(lambda: all(worker.state().health == "healthy" for worker in workers), UP_S)
     except (KitError, Disproved) as fault:
-        raise _failure_of(workers) or NotReady("The group did not come up.", cause=str(fault)) from fault
+        late = fault if isinstance(fault, KitError) else NotReady(f"The workers were not healthy: {fault}.")
+        raise _failure_of(workers) or late from fault
     return started
 
 
