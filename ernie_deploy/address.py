@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ernie_deploy.containers import State
+from ernie_deploy.containers import State, of_service
 
 # Every interface of this host, the loopback one among them.
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - replaced
@@ -11,7 +11,7 @@ ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - replaced
 
 def api_address(services: Mapping[str, Any], states: Sequence[State]) -> str:
     """`HOST:PORT` of the API, from the resolved services and their containers; '' where none is to be found."""
-    serve = next((state for state in states if state.service == "serve"), None)
+    serve = of_service(states, "serve")
     if serve is None:
         return ""
     if serve.ports:

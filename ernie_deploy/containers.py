@@ -1,5 +1,6 @@
 """What the Docker engine knows of a stack's containers, read through its API."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -56,6 +57,11 @@ def states(engine: "DockerClient", project: str) -> list[State]:
     return sorted(
         (_state(c) for c in found if c.labels.get(ONE_OFF, "False") == "False"), key=lambda s: s.service
     )
+
+
+def of_service(found: Iterable[State], service: str) -> State | None:
+    """The container of a service among these; None where it has none."""
+    return next((state for state in found if state.service == service), None)
 
 
 def last_line(engine: "DockerClient", container_id: str) -> str:

@@ -84,15 +84,16 @@ def failure(
     known = recognise("\n".join([said, *logs.values()]), Catalog())
     if known:
         return ToolFailed(known.what, next_step=known.next)
+    last = _last(logs.get("serve", "") or logs.get("worker", "") or said)
     if elapsed_s >= wait_timeout_s - 1:
         return NotReady(
             f"The server was not ready after {elapsed_s:.0f} s.",
-            cause=_last(logs.get("serve", "") or logs.get("worker", "") or said),
+            cause=last,
             next_step="watch it with: ernie-deploy logs --follow; ENGINE_READY_TIMEOUT_S in .env allows more",
         )
     return ToolFailed(
         "The stack did not come up.",
-        cause=_last(logs.get("serve", "") or logs.get("worker", "") or said),
+        cause=last,
         next_step="read the whole log with: ernie-deploy logs",
     )
 

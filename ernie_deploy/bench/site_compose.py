@@ -177,7 +177,7 @@ class ComposeSite:
     def log_tail(self) -> tuple[str, ...]:
         """The end of the server's log."""
         found = containers.states(self._engine, self.project)
-        serve = next((state for state in found if state.service == "serve"), None)
+        serve = containers.of_service(found, "serve")
         return tuple(containers.log(self._engine, serve.id, LOG_LINES).splitlines()) if serve else ()
 
     def _published(self) -> Endpoint:

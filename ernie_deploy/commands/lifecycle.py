@@ -119,8 +119,9 @@ def _start(stack: Any, wait_timeout: int, *, as_json: bool) -> None:
 def _what_is_up(started: Any) -> str:
     if started.address:
         return f"serves on http://{started.address}"
-    workers = [state for state in started.states if state.service == "worker"]
-    return "has joined its head" if workers else "is up"
+    from ernie_deploy.containers import of_service
+
+    return "has joined its head" if of_service(started.states, "worker") else "is up"
 
 
 @click.command(epilog="Example: ernie-deploy down")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ernie_deploy import containers, metrics
 from ernie_deploy.flags import words
+from ernie_deploy.nodes import node_environment, node_settings
 from ernie_deploy.rehearsal.client import Said, complete
 from ernie_deploy.rehearsal.override import IMAGE
 from ernie_deploy.rehearsal.proofs import RECOVERY_S, Disproved, Stage, killed, until
@@ -20,9 +21,6 @@ PROMPTS = ("The quick brown fox", "1 2 3 4 5 6 7", "In the beginning there was a
 TOKENS = 24
 # Sums over ranks are rounded in another order than over one.
 LOGPROB_TOLERANCE = 0.05
-# What makes a server one of several nodes.
-OF_NODES = ("nnodes", "node-rank", "master-addr", "master-port", "host", "port")
-VARIABLES_OF_NODES = ("VLLM_HOST_IP=", "NCCL_SOCKET_IFNAME=", "GLOO_SOCKET_IFNAME=")
 # In the arguments of every process that vLLM starts on a node.
 RANK = "VLLM::"
 
@@ -92,17 +90,19 @@ def _alone(stage: Stage) -> Iterator[None]:
 def _like(stage: Stage, head: "Container", engine: "DockerClient") -> "Container":
     """A container with the head's weights, variables and address; its hardening is shown elsewhere."""
     known, host = head.attrs["Config"], head.attrs["HostConfig"]
+    of_nodes = tuple(f"{setting.name}=" for setting in node_environment(stage.rehearsal.plan.topology))
     return engine.containers.create(
         IMAGE, _words_alone(stage), name=stage.rehearsal.alone, entrypoint=["vllm", "serve"], init=True,
         user=known["User"], network_mode=host["NetworkMode"], shm_size=host["ShmSize"], tmpfs=host["Tmpfs"],
-        environment=[pair for pair in known["Env"] if not pair.startswith(VARIABLES_OF_NODES)],
+        environment=[pair for pair in known["Env"] if not pair.startswith(of_nodes)],
         volumes_from=[head.id or ""],
     )  # fmt: skip
 
 
 def _words_alone(stage: Stage) -> list[str]:
     plan = stage.rehearsal.plan
-    kept = [setting for setting in plan.settings if setting.name not in OF_NODES]
+    of_nodes = {setting.name for setting in node_settings(plan.request, plan.topology, plan.ports)}
+    kept = [setting for setting in plan.settings if setting.name not in of_nodes]
     return [plan.positional_model, *words(kept), "--host=0.0.0.0", "--port=8000"]
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ernie_deploy import containers, metrics
-from ernie_deploy.compose import Done, Stack, ask, demand
+from ernie_deploy.compose import Done, Stack, ask
 from ernie_deploy.rehearsal.client import Answer, chat
+from ernie_deploy.rehearsal.group import address, members
 from ernie_deploy.rehearsal.override import Rehearsal
 
 # A request may use the whole of its limit and a moment to be judged.
@@ -43,11 +44,10 @@ class Running:
         self.asked: list[Asked] = []
 
     def serve(self) -> containers.State:
-        found = containers.states(self.engine, self.rehearsal.project)
-        return next(state for state in found if state.service == "serve")
+        return members(self.rehearsal)[0].state()
 
     def url(self) -> str:
-        return f"http://{demand(self.stack.words('port', 'serve', '8000')).strip()}"
+        return address(self.rehearsal)
 
     def pids(self, word: str) -> list[str]:
         """Process ids on the host of the serving container's processes that carry `word`."""
