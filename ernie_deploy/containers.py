@@ -93,12 +93,21 @@ def seconds_until(engine: "DockerClient", state: State, words: str) -> float | N
     return _moment(line.partition(" ")[0]) - _moment(state.started_at) if line else None
 
 
+def seconds_until_probed(engine: "DockerClient", state: State) -> float | None:
+    """How long after its start a container first passed a health probe; None where none that is kept did.
+
+    The engine keeps the last five probes.
+    """
+    kept = (engine.containers.get(state.id).attrs["State"].get("Health") or {}).get("Log") or []
+    ended = next((probe["End"] for probe in kept if probe["ExitCode"] == 0), "")
+    return _moment(ended) - _moment(state.started_at) if ended else None
+
+
 def _moment(text: str) -> float:
-    """Docker's time, 2026-11-22T03:31:57.123456789Z, as seconds."""
+    """Docker's time, 2026-11-22T03:31:57.123456789Z, or with an offset where the daemon has a zone, as seconds."""
     from datetime import datetime
 
-    # Python knows microseconds.
-    return datetime.fromisoformat(f"{text[:19]}+00:00").timestamp() + float(f"0{text[19:].rstrip('Z')}")
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _state(container: "Container") -> State:

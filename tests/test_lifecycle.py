@@ -17,7 +17,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.lifecycle import _start
 from ernie_deploy.commands.preflight import preflight, request_of_file
 from ernie_deploy.compose import Stack
-from ernie_deploy.containers import State, seconds_until
+from ernie_deploy.containers import State, seconds_until, seconds_until_probed
 from ernie_deploy.errors import ToolFailed
 from ernie_deploy.failures import recognise
 from ernie_deploy.lifecycle import Started, _stands
@@ -250,10 +250,11 @@ def test_a_stack_stands_only_when_its_containers_do(states: list[State], stands:
 
 
 class Silent:
-    """An engine with one container and its log."""
+    """An engine with one container, its log and its probes."""
 
-    def __init__(self, *lines: str) -> None:
+    def __init__(self, *lines: str, health: object = None) -> None:
         self.containers, self.text = self, "\n".join(lines).encode()
+        self.attrs = {"State": {"Health": health}}
 
     def get(self, _: str) -> "Silent":
         return self
@@ -273,6 +274,32 @@ def test_how_long_a_container_took_to_say_something(line: str, seconds: float | 
     started = msgspec.structs.replace(state("serve", "running"), started_at="2026-11-22T03:31:00.250000001Z")
     found = seconds_until(Silent(line), started, "startup complete")  # type: ignore[arg-type]
     assert found == pytest.approx(seconds) if seconds else found is None
+
+
+def probe(exit_code: int, end: str) -> dict[str, object]:
+    return {"Start": end, "End": end, "ExitCode": exit_code, "Output": ""}
+
+
+@pytest.mark.parametrize(
+    ("probes", "seconds"),
+    [
+        # A daemon in a time zone writes its probes in it.
+        ([probe(1, "2026-11-22T05:31:30+02:00"), probe(0, "2026-11-22T05:32:05.250000001+02:00")], 65.0),
+        ([probe(0, "2026-11-22T03:31:10.25Z"), probe(0, "2026-11-22T03:31:20.25Z")], 10.0),
+        ([probe(1, "2026-11-22T03:31:10Z")], None),
+        ([], None),
+    ],
+)
+def test_how_long_a_container_took_to_pass_a_probe(
+    probes: list[dict[str, object]], seconds: float | None
+) -> None:
+    started = msgspec.structs.replace(state("serve", "running"), started_at="2026-11-22T03:31:00.250000001Z")
+    found = seconds_until_probed(Silent(health={"Log": probes}), started)  # type: ignore[arg-type]
+    assert found == pytest.approx(seconds) if seconds else found is None
+
+
+def test_a_container_without_a_health_check_passed_none() -> None:
+    assert seconds_until_probed(Silent(), state("serve", "running")) is None  # type: ignore[arg-type]
 
 
 def test_elsewhere_than_a_terminal_a_phase_is_one_line() -> None:

@@ -147,12 +147,17 @@ def _failure_of(workers: Sequence[Member]) -> ToolFailed | None:
 
 
 def _own_start(started: Started) -> str:
-    """How much of the start was vLLM's own, and how much fetch, Docker and the wait for the next probe."""
+    """How much of the start was vLLM's own, Docker's wait for the next probe, and the stack's fetch and containers."""
+    engine = containers.client()
     serve = next(state for state in started.states if state.service == "serve")
-    vllm_s = containers.seconds_until(containers.client(), serve, READY)
-    if vllm_s is None:
+    vllm_s = containers.seconds_until(engine, serve, READY)
+    probed_s = containers.seconds_until_probed(engine, serve)
+    if vllm_s is None or probed_s is None:
         return "fetch, load, compile"
-    return f"{vllm_s:.1f} s of it vLLM's own start, {started.elapsed_s - vllm_s:.1f} s the stack's"
+    return (
+        f"{vllm_s:.1f} s of it vLLM's own start, {probed_s - vllm_s:.1f} s the wait for a health probe, "
+        f"{started.elapsed_s - probed_s:.1f} s the stack's"
+    )
 
 
 def _shown(stage: Stage, tell: Callable[[Proof], None]) -> Iterator[Proof]:
