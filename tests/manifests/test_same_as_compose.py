@@ -1,0 +1,91 @@
+"""The manifests say what the compose file of the same request says."""
+
+import pytest
+import yaml
+from conftest import ROOT, planned, rendered
+from hypothesis import given, settings
+from manifests.reading import (
+    CATALOG,
+    FORMS,
+    container,
+    expanded,
+    of_kind,
+    read,
+    served,
+    services,
+    templates,
+    written,
+)
+from test_render import NASTY
+
+from ernie_deploy.errors import KitError
+from ernie_deploy.flags import words
+from ernie_deploy.kubernetes import manifests
+
+
+def differences(target: str, **options: object) -> list[str]:
+    """What the manifests say otherwise than the compose file of the same request."""
+    made, compose = templates(read(written(target, **options))), services(rendered(target, **options))
+    serve, fetch = compose["serve"], compose["fetch"]
+    grace = f"{made['leader']['spec']['terminationGracePeriodSeconds']}s"
+    given = {key: str(value) for key, value in fetch["environment"].items() if value}
+    pairs = {
+        "serve words": (served(made["leader"])[0], serve["entrypoint"][4:] + serve["command"]),
+        "serve variables": (served(made["leader"])[1], serve["environment"]),
+        "fetch words": (served(made["fetch"])[0], fetch["command"]),
+        "fetch variables": (served(made["fetch"])[1], given),
+        "image": (container(made["leader"])["image"], serve["image"]),
+        "fetch image": (container(made["fetch"])["image"], fetch["image"]),
+        "grace": (grace, serve["stop_grace_period"]),
+    }
+    return [f"{target} {options} {what}: {a} != {b}" for what, (a, b) in pairs.items() if a != b]
+
+
+@pytest.mark.parametrize("target", [target.id for target in CATALOG.targets()])
+def test_words_and_variables_are_those_of_compose_over_the_whole_matrix(target: str) -> None:
+    compared, found = 0, []
+    for model in CATALOG.models():
+        for profiles in [(), *((profile.id,) for profile in CATALOG.profiles())]:
+            try:
+                planned(target, model=model.id, profiles=profiles)
+            except KitError:
+                continue
+            found += differences(target, model=model.id, profiles=profiles)
+            compared += 1
+    assert found == []
+    assert compared >= 2 * sum(CATALOG.support(m.id, target).state != "refused" for m in CATALOG.models())
+
+
+@pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
+def test_words_and_variables_are_those_of_compose_in_each_form(
+    target: str, options: dict[str, object]
+) -> None:
+    assert differences(target, **options) == []
+
+
+@given(NASTY)
+@settings(deadline=None, max_examples=100)
+def test_any_setting_reaches_vllm_unchanged(value: str) -> None:
+    try:
+        plan = planned("h100", pairs=(f"served-model-name={value}",))
+    except KitError:
+        return
+    text = manifests(plan, CATALOG.defaults)
+    leader = templates(
+        list(yaml.safe_load_all(text.partition("\nkind: Service\n")[0].rpartition("\n---")[0]))
+    )["leader"]
+    known = {"HOME": "wrong", "X": "wrong"}
+    assert served(leader, **known)[0][4:] == [plan.positional_model, *words(plan.settings)]
+    probe = container(leader)["livenessProbe"]["exec"]["command"]
+    assert expanded(probe[4], **known) == plan.served_name
+
+
+def test_what_kubernetes_would_expand_is_escaped() -> None:
+    leader = templates(read(written("h100", pairs=("served-model-name=$(HOME) $$ $X a$",))))["leader"]
+    assert "$$(HOME) $$$$ $$X a$$" in container(leader)["args"]
+
+
+def test_scripts_are_the_files_of_the_project() -> None:
+    data = of_kind(read(written("h100")), "ConfigMap")["data"]
+    files = [ROOT / "docker/canary.py", ROOT / "templates/kubernetes/liveness.py", ROOT / "docker/weights.py"]
+    assert data == {file.name: file.read_text(encoding="utf-8") for file in files}
