@@ -5,9 +5,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ernie_deploy.flags import Setting, words
-from ernie_deploy.paths import DOCKER, TEMPLATES
+from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan import Plan
 from ernie_deploy.request import command_words
+from ernie_deploy.templating import jinja
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -28,20 +29,8 @@ def defaults_of(plan: Plan, defaults: dict[str, str]) -> dict[str, str]:
 
 @cache
 def environment() -> "Environment":
-    """The one Jinja environment: undefined names are errors, blocks leave no blank lines."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - the output is YAML; `scalar` quotes every value
-        auto_reload=False,
-        # Folding constants costs more than it saves in a template that is rendered once.
-        optimized=False,
-    )
+    """Jinja for YAML, where `scalar` quotes every value."""
+    made = jinja(autoescape=False)
     made.filters |= {
         "scalar": scalar,
         "comment": comment,

@@ -10,6 +10,7 @@ from ernie_deploy.bench.client import Place
 from ernie_deploy.bench.server import Endpoint
 from ernie_deploy.compose import ask, started
 from ernie_deploy.errors import ServerDied, ToolFailed, ToolMissing, UsageError
+from ernie_deploy.waiting import came
 
 if TYPE_CHECKING:
     import subprocess
@@ -198,14 +199,9 @@ def answers(endpoint: Endpoint) -> bool:
 
 
 def wait_until(met: Callable[[], bool], limit_s: float, what: str) -> None:
-    """Poll twice a second; raises `ServerDied` at the limit."""
-    import time
-
-    end = time.monotonic() + limit_s
-    while not met():
-        if time.monotonic() > end:
-            raise ServerDied(
-                f"{what[:1].upper()}{what[1:]} did not come back within {limit_s:g} s.",
-                next_step="read its log; `ernie-deploy bench run` resumes where it stopped",
-            )
-        time.sleep(0.5)
+    """Poll until it is met; raises `ServerDied` at the limit."""
+    if not came(met, limit_s):
+        raise ServerDied(
+            f"{what[:1].upper()}{what[1:]} did not come back within {limit_s:g} s.",
+            next_step="read its log; `ernie-deploy bench run` resumes where it stopped",
+        )

@@ -16,6 +16,7 @@ from ernie_deploy.rehearsal.client import chat
 from ernie_deploy.rehearsal.group import Member
 from ernie_deploy.rehearsal.leaks import places
 from ernie_deploy.rehearsal.override import KV_CACHE_GIB, Rehearsal, tiny_kv_bytes
+from ernie_deploy.waiting import came
 
 BENCH_S = 300
 # Two cores that start four ranks take minutes; the time that was measured is printed.
@@ -213,8 +214,5 @@ def becomes_healthy(stage: Stage) -> str:
 
 def until(met: Callable[[], bool], limit_s: float) -> None:
     """Wait for something; raises `Disproved` where it does not come."""
-    end = time.monotonic() + limit_s
-    while not met():
-        if time.monotonic() > end:
-            raise Disproved(f"not within {limit_s:g} s")
-        time.sleep(0.5)
+    if not came(met, limit_s):
+        raise Disproved(f"not within {limit_s:g} s")

@@ -4,13 +4,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from ernie_deploy.bench.figures import METRICS
-from ernie_deploy.paths import TEMPLATES
 from ernie_deploy.report import wording
 from ernie_deploy.report.canvas import identifier
 from ernie_deploy.report.plots import Plot, plots
 from ernie_deploy.report.text import conclusion
 from ernie_deploy.report.verdict import STATUSES
 from ernie_deploy.report.view import Row, View
+from ernie_deploy.templating import jinja
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -55,16 +55,7 @@ def html(view: View) -> str:
 @cache
 def environment() -> "Environment":
     """Jinja for HTML: everything is escaped, unlike in the environment that writes YAML."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    made = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=True,
-        auto_reload=False,
-    )
+    made = jinja(autoescape=True)
     names = ("number", "figure", "spread", "ratio", "percent", "counted", "listed")
     made.filters |= {name: getattr(wording, name) for name in names}
     made.filters |= {"drawing": drawing, "cell_figure": cell_figure, "identifier": identifier}

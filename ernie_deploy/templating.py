@@ -1,0 +1,25 @@
+"""Jinja as the kit uses it: an undefined name is an error, and blocks leave no blank lines."""
+
+from typing import TYPE_CHECKING
+
+from ernie_deploy.paths import TEMPLATES
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def jinja(*, autoescape: bool) -> "Environment":
+    """An environment over templates/; the import stands here because start-up is counted."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=autoescape,  # noqa: S701 - YAML is written too, where `scalar` quotes every value
+        auto_reload=False,
+        # Folding constants costs more than it saves in a template that is rendered once.
+        optimized=False,
+    )
