@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +13,8 @@ from conftest import kit, planned
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import Done
 from ernie_deploy.errors import NotReady, Refused, ToolFailed, ToolMissing
-from ernie_deploy.rehearsal import fit, group, group_proofs, override, runner
-from ernie_deploy.rehearsal.client import Said
+from ernie_deploy.rehearsal import fit, group, group_proofs, override, proofs, runner
+from ernie_deploy.rehearsal.client import Answer, Said
 from ernie_deploy.rehearsal.proofs import Disproved
 
 # Of every tiny checkpoint.
@@ -256,3 +257,56 @@ def test_a_head_that_waited_without_a_known_cause_is_said(
 ) -> None:
     with pytest.raises(NotReady, match="not ready after 600 s"):
         brought_up("INFO all is well\n", tmp_path, monkeypatch)
+
+
+def drained(last: Answer, monkeypatch: pytest.MonkeyPatch, *, held: bool = True) -> tuple[str, list[str]]:
+    """What the drain says where the long stream ends so, `held` until the server is told; and what was done."""
+    told, done, asked = threading.Event(), [], []
+    container = SimpleNamespace(
+        stop=lambda **_: (done.append("stop"), told.set()), start=lambda: done.append("start")
+    )
+
+    def chat(*_: object, max_tokens: int, **__: object) -> Answer:
+        asked.append(max_tokens)
+        if len(asked) == 1:
+            return Answer(ending="complete", text="", tokens=max_tokens)
+        assert not held or told.wait(10)
+        return last
+
+    monkeypatch.setattr(proofs, "chat", chat)
+    monkeypatch.setattr(proofs, "MOST_TOKENS", 20)
+    monkeypatch.setattr(proofs.metrics, "scrape", lambda _: {"vllm:num_requests_running": float(held)})
+    engine = SimpleNamespace(containers=SimpleNamespace(get=lambda _: container))
+    monkeypatch.setattr(proofs.containers, "client", lambda: engine)
+    monkeypatch.setattr(group.Member, "state", lambda _: SimpleNamespace(id="1"))
+    rehearsal = override.decide(planned("h100"), Path("f"), "p")
+    stage = proofs.Stage(rehearsal=rehearsal, members=group.members(rehearsal), base_url="", token="")
+    try:
+        return proofs.drains(stage), done
+    except Disproved as fault:
+        return str(fault), done
+
+
+def test_a_stream_that_the_stop_leaves_whole_is_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Answer(ending="complete", text="", tokens=20)
+    assert drained(whole, monkeypatch) == ("20 of 20 tokens after SIGTERM", ["stop", "start"])
+
+
+def test_a_stream_that_the_stop_cuts_is_no_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = Answer(ending="cut", text="", tokens=7, detail="Connection reset")
+    said = "the answer ended cut with 7 of 20 tokens Connection reset"
+    # Started again all the same: the proofs after it need a server.
+    assert drained(cut, monkeypatch) == (said, ["stop", "start"])
+
+
+def test_a_stream_that_fails_before_the_stop_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = Answer(ending="error", text="", tokens=0, detail="HTTP 500")
+    said, done = drained(refused, monkeypatch, held=False)
+    assert said == "the answer ended error with 0 of 20 tokens HTTP 500"
+    assert "stop" not in done
+
+
+def test_a_stream_that_is_over_before_the_stop_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    said, done = drained(Answer(ending="complete", text="", tokens=20), monkeypatch, held=False)
+    assert said == "the stream of 20 tokens was over before the server was told to stop"
+    assert "stop" not in done

@@ -164,9 +164,7 @@ def _measured(cells: "list[Cell]", plan: "Plan | None", options: dict[str, Any])
     from ernie_deploy.commands.bench_progress import talker
     from ernie_deploy.commands.bench_stack import site_of
 
-    # A lost terminal ends a run as Ctrl-C does: the client would go on loading the server.
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, as_interrupt)
+    end_as_ctrl_c_does()
     path = options["results"] / journal.NAME
     site = site_of(options)
     with journal.writing(path) as writer, talker(sys.stderr) as talk:
@@ -189,9 +187,14 @@ def orders_of(plan: "Plan | None", options: dict[str, Any]) -> "Orders":
     )
 
 
-def as_interrupt(*_: object) -> None:
-    """End what runs as Ctrl-C does: the journal gets its line, the client its end."""
-    raise KeyboardInterrupt
+def end_as_ctrl_c_does() -> None:
+    """Let SIGTERM and a lost terminal end a run as Ctrl-C does: the journal gets its line, the client its end.
+
+    What the caller had ignored stays so: under nohup a run outlives its terminal.
+    """
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is not signal.SIG_IGN:
+            signal.signal(ending, signal.default_int_handler)
 
 
 def _conclude(attempts: "list[Attempt]", *, as_json: bool) -> None:

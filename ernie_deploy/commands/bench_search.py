@@ -1,6 +1,5 @@
 """`bench search`: the highest concurrency that keeps a promise."""
 
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,11 @@ def searched(
     from ernie_deploy.bench.run import Runner
     from ernie_deploy.bench.search import highest, probe, share_met
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.commands.bench import as_interrupt, feasible, orders_of
+    from ernie_deploy.commands.bench import end_as_ctrl_c_does, feasible, orders_of
     from ernie_deploy.commands.bench_progress import talker
     from ernie_deploy.commands.bench_stack import plan_of, site_of
 
-    signal.signal(signal.SIGTERM, as_interrupt)
+    end_as_ctrl_c_does()
     lengths, plan = lengths_of(shape, Catalog().matrix), plan_of(options)
     feasible([probe(lengths, 1, slo_ms)], plan)
     site = site_of(options)

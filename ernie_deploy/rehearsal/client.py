@@ -38,7 +38,7 @@ def chat(base_url: str, model: str, *, max_tokens: int, stream: bool, timeout_s:
             return _streamed(answer) if stream else _whole(json.load(answer))
     except urllib.error.HTTPError as error:
         return Answer(ending="error", text="", tokens=0, detail=f"HTTP {error.code}")
-    except (OSError, ValueError) as fault:
+    except (HTTPException, OSError, ValueError) as fault:
         return Answer(ending="cut", text="", tokens=0, detail=str(fault) or type(fault).__name__)
 
 

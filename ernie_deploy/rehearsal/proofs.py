@@ -12,7 +12,7 @@ from msgspec import Struct
 from ernie_deploy import containers, metrics
 from ernie_deploy.compose import Stack, ask, demand
 from ernie_deploy.memory import GIB
-from ernie_deploy.rehearsal.client import chat
+from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import Member
 from ernie_deploy.rehearsal.leaks import places
 from ernie_deploy.rehearsal.override import KV_CACHE_GIB, Rehearsal, tiny_kv_bytes
@@ -92,19 +92,24 @@ def _uid_of_hardened(member: Member) -> str:
 
 def answers(stage: Stage) -> str:
     """One chat answer with as many tokens as asked for."""
-    return _answer(stage, stream=False)
+    return f"{_complete(_asked(stage, TOKENS, stream=False), TOKENS)} tokens"
 
 
 def streams(stage: Stage) -> str:
     """The same as a stream, ended by a finish_reason and no error event."""
-    return _answer(stage, stream=True)
+    return f"{_complete(_asked(stage, TOKENS), TOKENS)} tokens"
 
 
-def _answer(stage: Stage, *, stream: bool) -> str:
-    answer = chat(stage.base_url, stage.rehearsal.plan.served_name, max_tokens=TOKENS, stream=stream)
-    if answer.ending != "complete" or answer.tokens != TOKENS:
-        raise Disproved(f"{answer.ending} with {answer.tokens} of {TOKENS} tokens {answer.detail}")
-    return f"{answer.tokens} tokens"
+def _asked(stage: Stage, tokens: int, *, stream: bool = True) -> Answer:
+    return chat(stage.base_url, stage.rehearsal.plan.served_name, max_tokens=tokens, stream=stream)
+
+
+def _complete(answer: Answer, tokens: int) -> int:
+    if answer.ending != "complete" or answer.tokens != tokens:
+        raise Disproved(
+            f"the answer ended {answer.ending} with {answer.tokens} of {tokens} tokens {answer.detail}"
+        )
+    return tokens
 
 
 def drafts(stage: Stage) -> str:
@@ -165,25 +170,29 @@ def caches_as_planned(stage: Stage) -> str:
 def drains(stage: Stage) -> str:
     """A stream that is under way when the server is told to stop ends complete."""
     container, tokens = containers.client().containers.get(stage.serve().id), _tokens_in(DRAIN_S, stage)
-    name = stage.rehearsal.plan.served_name
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(chat, stage.base_url, name, max_tokens=tokens, stream=True, timeout_s=90)
-        until(lambda: metrics.scrape(stage.base_url).get("vllm:num_requests_running", 0) > 0, 30)
-        container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
+        asked = pool.submit(_asked, stage, tokens)
+        until(lambda: asked.done() or _is_busy(stage), 30)
+        told = not asked.done()
+        if told:
+            container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
         answer = asked.result()
-    if answer.ending != "complete" or answer.tokens != tokens:
-        raise Disproved(
-            f"the stream ended {answer.ending} with {answer.tokens} of {tokens} tokens {answer.detail}"
-        )
     # By the engine: `docker compose start` would run fetch again, and the next proof is about being offline.
     container.start()
+    _complete(answer, tokens)
+    if not told:
+        raise Disproved(f"the stream of {tokens} tokens was over before the server was told to stop")
     return f"{tokens} of {tokens} tokens after SIGTERM"
+
+
+def _is_busy(stage: Stage) -> bool:
+    return metrics.scrape(stage.base_url).get("vllm:num_requests_running", 0) > 0
 
 
 def _tokens_in(seconds: float, stage: Stage) -> int:
     """How many tokens this machine streams in so many seconds, measured on a short answer."""
     begun = time.monotonic()
-    chat(stage.base_url, stage.rehearsal.plan.served_name, max_tokens=TOKENS, stream=True)
+    _complete(_asked(stage, TOKENS), TOKENS)
     return max(TOKENS, min(MOST_TOKENS, int(TOKENS * seconds / (time.monotonic() - begun))))
 
 

@@ -27,6 +27,12 @@ from ernie_deploy.containers import State
 from ernie_deploy.errors import ServerDied
 
 SMALL = ("--shapes", "80/10", "--num-prompts", "4", "--rate", "inf")
+# What a background job of a script has ignored, its children would too.
+AT_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -159,7 +165,8 @@ def test_a_stopped_run_says_so_and_goes_on(name: int, shim: dict[str, str], tmp_
     with FakeOpenAI(token_s=0.1) as fake:
         words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--results", str(tmp_path / "r"),
                  "--shapes", "20/30", "--num-prompts", "2", "--rate", "inf", "--no-warm-up"]  # fmt: skip
-        cut = subprocess.Popen(words, env=shim, cwd=ROOT, stderr=subprocess.PIPE, text=True, process_group=0)
+        cut = subprocess.Popen([*words[:1], "-c", AT_A_TERMINAL, *words], env=shim, cwd=ROOT, stderr=subprocess.PIPE,
+                               text=True, process_group=0)  # fmt: skip
         _until(lambda: fake.running > 0)
         cut.send_signal(name)
         _, said = cut.communicate(timeout=30)
@@ -169,6 +176,17 @@ def test_a_stopped_run_says_so_and_goes_on(name: int, shim: dict[str, str], tmp_
         fake.token_s = 0.001
         assert subprocess.run(words, env=shim, cwd=ROOT, capture_output=True, timeout=60).returncode == 0
     assert [a.status for a in read(tmp_path).attempts] == ["interrupted", "valid"]
+
+
+def test_a_run_under_nohup_outlives_its_terminal(shim: dict[str, str], tmp_path: Path) -> None:
+    with FakeOpenAI(token_s=0.1) as fake:
+        words = ["nohup", sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--results", str(tmp_path / "r"),
+                 "--shapes", "20/10", "--num-prompts", "2", "--rate", "inf", "--no-warm-up"]  # fmt: skip
+        run = subprocess.Popen(words, env=shim, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True, process_group=0)  # fmt: skip
+        _until(lambda: fake.running > 0)
+        run.send_signal(signal.SIGHUP)
+        assert run.communicate(timeout=60)[0] == "1 valid\n"
 
 
 def _until(met: Callable[[], bool]) -> None:
