@@ -23,6 +23,7 @@ BENCH_S = 300
 RECOVERY_S = 600
 TOKENS = 16
 DRAIN_S = 10.0
+STREAMS = 3
 MOST_TOKENS = 2000
 # In the arguments of the process that has the scheduler.
 ENGINE = "EngineCore"
@@ -169,20 +170,31 @@ def caches_as_planned(stage: Stage) -> str:
 
 def drains(stage: Stage) -> str:
     """A stream that is under way when the server is told to stop ends complete."""
-    container, tokens = containers.client().containers.get(stage.serve().id), _tokens_in(DRAIN_S, stage)
+    for _ in range(STREAMS):
+        tokens = _tokens_in(DRAIN_S, stage)
+        if _stopped_midway(stage, tokens):
+            return f"{tokens} of {tokens} tokens after SIGTERM"
+    raise Disproved(f"{STREAMS} streams of {DRAIN_S:g} s each were over before the server was told to stop")
+
+
+def _stopped_midway(stage: Stage, tokens: int) -> bool:
+    """Stop the server under a stream and start it again; returns whether the stream lasted until the stop.
+
+    On a machine whose disk stalls, the server may tell of a request only after it. Raises `Disproved` where
+    the stream is not complete.
+    """
+    container = containers.client().containers.get(stage.serve().id)
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(_asked, stage, tokens)
         until(lambda: asked.done() or _is_busy(stage), 30)
-        told = not asked.done()
-        if told:
+        lasted = not asked.done()
+        if lasted:
             container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
         answer = asked.result()
     # By the engine: `docker compose start` would run fetch again, and the next proof is about being offline.
     container.start()
     _complete(answer, tokens)
-    if not told:
-        raise Disproved(f"the stream of {tokens} tokens was over before the server was told to stop")
-    return f"{tokens} of {tokens} tokens after SIGTERM"
+    return lasted
 
 
 def _is_busy(stage: Stage) -> bool:

@@ -349,7 +349,8 @@ def test_up_and_status_as_json(running: Running, tmp_path: Path) -> None:
     assert started["project"] == running.rehearsal.project
     assert {state["service"]: state["health"] for state in started["states"]}["serve"] == "healthy"
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(running.ask, 3000)
+        # Half a minute here: a busy disk once held `status` for a quarter of one.
+        asked = pool.submit(running.ask, 9000)
         running.busy()
         seen = json.loads(kit("status", "-f", str(file), "--json").stdout)
         assert asked.result().ending == "complete"
