@@ -24,6 +24,7 @@ SILENT_S = 30.0
 CLIENT_S = 900.0
 BLIND_S = 4 * 3600.0
 STILL, SILENT = "no token", "the server has not answered"
+LOST = "the server was lost before the cell was over"
 
 
 # The cell, seconds since its client was started, the counters before it and now.
@@ -162,18 +163,20 @@ def _settle(job: Job, seen: Seen) -> str:
     """Wait for the last counters: the engine counts a request a moment after it answered.
 
     A dead engine's server says goodbye to every stream with 200 and goes a moment later: where requests are
-    missing, that is waited for. Returns what was lost, or ''.
+    missing, that is waited for. Docker calls one that starts anew alive, and may have given it another port: one
+    that says nothing to the last is lost too. Returns what was lost, or ''.
     """
-    end = time.monotonic() + SETTLE_S
+    end, silent = time.monotonic() + SETTLE_S, False
     while seen.before and time.monotonic() < end:
         look = job.site.endpoint.look()
         _note(seen, look)
         if (look is None and not job.site.alive()) or (look and look.started != seen.before.started):
-            return "the server was lost before the cell was over"
+            return LOST
         if look and look.idle and _finished(seen.before, look) >= job.cell.num_prompts:
             return ""
+        silent = look is None
         time.sleep(0.1)
-    return ""
+    return LOST if silent else ""
 
 
 def _finished(before: Look, now: Look) -> float:

@@ -40,7 +40,10 @@ def test_the_real_client_believes_and_the_kit_does_not(mood: str, tokenizer: Pat
     with FakeOpenAI(mood, count=lambda text: len(read.encode(text, add_special_tokens=False).ids)) as fake:
         done = kit(
             "bench", "run", "--attach", fake.url, "--tokenizer", str(tokenizer), "--results", str(tmp_path),
-            "--shapes", "80/10", "--num-prompts", "4", "--rate", "inf", "--no-warm-up", env=env, timeout=250,
+            "--shapes", "80/10", "--num-prompts", "4", "--rate", "inf", "--no-warm-up",
+            # vLLM's random prompts begin at any of the vocabulary's words: of the tiny one's, two begin alike
+            # in one of 25 runs, and the check for a warm cache rightly finds it.
+            "--seed", "1", env=env, timeout=250,
         )  # fmt: skip
     attempt = journal.read(tmp_path / journal.NAME).attempts[-1]
     assert (attempt.status, done.returncode) == (status, code), (attempt.reasons, done.stderr)

@@ -313,6 +313,19 @@ def test_a_server_that_stands_still_is_restarted_and_measured_again(
     assert (done.status, done.attempt, site.done) == ("valid", 2, ["restarted"]), done.reasons
 
 
+@pytest.mark.parametrize("fake", ["dies"], indirect=True)
+def test_a_server_that_died_and_starts_anew_was_lost(
+    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Docker calls it alive, and nothing answers at its old port: the client's errors are no measurement."""
+    monkeypatch.setattr(watch, "SETTLE_S", 1.0)
+    monkeypatch.setattr(running, "MOST_ATTEMPTS", 1)
+    made = runner(fake, in_process, Ear(), tmp_path)
+    made.site = Restartable(fake)
+    (done,) = made.measure([CELL])
+    assert (done.status, done.reasons[0]) == ("failed", f"server-died: {watch.LOST}")
+
+
 def test_a_server_that_restarted_between_two_cells_is_waited_for(
     fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path
 ) -> None:
