@@ -23,7 +23,7 @@ HANG_MISSES = 3
 HANG_S = 60.0
 STATE = Path(os.environ.get("TMPDIR", "/tmp"), "canary.json")  # noqa: S108 - a tmpfs, which a restart clears
 # The launcher counts here the starts that never became healthy.
-STARTS = Path("/cache/engine/ernie", f"starts-{os.uname().nodename}")
+STARTS = Path("/stack", f"starts-{os.uname().nodename}")
 
 METRICS = {
     "vllm:num_requests_running": "running",

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-START = Path("/cache/engine/ernie/head-start")
+START = Path("/stack/head-start")
 STATE = Path(os.environ.get("TMPDIR", "/tmp"), "group.json")  # noqa: S108 - a tmpfs, which a restart clears
 # The launcher leaves it when the head lets this rank in.
 JOINS = STATE.with_name("joins")
 # The launcher counts here the starts that never became healthy.
-STARTS = Path("/cache/engine/ernie", f"starts-{os.uname().nodename}")
+STARTS = Path("/stack", f"starts-{os.uname().nodename}")
 HEALTH_S = 3.0
 PROBE_S = 8.0
 MISSES = 3

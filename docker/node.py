@@ -14,7 +14,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 # Read by the beacon, which tells the workers: a head that was started anew has another one.
-START = Path("/cache/engine/ernie/head-start")
+START = Path("/stack/head-start")
 # Tells the worker's probe that this rank is on its way into a group: the head may serve with a former process of
 # this rank meanwhile.
 JOINS = Path(os.environ.get("TMPDIR", "/tmp"), "joins")  # noqa: S108 - a tmpfs, which a restart clears
@@ -247,7 +247,6 @@ def gpus_of_cluster() -> int:
 
 def note_start() -> None:
     """Say for the beacon when this head was started."""
-    START.parent.mkdir(exist_ok=True)
     fresh = START.with_suffix(".new")
     fresh.write_text(f"{time.time_ns()}\n")
     fresh.replace(START)

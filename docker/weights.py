@@ -23,6 +23,8 @@ from typing import NamedTuple, TextIO
 
 CACHE_DIR = Path("/cache/hf")
 ENGINE_DIR = Path("/cache/engine")
+# What belongs to this stack alone: the stamp of a folder of the user's, and the counts of starts.
+STACK_DIR = Path("/stack")
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.ttf")
 UNWANTED = ("original/*", "consolidated*", ".*")
 GIT_HASH_DIGITS = 40
@@ -90,12 +92,13 @@ class Options(argparse.Namespace):
     architecture: str | None
     cache_dir: Path
     engine_dir: Path
+    stack_dir: Path
 
     @property
     def stamp(self) -> Path:
-        """The stamp; a folder of the user's is read-only, so its stamp lies on the engine's volume."""
+        """The stamp, beside what it describes; a folder of the user's is read-only, so its stamp is the stack's."""
         if self.weights:
-            return self.engine_dir / "ernie" / "weights.json"
+            return self.stack_dir / "weights.json"
         name = f"{self.model.replace('/', '--')}@{self.revision.replace('/', '-')}.json"
         return self.cache_dir / "ernie" / name
 
@@ -290,7 +293,7 @@ def prepare(folder: Path, owner: tuple[int, int], need: int) -> None:
 
 def prepare_folders(options: Options) -> None:
     """Prepare what the engine writes to and what it only reads."""
-    for folder in (options.engine_dir, options.engine_dir / "ernie"):
+    for folder in (options.engine_dir, options.stack_dir):
         prepare(folder, options.owner, need=7)
     if not options.weights:
         for folder in (options.cache_dir, options.cache_dir / "hub", options.stamp.parent):
@@ -515,7 +518,7 @@ def fetch(arguments: list[str]) -> None:
 
 def end_waits(options: Options) -> None:
     """Let a server start that waits after failed ones: somebody ran `up`, and the weights are well by now."""
-    for count in (options.engine_dir / "ernie").glob("starts-*"):
+    for count in options.stack_dir.glob("starts-*"):
         count.unlink(missing_ok=True)
 
 
@@ -529,6 +532,7 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--architecture")
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     parser.add_argument("--engine-dir", type=Path, default=ENGINE_DIR)
+    parser.add_argument("--stack-dir", type=Path, default=STACK_DIR)
     return parser.parse_args(arguments, Options())
 
 
@@ -593,7 +597,7 @@ def fetch_folder(options: Options) -> None:
 def serve(arguments: list[str]) -> None:
     """Refuse weights that are not the verified ones, else become the engine."""
     path, command = Path(arguments[0]), arguments[1:]
-    back_off(ENGINE_DIR / "ernie" / f"starts-{os.uname().nodename}")
+    back_off(STACK_DIR / f"starts-{os.uname().nodename}")
     stamp = read_stamp(path)
     if stamp is None:
         raise KnownError(NOT_FETCHED, f"{path} is missing, so nobody verified the weights: `fetch` does it")

@@ -16,7 +16,7 @@ from ernie_deploy.nodes import entry_settings, node_environment, node_settings, 
 from ernie_deploy.notes import notes_on
 from ernie_deploy.pairing import Pairing
 from ernie_deploy.request import Request, check_words, user_settings
-from ernie_deploy.serving import ENGINE_CACHE, HF_CACHE, WEIGHTS_MOUNT, serve_environment, serve_settings
+from ernie_deploy.serving import HF_CACHE, STATE, WEIGHTS_MOUNT, serve_environment, serve_settings
 from ernie_deploy.topology import Topology
 
 SHUTDOWN_TIMEOUT_S = 60
@@ -62,6 +62,14 @@ class Plan(Struct, frozen=True, kw_only=True):
     def project(self) -> str:
         """Compose's name for the stack, which may hold no dot."""
         return f"ernie-{self.name.replace('.', '')}"
+
+    @property
+    def engine_volume(self) -> str:
+        """The volume of compiled kernels, shared by the stacks that would compile the same ones.
+
+        Whoever runs code in one of them can leave some there for the others, so no further stack has it.
+        """
+        return f"ernie-engine-{self.model.id}-{self.target.vendor}-{self.engine}"
 
     @property
     def positional_model(self) -> str:
@@ -126,7 +134,7 @@ class Plan(Struct, frozen=True, kw_only=True):
         """Where fetch says which files it verified."""
         owner, _, name = self.model.hf_id.partition("/")
         if self.request.weights:
-            return f"{ENGINE_CACHE}/ernie/weights.json"
+            return f"{STATE}/weights.json"
         return f"{HF_CACHE}/ernie/{owner}--{name}@{self.revision.replace('/', '-')}.json"
 
     @property

@@ -7,6 +7,7 @@ from ernie_deploy.request import Request
 
 HF_CACHE = "/cache/hf"
 ENGINE_CACHE = "/cache/engine"
+STATE = "/stack"
 WEIGHTS_MOUNT = "/weights"
 API_KEY_CONFIG = "/run/secrets/vllm_config"
 

@@ -50,7 +50,7 @@ def node(tmp_path: Path) -> Callable[..., Ended]:
     """Run node.py as a container would, with options by name."""
 
     def run(role: str, path: str = "", **said: object) -> Ended:
-        text = source("node.py", START=f"Path({str(tmp_path / 'ernie/head-start')!r})", RETRY_S=0.05)
+        text = source("node.py", START=f"Path({str(tmp_path / 'head-start')!r})", RETRY_S=0.05)
         # Here every address is one of this host's, so those of one host stand for it.
         text = text.replace(".is_loopback", ".is_multicast")
         text = text.replace("probe.bind((address, 0))", f"assert address == {HERE[role]!r} or raise_()")
@@ -70,7 +70,6 @@ def node(tmp_path: Path) -> Callable[..., Ended]:
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    (tmp_path / "ernie").mkdir()
     return run
 
 
@@ -137,7 +136,7 @@ def test_the_head_becomes_the_engine_and_notes_its_start(node: Callable[..., End
     ended = node("head")
     assert (ended.code, ended.out) == (0, "engine vllm serve --headless\n"), ended.err
     assert ended.err == f"node: rank 0 of 2 nodes, {HEAD} on lo, head {HEAD}\n"
-    assert before < int((tmp_path / "ernie/head-start").read_text()) < time.time_ns()
+    assert before < int((tmp_path / "head-start").read_text()) < time.time_ns()
 
 
 def test_a_worker_joins_a_head_that_listens(node: Callable[..., Ended]) -> None:

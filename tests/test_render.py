@@ -402,3 +402,20 @@ def test_the_same_request_gives_the_same_bytes(target: object, model: object) ->
     except KitError:
         return
     assert once == rendered(target.id, model=model.id)  # type: ignore[attr-defined]
+
+
+def test_what_belongs_to_a_stack_is_on_a_volume_of_its_own_and_kernels_on_one_of_their_kind() -> None:
+    made = [
+        yaml.safe_load(rendered(target, model=model))
+        for target in ("h100", "h200")
+        for model in ("21b", "300b")
+    ]
+    assert all("name" not in stack["volumes"]["state"] for stack in made)
+    names = [stack["volumes"]["engine-cache"]["name"] for stack in made]
+    assert names == ["ernie-engine-21b-nvidia-0.32.0", "ernie-engine-300b-nvidia-0.32.0"] * 2
+    # Compose offers to recreate, empty, a volume whose declaration is another than the one it was made with.
+    assert [stack["volumes"]["hf-cache"] for stack in made] == [{"name": "ernie-hf-cache"}] * 4
+    assert made[0]["volumes"]["engine-cache"] == made[2]["volumes"]["engine-cache"]
+    for stack in made:
+        for service in ("fetch", "serve"):
+            assert "state:/stack" in stack["services"][service]["volumes"]

@@ -91,6 +91,10 @@ class Stack(NamedTuple):
         return self.folder / "engine"
 
     @property
+    def state(self) -> Path:
+        return self.folder / "stack"
+
+    @property
     def stamp(self) -> Path:
         return self.cache / "ernie" / "baidu--ERNIE-tiny@main.json"
 
@@ -114,11 +118,12 @@ class Stack(NamedTuple):
         return Done(done.returncode, done.stdout, done.stderr)
 
     def fetch(self, *arguments: str, **options: object) -> Done:
-        places = ("--cache-dir", str(self.cache), "--engine-dir", str(self.engine))
+        places = ("--cache-dir", str(self.cache), "--engine-dir", str(self.engine),
+                  "--stack-dir", str(self.state))  # fmt: skip
         return self.run("fetch", "--model", MODEL, "--owner", OWNER, *places, *arguments, **options)  # type: ignore[arg-type]
 
     def serve(self, *, stamp: Path | None = None, back_off_s: float = 60) -> Done:
-        text = with_constants(ENGINE_DIR=f"Path({str(self.engine)!r})", BACK_OFF_S=back_off_s)
+        text = with_constants(STACK_DIR=f"Path({str(self.state)!r})", BACK_OFF_S=back_off_s)
         return self.run("serve", str(stamp or self.stamp), "echo", "vllm", "serve", "--port=1", text=text)
 
 
@@ -232,9 +237,9 @@ def test_first_fetch(stack: Stack, hub: FakeHub) -> None:
 
 @needs_root
 def test_owner_and_mode(downloaded: Path) -> None:
-    everything = [path for name in ("hf", "engine") for path in (downloaded / name).rglob("*")]
+    everything = [path for name in ("hf", "engine", "stack") for path in (downloaded / name).rglob("*")]
     assert {(path.lstat().st_uid, path.lstat().st_gid) for path in everything} == {(2000, 0)}
-    for name in ("hf", "engine", "hf/hub", "hf/ernie", "engine/ernie"):
+    for name in ("hf", "engine", "hf/hub", "hf/ernie", "stack"):
         assert (downloaded / name).stat().st_mode & 0o7777 == 0o2775
     blobs = (downloaded / "hf/hub/models--baidu--ERNIE-tiny/blobs").iterdir()
     assert {path.stat().st_mode & 0o777 for path in blobs} == {0o664}
@@ -408,16 +413,37 @@ def test_folder_is_stamped_without_network(local: tuple[Stack, Path]) -> None:
     done = stack.fetch(*ARGUMENTS, str(folder), PYTHONPATH=blocked)
     assert done == (0, f"fetch: 3 files in {folder} stamped, 3 of them new or changed\n", "")
     assert not stack.cache.exists()
-    assert stack.serve(stamp=stack.engine / "ernie" / "weights.json") == (0, "vllm serve --port=1\n", "")
+    assert stack.serve(stamp=stack.state / "weights.json") == (0, "vllm serve --port=1\n", "")
 
 
 def test_changed_folder_is_refused_by_serve_and_trusted_by_fetch(local: tuple[Stack, Path]) -> None:
     stack, folder = local
     stack.fetch(*ARGUMENTS, str(folder))
     flip(folder / LFS)
-    assert stack.serve(stamp=stack.engine / "ernie" / "weights.json").code == 24
+    assert stack.serve(stamp=stack.state / "weights.json").code == 24
     assert "3 files" in stack.fetch(*ARGUMENTS, str(folder)).out
-    assert stack.serve(stamp=stack.engine / "ernie" / "weights.json").code == 0
+    assert stack.serve(stamp=stack.state / "weights.json").code == 0
+
+
+def test_stacks_on_one_engine_volume_serve_folders_of_their_own(tmp_path: Path) -> None:
+    mounted, stacks = tmp_path / "weights", [Stack(tmp_path / "one"), Stack(tmp_path / "other")]
+    (tmp_path / "engine").mkdir()
+    for stack in stacks:
+        fill(stack.folder / "weights")
+        stack.engine.symlink_to(tmp_path / "engine")
+
+    def mount(stack: Stack) -> None:
+        """Each container sees its own folder at the same path."""
+        mounted.unlink(missing_ok=True)
+        mounted.symlink_to(stack.folder / "weights")
+
+    for stack in stacks:
+        mount(stack)
+        assert stack.fetch(*ARGUMENTS, str(mounted)).code == 0
+    for stack in stacks:
+        mount(stack)
+        # As the restart policy has it: without a fetch.
+        assert stack.serve(stamp=stack.state / "weights.json").code == 0
 
 
 def break_architecture(folder: Path) -> str:
@@ -495,7 +521,7 @@ def test_serve_refuses_what_changed_between_two_starts(offline: Stack, damage: o
 @needs_setpriv
 def test_serve_refuses_what_its_user_cannot_read(offline: Stack) -> None:
     offline.file().chmod(0)
-    text = with_constants(ENGINE_DIR=f"Path({str(offline.engine)!r})")
+    text = with_constants(STACK_DIR=f"Path({str(offline.state)!r})")
     done = offline.run("serve", str(offline.stamp), "echo", text=text, before=NO_CAPABILITIES)
     assert done.code == 24
     assert f"serve: {LFS} is not readable for user 0, likely" in done.err
@@ -507,7 +533,7 @@ def test_serve_accepts_a_touched_file(offline: Stack) -> None:
 
 
 def test_fourth_start_waits_unless_one_became_healthy(offline: Stack) -> None:
-    starts = offline.engine / "ernie" / f"starts-{os.uname().nodename}"
+    starts = offline.state / f"starts-{os.uname().nodename}"
     assert [offline.serve().out for _ in range(3)] == ["vllm serve --port=1\n"] * 3
     assert starts.read_text() == "3\n"
     started = time.monotonic()
@@ -523,7 +549,7 @@ def test_fourth_start_waits_unless_one_became_healthy(offline: Stack) -> None:
 
 
 def test_a_start_that_waits_goes_on_when_fetch_clears_the_counts(offline: Stack) -> None:
-    starts = offline.engine / "ernie" / f"starts-{os.uname().nodename}"
+    starts = offline.state / f"starts-{os.uname().nodename}"
     starts.write_text("3\n")
     started = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
@@ -574,7 +600,7 @@ def test_what_compose_passes_for_unset_variables_is_dropped(monkeypatch: pytest.
 
 
 def test_fetch_ends_the_waiting_after_failed_starts_when_the_weights_are_well(offline: Stack) -> None:
-    count = offline.engine / "ernie" / "starts-abc"
+    count = offline.state / "starts-abc"
     count.write_text("3\n")
     assert offline.fetch("--revision", "another").code
     assert count.exists()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 Place = tuple[str, bytes]
-VOLUMES = ("/cache/hf", "/cache/engine")
+VOLUMES = ("/cache/hf", "/cache/engine", "/stack")
 # The one file that is to hold the token.
 TOKEN_FILE = "token"  # noqa: S105 - a name
 PROCESSES = r"for p in /proc/[0-9]*; do cat $p/environ $p/cmdline; echo; done 2>/dev/null || true"

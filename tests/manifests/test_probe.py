@@ -92,7 +92,7 @@ def test_a_worker_is_ready_where_the_leader_serves(tmp_path: Path, status: int, 
     scripts = unpacked(tmp_path, written("h100", model="300b", nodes=2))
     # The image's path, here a folder of the test.
     canary = scripts / "canary.py"
-    canary.write_text(canary.read_text().replace("/cache/engine/ernie", str(tmp_path)))
+    canary.write_text(canary.read_text().replace('"/stack"', repr(str(tmp_path))))
     count = tmp_path / f"starts-{os.uname().nodename}"
     count.write_text("2\n")
     with leader_that_says(status) as port:
