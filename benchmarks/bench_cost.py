@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ernie_deploy.bench import client, journal
+from ernie_deploy.bench import client, journal, local_client
 from ernie_deploy.bench.cells import Choice, cells_of, derived_seed
 from ernie_deploy.bench.record import Attempt, Cell
-from ernie_deploy.bench.site import Attached, local_environment
+from ernie_deploy.bench.site import Attached
 from ernie_deploy.catalog import Catalog
 
 FIGURES = ("output_throughput", "mean_ttft_ms", "mean_tpot_ms", "median_itl_ms")
@@ -63,7 +63,7 @@ def _bare(options: argparse.Namespace, cell: Cell, folder: Path, number: int) ->
         ["vllm", "bench", "serve", *words],
         check=True,
         capture_output=True,
-        env=local_environment(options.url),
+        env=local_client.environment(options.url),
     )
     result: dict[str, Any] = json.loads((folder / "bare.json").read_text())
     return {"wall_s": time.monotonic() - begun, **{name: result[name] for name in FIGURES}}

@@ -1,6 +1,7 @@
 """Captures everything about one life of the server that its figures depend on."""
 
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ import msgspec
 
 from ernie_deploy import __version__
 from ernie_deploy.bench.record import Environment
-from ernie_deploy.bench.server import Look
+from ernie_deploy.bench.server import Look, ModelCard
 from ernie_deploy.bench.site import Site
 from ernie_deploy.errors import ServerDied
 
@@ -45,11 +46,11 @@ def life(site: Site) -> str:
     return look.started if look else ""
 
 
-def _of_server(site: Site, card: dict[str, Any], look: Look | None) -> dict[str, Any]:
+def _of_server(site: Site, card: ModelCard, look: Look | None) -> dict[str, Any]:
     cache, engines = (look.cache, look.engines) if look else ({}, 1)
     return {
         "vllm_version": _version(site),
-        "max_model_len": card.get("max_model_len") or 0,
+        "max_model_len": card.max_model_len or 0,
         "cache": cache,
         "kv_cache_tokens": _number(cache, "num_gpu_blocks") * _number(cache, "block_size") * engines,
         "server_started": look.started if look else "",
@@ -64,14 +65,14 @@ def _version(site: Site) -> str:
 
 def _number(labels: dict[str, str], name: str) -> int:
     value = labels.get(name, "")
-    return int(value) if value.isdigit() else 0
+    return int(value) if re.fullmatch(r"[0-9]{1,18}", value) else 0
 
 
 def _size(argv: Sequence[str], names: Sequence[str]) -> int:
     """A parallel size in a command line, written with `=` or as two words; 1 where it is not there."""
     words = [part for word in argv for part in word.split("=", 1)]
     found = [value for name, value in pairwise(words) if name in names]
-    return int(found[-1]) if found and found[-1].isdigit() else 1
+    return int(found[-1]) if found and re.fullmatch(r"[0-9]{1,9}", found[-1]) else 1
 
 
 def _product(numbers: Any) -> int:

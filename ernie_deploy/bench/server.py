@@ -9,7 +9,7 @@ from collections import defaultdict
 from http.client import HTTPException
 from typing import Any
 
-from msgspec import Struct
+from msgspec import MsgspecError, Struct, convert
 
 from ernie_deploy.errors import ServerDied, UsageError
 from ernie_deploy.metrics import DIRECT, SAMPLE, fetch
@@ -23,8 +23,22 @@ COUNTERS = frozenset({
 })  # fmt: skip
 RESETS = ("reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache")
 NOT_FOUND = 404
+MOST_NAME_CHARACTERS = 512
 # The health check's question is one word: "1".
 MOST_CANARY_PROMPT_TOKENS = 4
+
+
+class ModelCard(Struct, frozen=True, kw_only=True):
+    """What a server says of its model: data for requests and reports, never a path or a repository to load."""
+
+    id: str
+    root: str | None = None
+    max_model_len: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (self.id, self.root or self.id):
+            if not (0 < len(name) <= MOST_NAME_CHARACTERS and name.isprintable()):
+                raise ValueError("its model's name is empty, too long or not printable")
 
 
 class Look(Struct, frozen=True, kw_only=True):
@@ -73,17 +87,17 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), self._headers())
         return self._open(request, timeout_s)
 
-    def model_card(self) -> dict[str, Any]:
-        """The first entry of /v1/models; raises `ServerDied` where nothing answers."""
+    def model_card(self) -> ModelCard:
+        """The first entry of /v1/models; raises `ServerDied` where nothing answers, or with nothing usable."""
         try:
-            card: dict[str, Any] = self.get("/v1/models")["data"][0]
-        except (OSError, ValueError, LookupError, TypeError) as fault:
+            return convert(self.get("/v1/models")["data"][0], ModelCard)
+        except (OSError, ValueError, LookupError, TypeError, MsgspecError) as fault:
             raise ServerDied(
                 f"No OpenAI server answers at {self.url}.",
                 cause=f"GET /v1/models: {fault}",
-                next_step="start it with `ernie-deploy up`, or name the right address with --attach URL",
+                next_step="start it with `ernie-deploy up`, name the right address with --attach URL, or its key "
+                "with --api-key-file",
             ) from fault
-        return card
 
     def wait_idle(self, limit_s: float = IDLE_S) -> Look | None:
         """Wait until no request is in the server; raises `ServerDied` where others keep it busy."""

@@ -1,22 +1,19 @@
 """Where a benchmark happens: a stack of compose services, or any server that a local client is pointed at."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from ernie_deploy.bench import local_client
 from ernie_deploy.bench.client import Place
-from ernie_deploy.bench.server import Endpoint
-from ernie_deploy.compose import ask, started
-from ernie_deploy.errors import ServerDied, ToolFailed, ToolMissing, UsageError
+from ernie_deploy.bench.server import Endpoint, ModelCard
+from ernie_deploy.compose import started
+from ernie_deploy.errors import ServerDied, ToolMissing, UsageError
 from ernie_deploy.waiting import came
 
 if TYPE_CHECKING:
     import subprocess
-
-# Only for the measured process; the runner's own requests carry the key themselves.
-KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 class Site(Protocol):
@@ -66,28 +63,28 @@ class Attached:
 
     can_restart = False
 
-    def __init__(self, url: str, *, tokenizer: str = "", trust_remote_code: bool = False) -> None:
-        self._endpoint = Endpoint(url=checked(url), api_key=os.environ.get(KEY_VARIABLE, ""))
+    def __init__(
+        self, url: str, *, tokenizer: str, trust_remote_code: bool = False, api_key: str = ""
+    ) -> None:
+        self._endpoint = Endpoint(url=checked(url), api_key=api_key)
         self._tokenizer, self._trusts = tokenizer, trust_remote_code
-        self._card: dict[str, Any] = {}
+        self._card: ModelCard | None = None
 
     @property
     def endpoint(self) -> Endpoint:
         """The address that was named."""
         return self._endpoint
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> ModelCard:
         """The served model's entry in /v1/models, asked once."""
         self._card = self._card or self.endpoint.model_card()
         return self._card
 
     def base_words(self) -> list[str]:
-        """Name, tokenizer and address; the tokenizer is the model's own unless another is named."""
-        card = self.card()
-        tokenizer = self._tokenizer or card.get("root") or card["id"]
+        """Name, tokenizer and address; of these the server decides the name alone, which only it reads."""
         trust = ["--trust-remote-code"] if self._trusts else []
         return [
-            f"--base-url={self.endpoint.url}", f"--model={card['id']}", f"--tokenizer={tokenizer}", *trust,
+            f"--base-url={self.endpoint.url}", f"--model={self.card().id}", f"--tokenizer={self._tokenizer}", *trust,
             "--temperature=0",
         ]  # fmt: skip
 
@@ -105,9 +102,8 @@ class Attached:
     ) -> "Iterator[subprocess.Popen[str]]":
         """Run the local client; raises `ToolMissing` where there is no vLLM."""
         try:
-            with started(
-                self.command(words, results, dataset), output=log, env=local_environment(self.endpoint.url)
-            ) as process:
+            environment = local_client.environment(self.endpoint.url, api_key=self.endpoint.api_key)
+            with started(self.command(words, results, dataset), output=log, env=environment) as process:
                 yield process
         except ToolMissing as fault:
             raise ToolMissing(
@@ -120,9 +116,9 @@ class Attached:
         """What the server says of itself; the rest is not to be seen from here."""
         card = self.card()
         return {
-            "hf_id": card.get("root") or card["id"],
-            "max_model_len": card.get("max_model_len") or 0,
-            "client_version": local_version(),
+            "hf_id": card.root or card.id,
+            "max_model_len": card.max_model_len or 0,
+            "client_version": local_client.version(),
         }
 
     def clear_leftovers(self) -> None:
@@ -157,34 +153,9 @@ def checked(url: str) -> str:
     if not good or parts.username or parts.password or " " in url:
         raise UsageError(
             "--attach takes a URL such as http://10.0.0.5:8000, without a name or password in it.",
-            cause=f"a key belongs into the variable {KEY_VARIABLE}, which the client reads too",
+            cause="a key is read from a file: --api-key-file",
         )
     return url.rstrip("/")
-
-
-def local_environment(url: str) -> dict[str, str]:
-    """This shell's variables for the client: vLLM's Python one, and no proxy between it and the server.
-
-    The same seed gives other prompts in vLLM's Rust client.
-    """
-    from urllib.parse import urlsplit
-
-    around = ",".join(filter(None, (os.environ.get("no_proxy", ""), urlsplit(url).hostname)))
-    told = {"VLLM_USE_RUST_BENCH": "0", "VLLM_NO_USAGE_STATS": "1", "no_proxy": around, "NO_PROXY": around}
-    return {**os.environ, **told}
-
-
-def local_version() -> str:
-    """The version of the `vllm` on the PATH, asked of its own Python; '' where it is not to be had."""
-    import shutil
-    from contextlib import suppress
-
-    with suppress(OSError, ToolFailed):
-        first = Path(shutil.which("vllm") or "").read_bytes()[:200].splitlines()[0].decode()
-        if first.startswith("#!") and "python" in first:
-            ask_it = [*first[2:].split(), "-c", "import importlib.metadata as m; print(m.version('vllm'))"]
-            return ask(ask_it).stdout.strip()
-    return ""
 
 
 def answers(endpoint: Endpoint) -> bool:

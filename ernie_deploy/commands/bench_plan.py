@@ -59,7 +59,7 @@ def coherence_of(plan: "Plan | None", options: dict[str, Any]) -> "Coherence":
     chat = not (plan.model.id if plan else options["model"]).endswith("-base")
 
     def ask(site: "Site", environment: Environment) -> str:
-        name = str(site.endpoint.model_card()["id"])
+        name = site.endpoint.model_card().id
         return require(site.endpoint, name, environment, chat=chat, vision=vision)
 
     return ask

@@ -29,10 +29,9 @@ def plan_of(options: dict[str, Any]) -> "Plan | None":
 def site_of(options: dict[str, Any]) -> "Site":
     """The server to measure; raises `ServerDied` where it is not up."""
     if options["attach"]:
-        from ernie_deploy.bench.site import Attached
+        from ernie_deploy.commands.bench_attach import attached
 
-        _refuse(options)
-        return Attached(options["attach"], tokenizer=options["tokenizer"], trust_remote_code=_trusts(options))
+        return attached(options, plan_of(options))
     from ernie_deploy.bench.site_compose import ComposeSite
     from ernie_deploy.compose import Stack, require_compose
 
@@ -87,21 +86,3 @@ def _existing(file: Path) -> Path:
 def _first_line(file: Path) -> str:
     with _existing(file).open(encoding="utf-8", errors="replace") as lines:
         return lines.readline().strip()
-
-
-def _refuse(options: dict[str, Any]) -> None:
-    if options.get("cold") == "restart" or options.get("preset") == "published":
-        raise UsageError(
-            "A server elsewhere cannot be restarted from here.",
-            cause="--cold restart and --preset published give each cell a fresh server",
-            next_step="run them on a stack of this host, or use --cold seed",
-        )
-
-
-def _trusts(options: dict[str, Any]) -> bool:
-    """Whether the catalog says that the model's tokenizer is remote code."""
-    if not options["model"]:
-        return False
-    from ernie_deploy.catalog import Catalog
-
-    return Catalog().model(options["model"]).trust_remote_code

@@ -49,6 +49,7 @@ class FakeOpenAI(ThreadingHTTPServer):
         self.dying = False
         # Whether a token takes the longer, the more requests there are.
         self.crowded = crowded
+        self.card: dict[str, Any] = {"id": NAME, "root": NAME, "max_model_len": 131072}
         self.lock = threading.Lock()
         self.started = time.time()
         self.counters: Counter[str] = Counter()
@@ -59,6 +60,7 @@ class FakeOpenAI(ThreadingHTTPServer):
         self.cached: set[str] = set()
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
 
     def handle_error(self, *_: object) -> None:
         """A client that went away is no news."""
@@ -136,10 +138,11 @@ class Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
     def do_GET(self) -> None:
+        self.server.headers.append(dict(self.headers))
         if self.path == "/metrics":
             self.send(200 if self.server.mood != "no-metrics" else 404, self.server.metrics())
         elif self.path == "/v1/models":
-            self.send(200, json.dumps({"data": [{"id": NAME, "root": NAME, "max_model_len": 131072}]}))
+            self.send(200, json.dumps({"data": [self.server.card]}))
         elif self.path == "/version":
             self.send(200, '{"version": "0.32.0"}')
         else:
@@ -150,6 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         server.paths.append(self.path)
+        server.headers.append(dict(self.headers))
         if not self.path.startswith("/v1/"):
             server.cached.clear()
             self.send(200, "")

@@ -56,6 +56,8 @@ def bench(shim: dict[str, str], tmp_path: Path) -> Bench:
             "run",
             "--attach",
             url,
+            "--tokenizer",
+            "dir",
             "--results",
             str(tmp_path / results),
             *words,
@@ -126,7 +128,18 @@ def test_nothing_listening_is_known_at_once(bench: Bench) -> None:
 
 def test_a_client_that_is_missing_is_said(fake: FakeOpenAI, tmp_path: Path) -> None:
     empty = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
-    done = kit("bench", "run", "--attach", fake.url, "--results", str(tmp_path / "r"), *SMALL, env=empty)
+    done = kit(
+        "bench",
+        "run",
+        "--attach",
+        fake.url,
+        "--tokenizer",
+        "dir",
+        "--results",
+        str(tmp_path / "r"),
+        *SMALL,
+        env=empty,
+    )
     assert done.returncode == 6
     assert "There is no `vllm` on this machine's PATH." in done.stderr
 
@@ -145,7 +158,7 @@ def test_two_runs_have_the_same_identities_and_other_prompts(
 
 def test_a_run_that_is_killed_twice_ends_with_the_same_cells(shim: dict[str, str], tmp_path: Path) -> None:
     with FakeOpenAI(token_s=0.02) as fake:
-        words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--results", str(tmp_path / "r"),
+        words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--tokenizer", "dir", "--results", str(tmp_path / "r"),
                  "--shapes", "20/10,10/20", "--num-prompts", "1,2,4", "--rate", "inf", "--no-warm-up"]  # fmt: skip
         for kills in range(1, 3):
             cut = subprocess.Popen(words, env=shim, cwd=ROOT, stderr=subprocess.DEVNULL, process_group=0)
@@ -163,7 +176,7 @@ def test_a_run_that_is_killed_twice_ends_with_the_same_cells(shim: dict[str, str
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_says_so_and_goes_on(name: int, shim: dict[str, str], tmp_path: Path) -> None:
     with FakeOpenAI(token_s=0.1) as fake:
-        words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--results", str(tmp_path / "r"),
+        words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--tokenizer", "dir", "--results", str(tmp_path / "r"),
                  "--shapes", "20/30", "--num-prompts", "2", "--rate", "inf", "--no-warm-up"]  # fmt: skip
         cut = subprocess.Popen([*words[:1], "-c", AT_A_TERMINAL, *words], env=shim, cwd=ROOT, stderr=subprocess.PIPE,
                                text=True, process_group=0)  # fmt: skip
@@ -180,7 +193,7 @@ def test_a_stopped_run_says_so_and_goes_on(name: int, shim: dict[str, str], tmp_
 
 def test_a_run_under_nohup_outlives_its_terminal(shim: dict[str, str], tmp_path: Path) -> None:
     with FakeOpenAI(token_s=0.1) as fake:
-        words = ["nohup", sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--results", str(tmp_path / "r"),
+        words = ["nohup", sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--tokenizer", "dir", "--results", str(tmp_path / "r"),
                  "--shapes", "20/10", "--num-prompts", "2", "--rate", "inf", "--no-warm-up"]  # fmt: skip
         run = subprocess.Popen(words, env=shim, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, process_group=0)  # fmt: skip
@@ -209,7 +222,7 @@ class Ear:
 
 def runner(fake: FakeOpenAI, writer: journal.Writer, ear: Ear, folder: Path, run: str = "") -> Runner:
     orders = Orders(folder=folder, warms_up=False, run=run)
-    return Runner(Attached(fake.url), orders, writer, Journal(lines=()), ear.talk)
+    return Runner(Attached(fake.url, tokenizer="dir"), orders, writer, Journal(lines=()), ear.talk)
 
 
 @pytest.fixture
@@ -278,7 +291,7 @@ class Restartable(Attached):
     can_restart = True
 
     def __init__(self, fake: FakeOpenAI) -> None:
-        super().__init__(fake.url)
+        super().__init__(fake.url, tokenizer="dir")
         self.fake, self.done = fake, list[str]()
 
     def alive(self) -> bool:
@@ -402,7 +415,7 @@ def test_a_server_that_came_back_is_measured_again(
 def test_the_search_ends_at_the_edge(shim: dict[str, str], tmp_path: Path) -> None:
     """10 ms a token and request: 45 ms are kept by four at a time."""
     with FakeOpenAI(token_s=0.01, crowded=True) as fake:
-        done = kit("bench", "search", "--attach", fake.url, "--results", str(tmp_path / "r"), "--slo", "tpot:45", "--most", "16",
+        done = kit("bench", "search", "--attach", fake.url, "--tokenizer", "dir", "--results", str(tmp_path / "r"), "--slo", "tpot:45", "--most", "16",
                    "--shape", "20/10", "--share", "0.5", "--no-warm-up", "--json", env=shim, timeout=100)  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

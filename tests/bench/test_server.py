@@ -7,9 +7,10 @@ import pytest
 from bench.fake_openai import FakeOpenAI
 
 from ernie_deploy.bench.gpus import read_amd, read_nvidia
+from ernie_deploy.bench.local_client import environment
 from ernie_deploy.bench.secrecy import masked
 from ernie_deploy.bench.server import Endpoint, Look, moved_only_by_canary, read_metrics
-from ernie_deploy.bench.site import checked, local_environment
+from ernie_deploy.bench.site import checked
 from ernie_deploy.bench.site_compose import speed_variables
 from ernie_deploy.errors import ServerDied, UsageError
 
@@ -135,7 +136,7 @@ def test_what_is_no_servers_url_is_refused_without_showing_it(url: str) -> None:
 
 def test_the_client_asks_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "example.org")
-    told = local_environment("http://10.0.0.5:8000")
+    told = environment("http://10.0.0.5:8000")
     assert (told["no_proxy"], told["NO_PROXY"], told["VLLM_USE_RUST_BENCH"]) == (
         "example.org,10.0.0.5",
     ) * 2 + ("0",)

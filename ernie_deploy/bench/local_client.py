@@ -1,0 +1,52 @@
+"""vLLM's client as a process of this machine: the variables that it gets of the shell's, and its version."""
+
+import os
+import re
+from collections.abc import Mapping
+
+from ernie_deploy.compose import ask
+from ernie_deploy.errors import ToolFailed
+
+# vLLM's client has no option for it.
+KEY_VARIABLE = "OPENAI_API_KEY"
+# Prompts as vLLM's Rust client makes them differ; and without the last one, the token that `hf auth login`
+# left in HOME is read.
+ALWAYS = {"VLLM_USE_RUST_BENCH": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+NEEDED = frozenset({
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
+})  # fmt: skip
+NEEDED_PREFIXES = (
+    "LC_", "XDG_", "CONDA_", "PYTHON", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_", "VLLM_", "TORCH",
+    "CUDA_", "HIP_", "ROCR_", "OMP_", "MKL_",
+)  # fmt: skip
+SECRET = re.compile(r"(?:^|_)(?:KEY|KEYS|TOKEN|TOKENS|SECRET|SECRETS|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)")
+
+
+def environment(url: str, shell: Mapping[str, str] = os.environ, *, api_key: str = "") -> dict[str, str]:
+    """The client's variables: none of the shell's secrets, the server's own key, no proxy before the server."""
+    from urllib.parse import urlsplit
+
+    around = ",".join(filter(None, (shell.get("no_proxy", ""), urlsplit(url).hostname)))
+    kept = {name: value for name, value in shell.items() if _is_needed(name.upper())}
+    key = {KEY_VARIABLE: api_key} if api_key else {}
+    return {**kept, **ALWAYS, "no_proxy": around, "NO_PROXY": around, **key}
+
+
+def _is_needed(name: str) -> bool:
+    return (name in NEEDED or name.startswith(NEEDED_PREFIXES)) and not SECRET.search(name)
+
+
+def version() -> str:
+    """The version of the `vllm` on the PATH, asked of its own Python; '' where it is not to be had."""
+    import shutil
+    from contextlib import suppress
+    from pathlib import Path
+
+    with suppress(OSError, ToolFailed):
+        first = Path(shutil.which("vllm") or "").read_bytes()[:200].splitlines()[0].decode()
+        if first.startswith("#!") and "python" in first:
+            question = "import importlib.metadata as m; print(m.version('vllm'))"
+            return ask([*first[2:].split(), "-c", question]).stdout.strip()
+    return ""

@@ -1,0 +1,73 @@
+"""`--attach`: a server elsewhere; whose tokenizer is loaded and trusted here is the catalog's word or the user's."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ernie_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from ernie_deploy.bench.site import Attached
+    from ernie_deploy.catalog.schema import Model
+    from ernie_deploy.plan import Plan
+
+
+def attached(options: dict[str, Any], plan: "Plan | None") -> "Attached":
+    """The server of --attach; raises `UsageError` where options are missing or cannot be meant."""
+    from ernie_deploy.bench.site import Attached
+
+    _refuse_restarts(options)
+    model = plan.model if plan else _named(options["model"])
+    return Attached(
+        options["attach"],
+        tokenizer=options["tokenizer"] or _tokenizer(model),
+        trust_remote_code=bool(model and model.trust_remote_code),
+        api_key=_api_key(options["api_key_file"]),
+    )
+
+
+def _named(model_id: str) -> "Model | None":
+    from ernie_deploy.catalog import Catalog
+
+    return Catalog().model(model_id) if model_id else None
+
+
+def _tokenizer(model: "Model | None") -> str:
+    if model is None:
+        raise UsageError(
+            "--attach needs --model or --tokenizer.",
+            cause="what a server calls its model decides nothing that is loaded here",
+            next_step="list the catalog's ids with `ernie-deploy models`",
+        )
+    if model.revision == "main":
+        return model.hf_id
+    folder = f"{model.id}-tokenizer"
+    words = ["hf", "download", model.hf_id, "--revision", model.revision, "--exclude", "*.safetensors", "--local-dir", folder]  # fmt: skip
+    raise UsageError(
+        f"The tokenizer of {model.id} is that of revision {model.revision}.",
+        cause="vLLM's client has no option for a revision",
+        next_step=f"{shlex.join(words)}, then add --tokenizer {folder}",
+    )
+
+
+def _api_key(path: Path | None) -> str:
+    if path is None:
+        return ""
+    from ernie_deploy.bench.api_key import key_in
+
+    key = key_in(path)
+    if not key:
+        raise UsageError(
+            f"{path} holds no API key.",
+            cause="it is a configuration file of vLLM's with a line `api-key: KEY`, as the stack's own is",
+        )
+    return key
+
+
+def _refuse_restarts(options: dict[str, Any]) -> None:
+    if options.get("cold") == "restart" or options.get("preset") == "published":
+        raise UsageError(
+            "A server elsewhere cannot be restarted from here.",
+            cause="--cold restart and --preset published give each cell a fresh server",
+            next_step="run them on a stack of this host, or use --cold seed",
+        )
