@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ from typing import NamedTuple
 PROBE_S = 9.0
 METRICS_S = 3.0
 ANSWER_S = 8.0
+# /metrics of 16 engines has about one.
+MOST_BYTES = 16 << 20
 HANG_MISSES = 3
 HANG_S = 60.0
 STATE = Path(os.environ.get("TMPDIR", "/tmp"), "canary.json")  # noqa: S108 - a tmpfs, which a restart clears
@@ -91,7 +94,10 @@ class Server(NamedTuple):
                 "POST" if body else "GET", path, body, headers | {"Content-Type": "application/json"}
             )
             response = connection.getresponse()
-            return response.status, response.read().decode()
+            content = response.read(MOST_BYTES + 1)
+            if len(content) > MOST_BYTES:
+                raise HTTPException("an answer without end")
+            return response.status, content.decode(errors="replace")
 
 
 @contextlib.contextmanager
@@ -109,6 +115,14 @@ def within(limit_s: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def number(word: str) -> float:
+    """Read a sample's value; NaN where it is none."""
+    try:
+        return float(word)
+    except ValueError:
+        return math.nan
+
+
 def read_engines(server: Server) -> dict[str, Engine]:
     """Sum the metrics by engine; none where they are absent or late."""
     try:
@@ -116,10 +130,13 @@ def read_engines(server: Server) -> dict[str, Engine]:
     except (OSError, HTTPException, ValueError):
         return {}
     sums: dict[str, dict[str, float]] = {}
-    for metric, labels, value in SAMPLE.findall(text):
+    for metric, labels, word in SAMPLE.findall(text):
+        value = number(word)
+        if not math.isfinite(value):
+            continue
         label = ENGINE_LABEL.search(labels)
         engine = sums.setdefault(label[1] if label else "", dict.fromkeys(METRICS.values(), 0.0))
-        engine[METRICS[metric]] += float(value)
+        engine[METRICS[metric]] += value
     return {label: Engine(**engine, moved_at=time.monotonic()) for label, engine in sums.items()}
 
 

@@ -26,6 +26,7 @@ STARTS = Path("/stack", f"starts-{os.uname().nodename}")
 HEALTH_S = 3.0
 PROBE_S = 8.0
 MISSES = 3
+MOST_BYTES = 1024
 # A node that says nothing for so long is gone, and another may have its rank.
 CLAIM_S = 60.0
 # Exit code, beside those of node.py.
@@ -159,13 +160,18 @@ def within(limit_s: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def plain(content: bytes) -> str:
+    """Return a stranger's line without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in content.decode("ascii", "replace").strip())
+
+
 def ask(head: str, port: str, rank: str, host: str) -> tuple[int, str]:
     """Ask the beacon; return its status (0: silence) and its line."""
     try:
         with within(PROBE_S), contextlib.closing(HTTPConnection(head, int(port))) as connection:
             connection.request("GET", f"/?rank={rank}&host={host}")
             answer = connection.getresponse()
-            return answer.status, answer.read().decode().strip()
+            return answer.status, plain(answer.read(MOST_BYTES))
     except (OSError, HTTPException, ValueError) as error:
         return 0, f"no answer from the head ({type(error).__name__})"
 

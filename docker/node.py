@@ -20,6 +20,7 @@ START = Path("/stack/head-start")
 JOINS = Path(os.environ.get("TMPDIR", "/tmp"), "joins")  # noqa: S108 - a tmpfs, which a restart clears
 RETRY_S = 2.0
 TOLD_EVERY_S = 60.0
+MOST_BYTES = 1024
 ANSWER_S = 3.0
 SERVING, TAKEN = 200, 409
 # Ray takes 30 % of the host's memory otherwise, which SHM_SIZE does not have.
@@ -192,7 +193,8 @@ def ask_beacon(options: Options) -> tuple[int, str]:
     try:
         connection.request("GET", f"/?rank={options.rank}&host={options.host_ip}")
         answer = connection.getresponse()
-        return answer.status, answer.read().decode().strip()
+        line = answer.read(MOST_BYTES).decode("ascii", "replace").strip()
+        return answer.status, "".join(c if c.isprintable() else "?" for c in line)
     except (OSError, HTTPException, ValueError):
         return 0, ""
     finally:

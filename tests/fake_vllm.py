@@ -17,11 +17,13 @@ ENGINES = {
     "long-prompt": [(1, 0, 1)],
     "one-of-two-stuck": [(1, 40, 1), (1, 0, 0)],
 }
+NONSENSE = ("NaN", "+Inf", "-Inf", "1.2.3", "0x1", "many", "1e999")
 SILENT = {"saturated", "hung", "long-prompt", "hung-idle", "just-busy"}
 
 
 class FakeVllm(ThreadingHTTPServer):
-    """Its `mood` is one of ENGINES, or idle, hung-idle, just-busy, engine-dead, half-answer, no-metrics, wrong-name."""
+    """Its `mood` is one of ENGINES, or idle, hung-idle, just-busy, engine-dead, half-answer, no-metrics, wrong-name, nonsense,
+    endless-metrics, endless-answer."""
 
     daemon_threads = True
 
@@ -53,6 +55,8 @@ class FakeVllm(ThreadingHTTPServer):
                 f"vllm:iteration_tokens_total_count{labels} {self.answers * (label == 0) + self.looks * steps}.0",
                 f"vllm:iteration_tokens_total_sum{labels} {self.looks * 9}.0",
             ]
+        if self.mood == "nonsense":
+            lines += [f'vllm:num_requests_running{{engine="{word}"}} {word}' for word in NONSENSE]
         return "\n".join(lines) + "\n"
 
     def complete(self, question: dict[str, object], bearer: str) -> tuple[int, dict[str, object]]:
@@ -76,13 +80,26 @@ class Handler(BaseHTTPRequestHandler):
     server: FakeVllm
 
     def do_GET(self) -> None:
+        if self.server.mood == "endless-metrics":
+            self.flood()
+            return
         known = self.path == "/metrics" and self.server.mood != "no-metrics"
         self.reply(200 if known else 404, self.server.metrics() if known else "")
 
     def do_POST(self) -> None:
         question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.server.mood == "endless-answer":
+            self.flood()
+            return
         status, body = self.server.complete(question, self.headers.get("Authorization", ""))
         self.reply(status, json.dumps(body))
+
+    def flood(self) -> None:
+        """Send without end, as fast as it goes."""
+        self.send_response(200)
+        self.end_headers()
+        while True:
+            self.wfile.write(b"x" * (1 << 20))
 
     def reply(self, status: int, text: str) -> None:
         self.send_response(status)

@@ -244,3 +244,26 @@ def test_hang_kills_all_but_the_init_of_vllm(tmp_path: Path, word: str) -> None:
     assert done.stdout.endswith("init lives\n")
     assert ("engine killed" in done.stdout) == (word == "vllm"), done
     assert ("canary: no answer to one token (Conn" in done.stderr) == (word == "vllm")
+
+
+LITTLE_MEMORY = "import resource; resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))\n"
+
+
+@pytest.mark.parametrize(
+    ("mood", "verdict"),
+    [
+        ("endless-metrics", (0, "healthy: one token answered")),
+        ("endless-answer", (1, "not healthy yet: no answer to one token (HTTPException)")),
+        ("nonsense", (0, "healthy: one token answered")),
+    ],
+)
+def test_an_answer_without_end_or_sense_costs_neither_memory_nor_the_probe(
+    probe: Probe, server: FakeVllm, mood: str, verdict: tuple[int, str]
+) -> None:
+    server.mood = mood
+    began = time.monotonic()
+    assert (
+        probe._replace(text=probe.text.replace("\nimport os", f"\n{LITTLE_MEMORY}import os"))(server.url)
+        == verdict
+    )
+    assert time.monotonic() - began < 9
