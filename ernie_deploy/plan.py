@@ -11,6 +11,7 @@ from ernie_deploy.catalog.schema import Engine, Model, Port, Support, Target
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.flags import Setting, merge
 from ernie_deploy.layout import Layout, choose
+from ernie_deploy.limits import limit_environment, limit_settings
 from ernie_deploy.memory import MemoryPlan, weight_bytes
 from ernie_deploy.nodes import entry_settings, node_environment, node_settings, ports, worker_settings
 from ernie_deploy.notes import notes_on
@@ -169,6 +170,7 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
         layout.settings,
         node_settings(request, layout.topology, opened),
         serve_settings(request, SHUTDOWN_TIMEOUT_S),
+        limit_settings(pairing.engine, pairing.model, request, layout.settings),
         pairing.user,
     )
     model, target, size = pairing.model, pairing.target, weight_bytes(pairing.model)
@@ -190,6 +192,7 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
         settings=settings,
         environment=(
             *serve_environment(request, target, layout, gpu_ids, ready_timeout_s),
+            *limit_environment(pairing.engine, model, settings),
             *node_environment(layout.topology),
         ),
         bench=bench_settings(catalog.recipes, model, target, request, settings),

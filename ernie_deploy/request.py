@@ -74,6 +74,7 @@ class Request(Struct, frozen=True, kw_only=True):
     security: Security = "strict"
     api_key_file: bool = False
     bind: str = LOOPBACK
+    media_domains: tuple[str, ...] = ()
     pairs: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
 
@@ -156,6 +157,7 @@ def command_words(request: Request) -> list[str]:
         ("--security", "" if request.security == "strict" else request.security),
         ("--api-key-file", request.api_key_file),
         ("--bind", "" if request.bind == LOOPBACK else request.bind),
+        ("--media-domains", ",".join(request.media_domains)),
         *(("--set", pair) for pair in request.pairs),
     ]
     said = [(name, value) for name, value in options if value not in (None, "", False)]

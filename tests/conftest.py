@@ -21,7 +21,7 @@ NOTHING_MISSING = bool(os.environ.get("ERNIE_DEPLOY_NOTHING_MISSING"))
 FULL = bool(os.environ.get("ERNIE_DEPLOY_FULL"))
 
 SCRUBBED = ("HF_", "VLLM_", "COMPOSE_", "DOCKER_", "BENCH_", "NO_COLOR", "FORCE_COLOR", "COLUMNS",
-            "NODE_RANK", "HEAD_ADDR", "HOST_IP", "NIC", "BIND_ADDR", "PORT")  # fmt: skip
+            "NODE_RANK", "HEAD_ADDR", "HOST_IP", "NIC", "BIND_ADDR", "PORT", "MAX_")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,8 @@ KIT = ["--shutdown-timeout=60"]
 MTP = '--speculative-config={"method":"mtp","num_speculative_tokens":1}'
 VL_REVISION = [f"--{name}=refs/pr/17" for name in ("revision", "tokenizer-revision", "code-revision")]
 VL = ["--trust-remote-code"]
+# What every VL server has on top (tests/test_limits.py).
+MEDIA = ["--allowed-media-domains", "data-urls-only.invalid", '--limit-mm-per-prompt={"image":21,"video":1}']
 
 # (published lines, target, request, argv after the model, environment)
 PUBLISHED = [
@@ -58,7 +60,7 @@ def test_published_command_has_its_rendering(
     line: str, target: str, request_: dict[str, object], argv: list[str]
 ) -> None:
     plan = planned(target, **request_)
-    assert words(plan.settings) == argv + KIT, line
+    assert words(plan.settings) == argv + KIT + (MEDIA if plan.model.vision else []), line
 
 
 def test_the_published_amd_variables_are_set() -> None:
@@ -96,9 +98,10 @@ def test_published_command_over_nodes_has_its_rendering(
     line: str, target: str, request_: dict[str, object], argv: list[str]
 ) -> None:
     plan = planned(target, nodes=2, **request_)
-    assert sorted(words(plan.settings)) == sorted([*argv, *KIT]), line
+    kit = KIT + (MEDIA if plan.model.vision else [])
+    assert sorted(words(plan.settings)) == sorted([*argv, *kit]), line
     of_worker = [w for w in argv if not w.startswith(("--host=", "--port="))]
-    assert sorted(words(plan.worker_settings)) == sorted([*of_worker, *KIT, "--headless"])
+    assert sorted(words(plan.worker_settings)) == sorted([*of_worker, *kit, "--headless"])
     assert plan.topology.gpus * plan.topology.nodes == plan.topology.ranks == 16
 
 

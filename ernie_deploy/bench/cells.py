@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from ernie_deploy.bench.record import Cell, Cold, Dataset, Environment, Preset
-from ernie_deploy.catalog.schema import Matrix
+from ernie_deploy.catalog.bench_schema import Matrix
 from ernie_deploy.errors import UsageError
 
 PUBLISHED_SEED = 0

@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from ernie_deploy.catalog import schema
+from ernie_deploy.catalog import bench_schema, schema
 from ernie_deploy.catalog.load import load
 from ernie_deploy.errors import CatalogError
 from ernie_deploy.paths import CATALOG
@@ -59,14 +59,14 @@ class Catalog:
         return load(self.folder / "ports.toml", schema.Ports).ports
 
     @cached_property
-    def baselines(self) -> list[schema.Baseline]:
+    def baselines(self) -> list[bench_schema.Baseline]:
         """The published result blocks."""
-        return load(self.folder / "baselines.toml", schema.Baselines).baselines
+        return load(self.folder / "baselines.toml", bench_schema.Baselines).baselines
 
     @cached_property
-    def matrix(self) -> schema.Matrix:
+    def matrix(self) -> bench_schema.Matrix:
         """The recipe's benchmark matrix."""
-        return load(self.folder / "matrix.toml", schema.Matrix)
+        return load(self.folder / "matrix.toml", bench_schema.Matrix)
 
     @cached_property
     def failures(self) -> list[schema.Failure]:

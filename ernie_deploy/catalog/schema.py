@@ -114,13 +114,28 @@ class Lifetime(Fact, frozen=True):
     value: str = ""
 
 
+class RequestLimit(Fact, frozen=True):
+    """What one request may ask of the server: a flag of vLLM, or in capitals a variable of its environment.
+
+    `vision` limits are of models that take images; `host_variable` is the `${VAR}` that changes the value.
+    """
+
+    name: str
+    value: Value
+    reason: str
+    source: str
+    vision: bool = False
+    host_variable: str = ""
+
+
 class Engine(Fact, frozen=True):
-    """One pinned vLLM version: an image per vendor and the lifetimes of its flags."""
+    """One pinned vLLM version: an image per vendor, its limits of a request and the lifetimes of its flags."""
 
     version: str
     gpu_memory_utilization: float
     gpu_memory_utilization_source: str
     images: dict[Vendor, Image]
+    request_limits: list[RequestLimit]
     lifetimes: list[Lifetime]
 
 
@@ -260,41 +275,6 @@ class Ports(Fact, frozen=True):
     """Every port of every form of several nodes."""
 
     ports: list[Port] = field(name="port")
-
-
-class Baseline(Fact, frozen=True):
-    """A published result block, figure by figure, and what is unknown about it."""
-
-    id: str
-    recipe: str
-    lines: tuple[int, int]
-    model: str
-    unknown: list[str]
-    cell: dict[str, int | float]
-    figures: dict[str, int | float]
-
-
-class Baselines(Fact, frozen=True):
-    """Published results; none of them is a gate."""
-
-    baselines: list[Baseline] = field(name="baseline")
-
-
-class AmdMatrix(Fact, frozen=True):
-    """What the recipe's AMD section sets otherwise."""
-
-    source: str
-    request_rate: float
-
-
-class Matrix(Fact, frozen=True):
-    """The recipe's benchmark matrix: shapes as (input, output) tokens, requests per cell, requests/s."""
-
-    source: str
-    shapes: dict[str, tuple[int, int]]
-    num_prompts: list[int]
-    request_rate: float
-    amd: AmdMatrix
 
 
 class Failure(Fact, frozen=True):

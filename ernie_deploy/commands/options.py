@@ -43,6 +43,10 @@ def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return f"[{address}]" if isinstance(address, ipaddress.IPv6Address) else str(address)
 
 
+def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    return tuple(value.split(",")) if value else ()
+
+
 OPTIONS = [
     click.argument("target", default="", metavar="TARGET", shell_complete=ids("targets")),
     click.option("--model", default="", metavar="MODEL", shell_complete=ids("models"),
@@ -71,6 +75,8 @@ OPTIONS = [
     click.option("--api-key-file", is_flag=True, help="Ask clients for the key in API_KEY_FILE."),
     click.option("--bind", default=LOOPBACK, show_default=True, callback=_address, metavar="ADDR",
                  help="Address of the host to publish on."),
+    click.option("--media-domains", default="", callback=_names, metavar="HOST,HOST",
+                 help="Hosts that a VL server may fetch images from.  [default: none, data: URLs only]"),
     click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A vLLM flag and its value."),
     click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- EXTRA VLLM ARGS]"),
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from ernie_deploy.bench.figures import METRICS, P99_REQUESTS, Figure, figure
 from ernie_deploy.bench.record import Environment
 from ernie_deploy.bench.repeats import Group, Series
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.catalog.schema import Baseline
+from ernie_deploy.catalog.bench_schema import Baseline
 
 COMPARED = (
     "output_throughput", "total_token_throughput", "request_throughput",
