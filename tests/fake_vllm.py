@@ -16,14 +16,21 @@ ENGINES = {
     "hung": [(1, 0, 0)],
     "long-prompt": [(1, 0, 1)],
     "one-of-two-stuck": [(1, 40, 1), (1, 0, 0)],
+    "two-idle": [(0, 0, 0), (0, 0, 0)],
+    "one-of-two-busy": [(1, 40, 1), (0, 0, 0)],
+    "one-of-two-hung-idle": [(1, 40, 1), (0, 0, 0)],
 }
 NONSENSE = ("NaN", "+Inf", "-Inf", "1.2.3", "0x1", "many", "1e999")
-SILENT = {"saturated", "hung", "long-prompt", "hung-idle", "just-busy"}
+SILENT = {"saturated", "hung", "long-prompt", "hung-idle", "just-busy", "flooded", "slow"}
+LATE_S = {"flooded": 30.0, "slow": 0.1}
 
 
 class FakeVllm(ThreadingHTTPServer):
     """Its `mood` is one of ENGINES, or idle, hung-idle, just-busy, engine-dead, half-answer, no-metrics, wrong-name, nonsense,
-    endless-metrics, endless-answer."""
+    endless-metrics, endless-answer.
+
+    The API of `flooded` answers nothing, that of `slow` its metrics alone, and late.
+    """
 
     daemon_threads = True
 
@@ -32,6 +39,7 @@ class FakeVllm(ThreadingHTTPServer):
         self.mood, self.api_key = mood, api_key
         self.looks = self.answers = 0
         self.questions: list[dict[str, object]] = []
+        self.ranks: list[str | None] = []
         self.released = threading.Event()
 
     def handle_error(self, *_: object) -> None:
@@ -59,11 +67,14 @@ class FakeVllm(ThreadingHTTPServer):
             lines += [f'vllm:num_requests_running{{engine="{word}"}} {word}' for word in NONSENSE]
         return "\n".join(lines) + "\n"
 
-    def complete(self, question: dict[str, object], bearer: str) -> tuple[int, dict[str, object]]:
+    def complete(
+        self, question: dict[str, object], bearer: str, rank: str | None
+    ) -> tuple[int, dict[str, object]]:
         self.questions.append(question)
+        self.ranks.append(rank)
         if self.api_key and bearer != f"Bearer {self.api_key}":
             return 401, {"error": "Unauthorized"}
-        if self.mood in SILENT:
+        if self.mood in SILENT or (self.mood == "one-of-two-hung-idle" and rank == "1"):
             self.answers += self.mood == "just-busy"
             self.released.wait()
         if self.mood == "wrong-name":
@@ -84,6 +95,8 @@ class Handler(BaseHTTPRequestHandler):
             self.flood()
             return
         known = self.path == "/metrics" and self.server.mood != "no-metrics"
+        if self.server.mood in LATE_S:
+            self.server.released.wait(LATE_S[self.server.mood])
         self.reply(200 if known else 404, self.server.metrics() if known else "")
 
     def do_POST(self) -> None:
@@ -91,7 +104,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.mood == "endless-answer":
             self.flood()
             return
-        status, body = self.server.complete(question, self.headers.get("Authorization", ""))
+        status, body = self.server.complete(
+            question, self.headers.get("Authorization", ""), self.headers.get("X-data-parallel-rank")
+        )
         self.reply(status, json.dumps(body))
 
     def flood(self) -> None:

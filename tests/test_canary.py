@@ -51,11 +51,34 @@ class Probe(NamedTuple):
     def starts(self) -> Path:
         return self.folder / "starts"
 
+    def process(self, pid: int, title: str, state: str = "S", ticks: int = 0, switches: int = 0) -> None:
+        """What the kernel would show of a process; the API's, which has no title, is 7."""
+        folder = self.folder / "proc" / f"{pid}"
+        (folder / "task" / f"{pid}").mkdir(parents=True, exist_ok=True)
+        (folder / "cmdline").write_text(f"{title}\0\0\0")
+        fields = f"{pid} (VLLM::(a) b) {state} {1 if pid == 7 else 7} 7 1 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0"
+        (folder / "task" / f"{pid}" / "stat").write_text(fields)
+        (folder / "status").write_text(
+            f"State:\t{state}\nvoluntary_ctxt_switches:\t{switches}\nnonvoluntary_ctxt_switches:\t9\n"
+        )
+
 
 @pytest.fixture
 def probe(tmp_path: Path) -> Probe:
     starts = f"Path({str(tmp_path / 'starts')!r})"
-    return Probe(tmp_path, with_constants(HANG_S=0.2, STARTS=starts))
+    proc = f"Path({str(tmp_path / 'proc')!r})"
+    return Probe(tmp_path, with_constants(HANG_S=0.2, STARTS=starts, PROC=proc))
+
+
+@pytest.fixture
+def flooded(probe: Probe) -> Probe:
+    """A probe of a server whose processes are there; it waits no longer than a test can."""
+    probe = probe._replace(text=probe.text.replace("METRICS_S = 3.0", "METRICS_S = 0.3"))
+    probe.process(1, "/sbin/docker-init")
+    probe.process(7, "/usr/bin/python3")
+    probe.process(46, "VLLM::EngineCore")
+    probe.process(78, "VLLM::Worker")
+    return probe._replace(text=probe.text.replace("PROMPT_S = 0.5", "PROMPT_S = 0.05"))
 
 
 @pytest.fixture
@@ -78,7 +101,7 @@ def test_idle_server_answers_one_token_each_time(probe: Probe, server: FakeVllm)
     for count in (1, 2):
         assert probe(server.url) == (0, "healthy: one token answered")
         assert len(server.questions) == count
-    assert server.questions[0] == {"model": "ernie", "prompt": "1", "max_tokens": 1, "temperature": 0}
+    assert server.questions[0] == {"model": "ernie", "prompt": [1], "max_tokens": 1, "temperature": 0}
 
 
 @pytest.mark.parametrize("mood", ["saturated", "long-prompt"])
@@ -150,6 +173,147 @@ def test_one_stuck_engine_of_two_is_a_hang(probe: Probe, server: FakeVllm) -> No
     lines = [probe(server.url)[1] for _ in range(3)]
     assert lines[:2] == ["unhealthy: engine 1 has requests and stands still"] * 2
     assert "a hang, every process is killed" in lines[2]
+
+
+# --- an API that does not answer: the kernel is the witness ---
+
+KILLED = "probes in a row: a hang, every process is killed"
+BUSY = "no answer to one token (TimeoutError): the API is too busy, which is no hang"
+
+
+@pytest.mark.parametrize("mood", ["flooded", "slow"])
+def test_a_busy_api_of_an_engine_at_rest_is_no_hang(flooded: Probe, server: FakeVllm, mood: str) -> None:
+    flooded(server.url)
+    server.mood = mood
+    for count in range(1, 5):
+        flooded.process(7, "/usr/bin/python3", "R", ticks=100 * count)
+        assert flooded(server.url, patience_s=0.3) == (1, f"unhealthy: {BUSY}")
+
+
+def test_a_request_that_ended_within_the_flood_is_no_hang(flooded: Probe, server: FakeVllm) -> None:
+    """It ran when the metrics were last readable; then the engine ended it and rests."""
+    flooded(server.url)
+    server.mood = "saturated"
+    flooded(server.url)
+    server.mood = "flooded"
+    for count in range(1, 5):
+        flooded.process(7, "/usr/bin/python3", "R", ticks=100 * count)
+        assert flooded(server.url, patience_s=0.1) == (1, f"unhealthy: {BUSY}")
+
+
+def test_an_engine_that_runs_behind_a_busy_api_is_healthy(flooded: Probe, server: FakeVllm) -> None:
+    flooded(server.url)
+    server.mood = "flooded"
+    for count in range(1, 5):
+        flooded.process(7, "/usr/bin/python3", "R", ticks=100 * count)
+        flooded.process(78, "VLLM::Worker", switches=count)
+        line = "healthy: the engine works, the API is too busy to answer"
+        assert flooded(server.url, patience_s=0.1) == (0, line)
+
+
+@pytest.mark.parametrize("state", ["T", "t", "D"])
+@pytest.mark.parametrize("title", ["VLLM::EngineCore_DP1", "VLLM::Worker_TP1"])
+def test_a_stopped_engine_behind_a_busy_api_is_a_hang(
+    flooded: Probe, server: FakeVllm, state: str, title: str
+) -> None:
+    flooded.process(79, title)
+    flooded(server.url)
+    server.mood = "flooded"
+    for count in range(1, 4):
+        flooded.process(7, "/usr/bin/python3", "R", ticks=100 * count)
+        flooded.process(46, "VLLM::EngineCore", "R", ticks=100 * count)
+        flooded.process(79, title, state)
+        line = flooded(server.url, patience_s=0.1)[1]
+        assert line.startswith(f"unhealthy: {title} does not run (state {state})")
+    assert KILLED in line
+
+
+def test_an_engine_that_stood_still_with_work_before_the_flood_is_a_hang(
+    flooded: Probe, server: FakeVllm
+) -> None:
+    flooded(server.url)
+    for count, mood in enumerate(["hung", "flooded", "flooded"], start=1):
+        server.mood = mood
+        flooded.process(7, "/usr/bin/python3", "R", ticks=100 * count)
+        line = flooded(server.url, patience_s=0.1)[1]
+    assert line.startswith("unhealthy: engine 0 stood still and does not run, 3 probes in a row")
+
+
+def test_an_engine_that_runs_again_within_the_flood_is_forgiven(flooded: Probe, server: FakeVllm) -> None:
+    flooded(server.url)
+    for count, (mood, switches) in enumerate([("hung", 0), *[("flooded", 1)] * 4], start=1):
+        server.mood = mood
+        flooded.process(7, "/usr/bin/python3", "R", ticks=100 * count)
+        flooded.process(46, "VLLM::EngineCore", switches=switches)
+        assert KILLED not in flooded(server.url, patience_s=0.1)[1]
+
+
+def test_an_api_that_does_nothing_is_a_hang(flooded: Probe, server: FakeVllm) -> None:
+    flooded(server.url)
+    server.mood = "flooded"
+    lines = [flooded(server.url, patience_s=0.1)[1] for _ in range(3)]
+    silence = "unhealthy: no answer to one token (TimeoutError), and the API's process does nothing"
+    assert lines[0] == silence
+    assert lines[2].startswith(f"{silence}, 3 {KILLED}")
+
+
+def test_an_api_that_takes_no_connection_and_still_ticks_is_no_hang(flooded: Probe, server: FakeVllm) -> None:
+    """A stranger holds every file descriptor: the event loop turns, and closes what it accepts."""
+    flooded(server.url)
+    for count in range(1, 5):
+        flooded.process(7, "/usr/bin/python3", switches=100 * count)
+        assert "which is no hang" in flooded(LOADING)[1]
+
+
+def test_several_api_servers_are_known_by_their_titles(flooded: Probe, server: FakeVllm) -> None:
+    """Their parent waits for their end and does nothing else."""
+    for pid in (80, 81):
+        flooded.process(pid, f"VLLM::APIServer_{pid - 80}")
+    flooded(server.url)
+    server.mood = "flooded"
+    for count in range(1, 5):
+        flooded.process(81, "VLLM::APIServer_1", "R", ticks=count)
+        assert flooded(server.url, patience_s=0.1) == (1, f"unhealthy: {BUSY}")
+
+
+def test_the_processes_of_a_live_python_are_read(probe: Probe, server: FakeVllm, tmp_path: Path) -> None:
+    """The real /proc has what the fake one has."""
+    text = probe.text.replace(f"PROC = Path({str(tmp_path / 'proc')!r})", "PROC = Path('/proc')")
+    code = text.partition("if __name__")[0] + (
+        "import os\nwork = read_process(PROC / str(os.getpid()), None)\n"
+        "print(work.state, work.parent == str(os.getppid()), len(work.progress), sum(work.progress) > 0)"
+    )
+    done = subprocess.run([sys.executable, "-IS", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "R True 3 True\n"
+
+
+# --- data parallel: each engine is judged on its own ---
+
+
+def test_an_engine_that_hangs_at_rest_is_found_while_another_moves(probe: Probe, server: FakeVllm) -> None:
+    server.mood = "two-idle"
+    assert probe(server.url) == (0, "healthy: one token answered")
+    assert sorted(server.ranks, key=str) == ["0", "1"]
+    server.mood = "one-of-two-hung-idle"
+    server.ranks.clear()
+    lines = [probe(server.url, patience_s=0.1)[1] for _ in range(3)]
+    reason = "unhealthy: engine 1: no answer to one token (TimeoutError)"
+    assert lines[:2] == [reason] * 2
+    assert lines[2].startswith(f"{reason}, 3 {KILLED}")
+    assert server.ranks == ["1"] * 3
+
+
+def test_an_engine_at_rest_beside_one_that_moves_answers_for_itself(probe: Probe, server: FakeVllm) -> None:
+    server.mood = "one-of-two-busy"
+    probe(server.url)
+    server.ranks.clear()
+    assert [probe(server.url) for _ in range(2)] == [(0, "healthy: one token answered")] * 2
+    assert server.ranks == ["1"] * 2
+
+
+def test_a_single_engine_is_asked_without_a_rank(probe: Probe, server: FakeVllm) -> None:
+    probe(server.url)
+    assert server.ranks == [None]
 
 
 def test_without_metrics_the_answer_decides(probe: Probe, server: FakeVllm) -> None:
