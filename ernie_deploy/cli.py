@@ -30,6 +30,7 @@ COMMANDS = {
     "status": ("lifecycle", "Show the containers, and what the server is doing."),
     "logs": ("lifecycle", "Print what the containers of a stack said."),
     "down": ("lifecycle", "Stop a stack; its weights stay on their volume."),
+    "volumes": ("volumes", "List what stacks keep on this host and who uses it; `remove` what nobody does."),
     "rehearse": ("rehearse", "Run a stack for real without a GPU, and say what that proved."),
     "bench": ("bench", "Measure a stack with vLLM's own client, and prove each number."),
     "check": ("check", "Judge compose files, anybody's, by what vLLM and Docker would do."),

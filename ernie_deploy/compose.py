@@ -41,9 +41,12 @@ class Stack(Struct, frozen=True, kw_only=True):
         extra = ["--build"] if build else []
         return self.words("up", "--detach", *extra, "--wait", "--wait-timeout", str(wait_timeout_s))
 
-    def down(self, *, volumes: bool = False) -> list[str]:
-        """Stop and remove the containers, those of inactive profiles too."""
-        return self.words("--profile", "*", "down", *(["--volumes"] if volumes else []))
+    def down(self) -> list[str]:
+        """Stop and remove the containers, those of inactive profiles too.
+
+        Without Compose's `--volumes`, which removes the volumes that other stacks use too.
+        """
+        return self.words("--profile", "*", "down")
 
     def logs(self, *services: str, follow: bool = False, tail: str = "all") -> list[str]:
         """Print the log of some services, or of all."""

@@ -75,6 +75,16 @@ def resolve(stack: Stack) -> dict[str, Any]:
     return resolved
 
 
+def own_volumes(resolved: dict[str, Any]) -> list[str]:
+    """Names of the volumes that are a stack's alone: Compose named them after it, and not the file."""
+    project, declared = resolved["name"], resolved.get("volumes") or {}
+    return [
+        volume["name"]
+        for key, volume in declared.items()
+        if volume["name"] == f"{project}_{key}" and not volume.get("external")
+    ]
+
+
 def failure(
     engine: "DockerClient", project: str, said: str, elapsed_s: float, wait_timeout_s: int
 ) -> ToolFailed | NotReady:

@@ -17,7 +17,15 @@ from ernie_deploy.nodes import entry_settings, node_environment, node_settings, 
 from ernie_deploy.notes import notes_on
 from ernie_deploy.pairing import Pairing
 from ernie_deploy.request import Request, check_words, user_settings
-from ernie_deploy.serving import HF_CACHE, STATE, WEIGHTS_MOUNT, serve_environment, serve_settings
+from ernie_deploy.serving import (
+    HF_CACHE,
+    STATE,
+    WEIGHTS_MOUNT,
+    cache_environment,
+    home_caches,
+    serve_environment,
+    serve_settings,
+)
 from ernie_deploy.topology import Topology
 
 SHUTDOWN_TIMEOUT_S = 60
@@ -38,6 +46,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     image: str
     bench_image: str
     user: str
+    home_caches: tuple[str, ...]
     profiles: tuple[str, ...]
     topology: Topology
     gpu_ids: tuple[int, ...]
@@ -185,6 +194,7 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
         image=_image(pairing.engine, target, request),
         bench_image=pairing.engine.images["cpu"].reference,
         user=request.user or pairing.engine.images[target.vendor].user,
+        home_caches=home_caches(pairing.engine, target.vendor),
         profiles=tuple(profile.id for profile in layout.profiles),
         topology=layout.topology,
         gpu_ids=gpu_ids,
@@ -193,6 +203,7 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
         environment=(
             *serve_environment(request, target, layout, gpu_ids, ready_timeout_s),
             *limit_environment(pairing.engine, model, settings),
+            *cache_environment(pairing.engine, target.vendor),
             *node_environment(layout.topology),
         ),
         bench=bench_settings(catalog.recipes, model, target, request, settings),

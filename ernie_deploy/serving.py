@@ -1,6 +1,6 @@
 """The flags and variables of `vllm serve` that follow from running in this stack."""
 
-from ernie_deploy.catalog.schema import Target
+from ernie_deploy.catalog.schema import Engine, Target, Vendor
 from ernie_deploy.flags import Setting, as_settings
 from ernie_deploy.layout import Layout
 from ernie_deploy.request import Request
@@ -8,6 +8,8 @@ from ernie_deploy.request import Request
 HF_CACHE = "/cache/hf"
 ENGINE_CACHE = "/cache/engine"
 STATE = "/stack"
+# A tmpfs: gone with the container, and Docker's may not execute.
+HOME = "/tmp"  # noqa: S108 - the container's
 WEIGHTS_MOUNT = "/weights"
 API_KEY_CONFIG = "/run/secrets/vllm_config"
 
@@ -27,19 +29,13 @@ def _kit(name: str, value: str | int, reason: str) -> Setting:
 def serve_environment(
     request: Request, target: Target, layout: Layout, gpu_ids: tuple[int, ...], ready_timeout_s: int
 ) -> tuple[Setting, ...]:
-    """Variables of `serve`; the cache directories lie on a volume: Docker's tmpfs is noexec."""
+    """Variables of `serve` but for those of its caches."""
     settings = [
         *as_settings({"HF_HOME": HF_CACHE}, "kit: the weights' volume"),
         *as_settings({"HF_HUB_OFFLINE": "1"}, "kit: only fetch talks to the hub"),
         *as_settings(
-            {
-                "HF_MODULES_CACHE": f"{ENGINE_CACHE}/modules",
-                "HOME": ENGINE_CACHE,
-                "TORCHINDUCTOR_CACHE_DIR": f"{ENGINE_CACHE}/inductor",
-                "TRITON_CACHE_DIR": f"{ENGINE_CACHE}/triton",
-                "VLLM_CACHE_ROOT": f"{ENGINE_CACHE}/vllm",
-            },
-            "kit: a writable volume that may execute",
+            {"HF_MODULES_CACHE": f"{HOME}/modules", "HOME": HOME, "PYTHONNOUSERSITE": "1"},
+            "kit: code that a container leaves behind does not run in the next",
         ),
         *as_settings({"VLLM_NO_USAGE_STATS": "1"}, "kit: nothing is sent anywhere"),
         Setting(
@@ -50,6 +46,19 @@ def serve_environment(
         ),
     ]
     return (*settings, *_of_hardware(target, layout, request, gpu_ids))
+
+
+def cache_environment(engine: Engine, vendor: Vendor) -> tuple[Setting, ...]:
+    """Variables that put what is compiled where it may execute and is found again."""
+    caches = [cache for cache in engine.caches if cache.variable and cache.is_of(vendor)]
+    places = {cache.variable: f"{ENGINE_CACHE}/{cache.folder}" for cache in caches}
+    return tuple(as_settings(places, "kit: a writable volume that may execute"))
+
+
+def home_caches(engine: Engine, vendor: Vendor) -> tuple[str, ...]:
+    """Folders for the same purpose whose place is below HOME and cannot be changed."""
+    caches = [cache for cache in engine.caches if not cache.variable and cache.is_of(vendor)]
+    return tuple(f"{HOME}/{cache.folder}" for cache in caches)
 
 
 def _of_hardware(target: Target, layout: Layout, request: Request, gpu_ids: tuple[int, ...]) -> list[Setting]:

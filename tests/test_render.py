@@ -3,6 +3,8 @@
 import ast
 import re
 import string
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -419,3 +421,44 @@ def test_what_belongs_to_a_stack_is_on_a_volume_of_its_own_and_kernels_on_one_of
     for stack in made:
         for service in ("fetch", "serve"):
             assert "state:/stack" in stack["services"][service]["volumes"]
+
+
+def mounted(volume: object) -> tuple[str, str]:
+    """Source and place of one mount, of either of Compose's forms."""
+    if isinstance(volume, dict):
+        return volume["source"], volume["target"]
+    source, target = re.fullmatch(r"(\$\{[^}]*\}|[^:]+):([^:]+)(?::ro)?", str(volume)).groups()  # type: ignore[union-attr]
+    return source, target
+
+
+@pytest.mark.parametrize("target", ["h100", "mi300x", "cpu"])
+def test_code_that_a_container_left_behind_is_not_run_by_the_next(target: str, tmp_path: Path) -> None:
+    serve = yaml.safe_load(rendered(target))["services"]["serve"]
+    # Where something that was written is still there for the next container: the volumes, but not /tmp around one.
+    kept = [place for _, place in map(mounted, serve["volumes"]) if not place.startswith("/tmp")]
+    said = {name: str(value) for name, value in serve["environment"].items()}
+    here = {name: re.sub(r"^(?=/)", str(tmp_path), value) for name, value in said.items()}
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    for place in kept:
+        site = tmp_path / place[1:] / ".local/lib" / version / "site-packages"
+        site.mkdir(parents=True)
+        (site / "usercustomize.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    # Outside a virtual environment, as in the vendors' images.
+    python = getattr(sys, "_base_executable", sys.executable)
+    subprocess.run([python, "-c", "pass"], env=here, check=True)
+    assert not (tmp_path / "ran").exists()
+    assert not said["HF_MODULES_CACHE"].startswith(tuple(kept))
+
+
+@pytest.mark.parametrize("target", ["h100", "mi300x", "cpu"])
+def test_what_is_compiled_lies_where_it_may_execute(target: str) -> None:
+    serve = yaml.safe_load(rendered(target))["services"]["serve"]
+    engine = Catalog().engine
+    caches = [cache for cache in engine.caches if cache.is_of(Catalog().target(target).vendor)]
+    volumes = [place for source, place in map(mounted, serve["volumes"]) if "ENGINE_CACHE_DIR" in source]
+    for cache in caches:
+        place = serve["environment"][cache.variable] if cache.variable else f"/tmp/{cache.folder}"
+        assert place.startswith(tuple(volumes)), cache
+    assert {"h100": "FLASHINFER_WORKSPACE_BASE", "mi300x": "", "cpu": "TVM_FFI_CACHE_DIR"}[target] in [
+        cache.variable for cache in caches
+    ]

@@ -103,6 +103,19 @@ class Image(Fact, frozen=True):
     older_cuda: dict[str, str] = {}
 
 
+class Cache(Fact, frozen=True):
+    """Where a library keeps what it compiles; without a variable that says so, the folder is below HOME."""
+
+    folder: str
+    source: str
+    variable: str = ""
+    vendors: list[Vendor] = []
+
+    def is_of(self, vendor: Vendor) -> bool:
+        """Tell whether an image of this vendor has the library; all have it where none is named."""
+        return vendor in (self.vendors or [vendor])
+
+
 class Lifetime(Fact, frozen=True):
     """A flag, or a value of one, that this engine no longer takes or soon will not."""
 
@@ -129,13 +142,14 @@ class RequestLimit(Fact, frozen=True):
 
 
 class Engine(Fact, frozen=True):
-    """One pinned vLLM version: an image per vendor, its limits of a request and the lifetimes of its flags."""
+    """One pinned vLLM version: an image per vendor, its limits of a request, its caches and the lifetimes of its flags."""
 
     version: str
     gpu_memory_utilization: float
     gpu_memory_utilization_source: str
     images: dict[Vendor, Image]
     request_limits: list[RequestLimit]
+    caches: list[Cache]
     lifetimes: list[Lifetime]
 
 

@@ -75,7 +75,7 @@ def floating_image(service: Service) -> Iterator[Spot]:
     "ED322",
     "error",
     "Compiled code is cached on a tmpfs, from where it cannot run.",
-    remedy="VLLM_CACHE_ROOT, TRITON_CACHE_DIR and HOME on a volume; /tmp alone as tmpfs",
+    remedy="VLLM_CACHE_ROOT and TRITON_CACHE_DIR on a volume; HOME and /tmp may be a tmpfs",
     source="Docker mounts tmpfs noexec; torch.compile and Triton load the libraries they have written",
 )
 def cache_cannot_run(service: Service) -> Iterator[Spot]:

@@ -11,6 +11,7 @@ from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
 
 if TYPE_CHECKING:
+    from ernie_deploy.compose import Stack
     from ernie_deploy.request import Request
 
 FILE = click.option(
@@ -127,23 +128,34 @@ def _what_is_up(started: Any) -> str:
 @click.command(epilog="Example: ernie-deploy down")
 @FILE
 @click.option(
-    "--volumes", is_flag=True, help="Remove the caches too: the next start downloads everything again."
+    "--volumes",
+    is_flag=True,
+    help="Remove the stack's own volumes too; those that stacks share have `ernie-deploy volumes`.",
 )
 @DRY_RUN
 @JSON
 def down(file: Path, volumes: bool, dry_run: bool, as_json: bool) -> None:
     """Stop a stack; its weights stay on their volume."""
-    from ernie_deploy.compose import Stack
+    from ernie_deploy.compose import Stack, demand, require_compose
 
-    words = Stack(files=(_existing(file),)).down(volumes=volumes)
+    stack = Stack(files=(_existing(file),))
+    own = _own_volumes(stack) if volumes else []
+    # With --force none is missed: a stack that never started has made none.
+    commands = [stack.down(), *([["docker", "volume", "rm", "--force", *own]] if own else [])]
     if not as_json or dry_run:
-        _run(words, dry_run=dry_run)
+        for words in commands:
+            _run(words, dry_run=dry_run)
         return
-    from ernie_deploy.compose import demand, require_compose
-
     require_compose()
-    demand(words, timeout_s=DOWN_S)
-    click.echo(json.dumps({"file": str(file), "down": True, "volumes_removed": volumes}))
+    for words in commands:
+        demand(words, timeout_s=DOWN_S)
+    click.echo(json.dumps({"file": str(file), "down": True, "volumes_removed": own}))
+
+
+def _own_volumes(stack: "Stack") -> list[str]:
+    from ernie_deploy.lifecycle import own_volumes, resolve
+
+    return own_volumes(resolve(stack))
 
 
 @click.command(epilog="Example: ernie-deploy logs --follow serve")

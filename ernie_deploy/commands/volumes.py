@@ -1,0 +1,82 @@
+"""`volumes`: what the stacks of this host keep, who uses it, and the safe way to remove it."""
+
+import json
+import sys
+
+import click
+
+from ernie_deploy.commands.lifecycle import DRY_RUN, JSON
+from ernie_deploy.errors import UsageError
+
+EXAMPLE = """\b
+Examples:
+  ernie-deploy volumes
+  ernie-deploy volumes remove ernie-engine-21b-nvidia-0.32.0"""
+
+
+@click.group(invoke_without_command=True, epilog=EXAMPLE)
+@JSON
+@DRY_RUN
+@click.pass_context
+def volumes(ctx: click.Context, as_json: bool, dry_run: bool) -> None:
+    """List what stacks keep on this host and who uses it; `remove` what nobody does."""
+    if ctx.invoked_subcommand:
+        return
+    if dry_run:
+        click.echo("docker system df --verbose")
+        return
+    import msgspec
+
+    from ernie_deploy.containers import client
+    from ernie_deploy.volumes import as_text, look
+
+    listed = look(client())
+    if as_json:
+        click.echo(msgspec.json.encode(listed).decode())
+    else:
+        click.echo(as_text(listed) or "No stack of the kit has made a volume here.")
+
+
+def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from ernie_deploy.containers import client
+    from ernie_deploy.errors import KitError
+    from ernie_deploy.volumes import names
+
+    try:
+        return [name for name in names(client()) if name.startswith(incomplete)]
+    except KitError:
+        return []
+
+
+@volumes.command(epilog="Example: ernie-deploy volumes remove ernie-hf-cache --yes")
+@click.argument("name", metavar="NAME", shell_complete=_names)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@DRY_RUN
+@JSON
+def remove(name: str, yes: bool, dry_run: bool, as_json: bool) -> None:
+    """Remove a volume that no container refers to; what it holds is downloaded or compiled again."""
+    if dry_run:
+        import shlex
+
+        click.echo(shlex.join(["docker", "volume", "rm", name]))
+        return
+    from ernie_deploy.containers import client
+    from ernie_deploy.volumes import remove as remove_volume
+    from ernie_deploy.volumes import require_free
+
+    engine = client()
+    require_free(engine, name)
+    if not yes:
+        _ask(name)
+    remove_volume(engine, name)
+    click.echo(json.dumps({"name": name, "removed": True}) if as_json else f"{name} is removed")
+
+
+def _ask(name: str) -> None:
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"Nobody was asked whether {name} may go.",
+            cause="standard input is no terminal",
+            next_step=f"ernie-deploy volumes remove {name} --yes",
+        )
+    click.confirm(f"Remove {name} and all it holds?", abort=True, err=True)
