@@ -13,6 +13,7 @@ import click  # noqa: E402
 
 from ernie_deploy import __version__  # noqa: E402
 from ernie_deploy.errors import KitError  # noqa: E402
+from ernie_deploy.terminal import say  # noqa: E402
 
 INTERRUPTED = 130
 
@@ -77,21 +78,29 @@ def main(argv: list[str] | None = None) -> Any:
         code = cli.main(argv, prog_name="ernie-deploy", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except KitError as error:
-        _tell(str(error))
+        say(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show(sys.stderr)
+        _show(error)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        _tell("interrupted")
+        say("error: interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader (`head`, say) has gone: nothing is wrong, and nobody listens.
         sys.stderr.close()
         sys.exit(0)
+    except Exception:  # noqa: BLE001 - a bug, and its message may hold anybody's text
+        import traceback
+
+        say(traceback.format_exc(), err=True, end="")
+        sys.exit(1)
 
 
-def _tell(text: str) -> None:
-    # A user's own words may hold what the terminal cannot show.
-    encoding = sys.stderr.encoding or "utf-8"
-    click.echo(f"error: {text}".encode(encoding, "backslashreplace"), err=True)
+def _show(error: click.ClickException) -> None:
+    """Print a usage error as click does: it quotes what the user wrote."""
+    import io
+
+    text = io.StringIO()
+    error.show(text)
+    say(text.getvalue(), err=True, end="")

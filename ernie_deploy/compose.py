@@ -7,14 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from msgspec import Struct
 
 from ernie_deploy.errors import ToolFailed, ToolMissing
+from ernie_deploy.terminal import say
 
 QUICK_S = 60
 TERMINATE_S = 20
+# What a container prints may be no text at all.
+READ: Any = {"encoding": "utf-8", "errors": "replace"}
 
 
 class Stack(Struct, frozen=True, kw_only=True):
@@ -78,7 +81,7 @@ def ask(words: Sequence[str], *, timeout_s: float = QUICK_S) -> Done:
     """Run a command to its end and return what it said; raises `ToolMissing`."""
     _present(words[0])
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout_s, check=False)
+        done = subprocess.run(words, capture_output=True, timeout=timeout_s, check=False, **READ)
     except subprocess.TimeoutExpired as late:
         raise ToolFailed(f"`{shlex.join(words)}` did not end within {timeout_s:g} s.") from late
     return Done(done.returncode, done.stdout, done.stderr)
@@ -95,12 +98,6 @@ def demand(words: Sequence[str], *, timeout_s: float = QUICK_S) -> str:
     return done.stdout
 
 
-def hand_over(words: Sequence[str], *, output: IO[str] | None = None) -> int:
-    """Run a command on the user's own terminal, or with its output elsewhere, and return its exit code."""
-    _present(words[0])
-    return subprocess.run(words, check=False, stdout=output).returncode
-
-
 @contextmanager
 def started(
     words: Sequence[str], *, output: IO[str] | None = None, env: Mapping[str, str] | None = None
@@ -111,13 +108,29 @@ def started(
     """
     _present(words[0])
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=output or subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env=env, process_group=0,
+        words, stdin=subprocess.DEVNULL, stdout=output or subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=env, process_group=0, **READ,
     )  # fmt: skip
     try:
         yield process
     finally:
         _end(process)
+
+
+def relay(words: Sequence[str], *, err: bool = False) -> int:
+    """Run a command, print its lines cleaned as they come, and return its exit code."""
+    with started(words) as process:
+        for line in lines_of(process):
+            say(line, err=err)
+    return process.returncode
+
+
+def lines_of(process: "subprocess.Popen[str]") -> Iterator[str]:
+    """The lines of a process whose output is a pipe, until it ends."""
+    assert process.stdout, "started with a pipe"
+    with process.stdout as pipe:
+        yield from (line.rstrip("\n") for line in pipe)
+    process.wait()
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -1,12 +1,12 @@
 """The live view of a start: one line that changes on a terminal, a line a phase elsewhere."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
 from ernie_deploy.lifecycle import Show
 from ernie_deploy.phases import Phase
+from ernie_deploy.terminal import console, in_colour, say
 
 QUIET_S = 10.0
 
@@ -14,25 +14,24 @@ QUIET_S = 10.0
 @contextmanager
 def shower(out: TextIO) -> Iterator[Show]:
     """Yield the function that shows a phase; the terminal is left clean."""
-    if out.isatty() and not os.environ.get("NO_COLOR"):
-        with _terminal() as show:
+    if in_colour(out):
+        with _terminal(out) as show:
             yield show
     else:
         yield _Lines(out)
 
 
 @contextmanager
-def _terminal() -> Iterator[Show]:
-    from rich.console import Console
+def _terminal(out: TextIO) -> Iterator[Show]:
     from rich.status import Status
 
-    console = Console(stderr=True)
-    with Status("", console=console) as status:
+    screen = console(out)
+    with Status("", console=screen) as status:
 
         def show(elapsed_s: float, phase: Phase) -> None:
             from rich.markup import escape
 
-            room = max(20, console.width - 30)
+            room = max(20, screen.width - 30)
             status.update(f"[bold]{phase.name}[/] {elapsed_s:5.0f} s  [dim]{escape(phase.detail[:room])}[/]")
 
         yield show
@@ -50,6 +49,4 @@ class _Lines:
         if phase.name == self.name and elapsed_s - self.said_s < QUIET_S:
             return
         self.name, self.said_s = phase.name, elapsed_s
-        print(
-            f"{elapsed_s:5.0f} s  {phase.name:<10}  {phase.detail[:160]}".rstrip(), file=self.out, flush=True
-        )
+        say(f"{elapsed_s:5.0f} s  {phase.name:<10}  {phase.detail[:160]}".rstrip(), stream=self.out)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,13 +35,13 @@ def test_a_missing_image_is_a_sentence_with_its_command(monkeypatch: pytest.Monk
 def test_a_missing_image_is_built_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
 
-    def hand_over(words: list[str], *, output: object) -> int:
-        assert output is sys.stderr
+    def relay(words: list[str], *, err: bool) -> int:
+        assert err
         ran.append(words)
         return len(ran) - 1
 
     monkeypatch.setattr(runner, "ask", absent)
-    monkeypatch.setattr(runner, "hand_over", hand_over)
+    monkeypatch.setattr(runner, "relay", relay)
     runner.require_image(build_base=True)
     assert ran[0][1].endswith("docker/engine-cpu/build.py")
     assert ran[0][2:] == ["--build-base"]
@@ -52,7 +51,7 @@ def test_a_missing_image_is_built_where_that_is_asked_for(monkeypatch: pytest.Mo
 
 def test_an_image_that_is_there_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "ask", lambda *_, **__: Done(0, "", ""))
-    monkeypatch.setattr(runner, "hand_over", lambda *_, **__: pytest.fail("built"))
+    monkeypatch.setattr(runner, "relay", lambda *_, **__: pytest.fail("built"))
     runner.require_image(build_base=True)
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from ernie_deploy import __version__
 from ernie_deploy.bench.record import Environment
-from ernie_deploy.bench.server import Look, ModelCard
+from ernie_deploy.bench.server import Look, ModelCard, is_name
 from ernie_deploy.bench.site import Site
 from ernie_deploy.errors import ServerDied
 
@@ -58,8 +58,9 @@ def _of_server(site: Site, card: ModelCard, look: Look | None) -> dict[str, Any]
 
 
 def _version(site: Site) -> str:
-    with suppress(OSError, ValueError, LookupError):
-        return str(site.endpoint.get("/version")["version"])
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        version = site.endpoint.get("/version")["version"]
+        return version if isinstance(version, str) and is_name(version) else ""
     return ""
 
 

@@ -36,9 +36,13 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (self.id, self.root or self.id):
-            if not (0 < len(name) <= MOST_NAME_CHARACTERS and name.isprintable()):
-                raise ValueError("its model's name is empty, too long or not printable")
+        if not (is_name(self.id) and is_name(self.root or self.id)):
+            raise ValueError("its model's name is empty, too long or not printable")
+
+
+def is_name(text: str) -> bool:
+    """Whether a server's word may stand in a command line, a journal and a report."""
+    return 0 < len(text) <= MOST_NAME_CHARACTERS and text.isprintable()
 
 
 class Look(Struct, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import click
 
 from ernie_deploy.commands import bench_report
 from ernie_deploy.commands.bench_options import HOW, SLOS, WHAT, WHERE, slo, with_options
+from ernie_deploy.terminal import say
 
 if TYPE_CHECKING:
     from ernie_deploy.bench.cells import Choice
@@ -51,7 +52,7 @@ def plan(as_json: bool, **options: Any) -> None:
     from ernie_deploy.commands.bench_stack import plan_of
 
     rows = rows_of(_cells(options), plan_of(options))
-    click.echo(json.dumps(as_data(rows), indent=2) if as_json else as_text(rows))
+    say(json.dumps(as_data(rows), indent=2) if as_json else as_text(rows), as_json=as_json)
 
 
 @bench.command(epilog=RUN_EXAMPLE)
@@ -97,7 +98,7 @@ def search(
     from ernie_deploy.commands.bench_search import searched
 
     found = searched(slo_ms, shape, share, most, options)
-    click.echo(json.dumps(found, indent=2) if as_json else found["sentence"])
+    say(json.dumps(found, indent=2) if as_json else found["sentence"], as_json=as_json)
 
 
 for _command in (bench_report.report, bench_report.compare, bench_report.baseline):
@@ -132,7 +133,7 @@ def feasible(cells: "list[Cell]", plan: "Plan | None") -> "list[Cell]":
     rows = rows_of(cells, plan)
     for row in rows:
         if row.refused:
-            click.echo(f"refused   {row.cell.name}: {row.refused}", err=True)
+            say(f"refused   {row.cell.name}: {row.refused}", err=True)
     if all(row.refused for row in rows):
         raise Refused(
             "No cell of this matrix can run on this stack.",
@@ -155,7 +156,7 @@ def _print_commands(cells: "list[Cell]", options: dict[str, Any]) -> None:
         place = site.place(Path("FOLDER"), dataset)
         words = client.words(site.base_words(), cell, cell.seed or 0, RESULT, place)
         line = shlex.join(site.command(words, Path("FOLDER"), dataset))
-        click.echo(line if cell.seed is not None else line.replace("--seed=0", "--seed=SEED"))
+        say(line if cell.seed is not None else line.replace("--seed=0", "--seed=SEED"))
 
 
 def _measured(cells: "list[Cell]", plan: "Plan | None", options: dict[str, Any]) -> "list[Attempt]":
@@ -207,8 +208,8 @@ def _conclude(attempts: "list[Attempt]", *, as_json: bool) -> None:
 
     counts = Counter(attempt.status for attempt in attempts)
     if as_json:
-        click.echo(msgspec.json.encode(attempts).decode())
+        say(msgspec.json.encode(attempts).decode(), as_json=True)
     else:
-        click.echo(", ".join(f"{count} {status}" for status, count in counts.items()))
+        say(", ".join(f"{count} {status}" for status, count in counts.items()))
     if fault := outcome(attempts):
         raise fault

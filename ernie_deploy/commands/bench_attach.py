@@ -56,7 +56,8 @@ def _api_key(path: Path | None) -> str:
     from ernie_deploy.bench.api_key import key_in
 
     key = key_in(path)
-    if not key:
+    # What no header can carry is a key of nothing, and http.client would quote it in its error.
+    if not (key and key.isascii() and key.isprintable()):
         raise UsageError(
             f"{path} holds no API key.",
             cause="it is a configuration file of vLLM's with a line `api-key: KEY`, as the stack's own is",

@@ -1,6 +1,5 @@
 """How a benchmark speaks: a live table on a terminal, elsewhere a line every ten seconds."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any, TextIO
 from ernie_deploy.bench.record import Attempt, Cell
 from ernie_deploy.bench.run import Talk
 from ernie_deploy.bench.server import Look
+from ernie_deploy.terminal import console, in_colour, say
 
 QUIET_S = 10.0
 
@@ -16,15 +16,13 @@ QUIET_S = 10.0
 @contextmanager
 def talker(out: TextIO) -> Iterator[Talk]:
     """Yield what a run speaks through; the terminal is left clean."""
-    if not out.isatty() or os.environ.get("NO_COLOR"):
+    if not in_colour(out):
         lines = _Lines(out)
         yield Talk(say=lines.say, ended=lines.ended, progress=lines.progress)
         return
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console(file=out)
-    with Live("", console=console, refresh_per_second=4, transient=True) as live:
+    with Live("", console=console(out), refresh_per_second=4, transient=True) as live:
         table = _Terminal(live)
         yield Talk(say=table.say, ended=table.ended, progress=table.progress)
 
@@ -63,7 +61,7 @@ class _Lines:
         self.out, self.said_at = out, time.monotonic()
 
     def say(self, text: str) -> None:
-        print(text, file=self.out, flush=True)
+        say(text, stream=self.out)
         self.said_at = time.monotonic()
 
     def ended(self, done: Attempt, number: int, of: int) -> None:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ernie_deploy.terminal import say
+
 if TYPE_CHECKING:
     from ernie_deploy.bench.record import Journal
 
@@ -52,9 +54,9 @@ def report(journal: Path, as_json: bool, baseline: Path | None, force: bool, **f
     named = {kind: path for kind, path in files.items() if path}
     reports.write(shown, named, force=force)
     if as_json:
-        click.echo(reports.as_json(shown))
+        say(reports.as_json(shown), as_json=True)
     elif named:
-        click.echo("\n".join(f"wrote {path}" for path in named.values()), err=True)
+        say("\n".join(f"wrote {path}" for path in named.values()), err=True)
     else:
         text.show(shown)
 
@@ -72,7 +74,7 @@ def compare(a: Path, b: Path, tolerance: Path | None, as_json: bool) -> int:
     from ernie_deploy.report import text
 
     found = comparing.compare(_journal(a), _journal(b), comparing.tolerance_of(tolerance))
-    click.echo(msgspec.json.encode(found).decode() if as_json else text.comparison(found))
+    say(msgspec.json.encode(found).decode() if as_json else text.comparison(found), as_json=as_json)
     return found.exit_code
 
 
@@ -92,7 +94,7 @@ def accept(journal: Path, output: Path, force: bool) -> None:
 
     made = baselines.accept(_journal(journal))
     write_whole(output, baselines.text(made), force=force)
-    click.echo(f"wrote {output}: {len(made.attempts)} valid attempts", err=True)
+    say(f"wrote {output}: {len(made.attempts)} valid attempts", err=True)
 
 
 def _journal(path: Path) -> "Journal":

@@ -9,6 +9,7 @@ import click
 
 from ernie_deploy.commands.options import ids
 from ernie_deploy.errors import CatalogError, CheckFailed, UsageError
+from ernie_deploy.terminal import say
 
 if TYPE_CHECKING:
     from ernie_deploy.catalog import Catalog
@@ -46,7 +47,7 @@ def check(files: tuple[str, ...], as_json: bool, sarif: bool, list_rules: bool) 
 def _list_rules(*, as_json: bool) -> int:
     from ernie_deploy.check import report, rules
 
-    click.echo(report.rules_as_json(rules()) if as_json else report.rules_as_text(rules()))
+    say(report.rules_as_json(rules()) if as_json else report.rules_as_text(rules()), as_json=as_json)
     return 0
 
 
@@ -59,9 +60,9 @@ def _judge(files: tuple[str, ...], *, as_json: bool, sarif: bool) -> int:
     texts = {name: _read(name, catalog) for name in files}
     findings = [finding for name, data in texts.items() for finding in judge(data, name, catalog)]
     if sarif:
-        click.echo(report.as_sarif(findings, rules(), __version__))
+        say(report.as_sarif(findings, rules(), __version__), as_json=True)
     else:
-        click.echo(report.as_json(findings) if as_json else report.as_text(findings, files))
+        say(report.as_json(findings) if as_json else report.as_text(findings, files), as_json=as_json)
     return CheckFailed.exit_code if any(finding.severity == "error" for finding in findings) else 0
 
 

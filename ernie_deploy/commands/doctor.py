@@ -10,6 +10,7 @@ import click
 
 from ernie_deploy.commands.options import request_options
 from ernie_deploy.errors import UsageError
+from ernie_deploy.terminal import say, say_coloured
 
 if TYPE_CHECKING:
     from ernie_deploy.catalog import Catalog
@@ -56,7 +57,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - click's signature
     catalog, request = Catalog(), Request(**options)
     place = _place(request, node_rank, head)
     if dry_run:
-        click.echo(_dry_run(catalog, request, head or "ADDR", as_json=as_json))
+        say(_dry_run(catalog, request, head or "ADDR", as_json=as_json), as_json=as_json)
         return 0
     return _examine(catalog, request, env_file, place, as_json=as_json, write=write_env)
 
@@ -91,13 +92,16 @@ def _examine(  # noqa: PLR0913 - the options of the command
         _tell(examine.write_env(subject, env_file, environ), env_file)
         text = examine.read_env(env_file)
     report = examine.judge(subject, text, environ)
-    click.echo(findings.as_json(report) if as_json else findings.as_text(report))
+    if as_json:
+        say(findings.as_json(report), as_json=True)
+    else:
+        say_coloured(findings.as_text(report), findings.COLOURS)
     return report.exit_code
 
 
 def _tell(written: dict[str, str], env_file: Path) -> None:
     said = ", ".join(f"{name}={value}" for name, value in written.items())
-    click.echo(f"wrote {said} to {env_file}" if said else f"{env_file} needs nothing of this host", err=True)
+    say(f"wrote {said} to {env_file}" if said else f"{env_file} needs nothing of this host", err=True)
 
 
 def _dry_run(catalog: "Catalog", request: "Request", head: str, *, as_json: bool) -> str:

@@ -7,6 +7,7 @@ import click
 
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
+from ernie_deploy.terminal import say
 
 EXAMPLE = """\b
 Examples:
@@ -30,8 +31,8 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     plan = resolve(catalog, request_of(options))
     made = files(plan, catalog, dict(_pair(value) for value in values))
     write_all(folder, made, force=force)
-    click.echo(f"wrote {', '.join(made)} to {folder}", err=True)
-    click.echo(f"next: cd {folder} && docker compose up -d --wait", err=True)
+    say(f"wrote {', '.join(made)} to {folder}", err=True)
+    say(f"next: cd {folder} && docker compose up -d --wait", err=True)
 
 
 def _pair(value: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import click
 
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
+from ernie_deploy.terminal import say
 
 if TYPE_CHECKING:
     from ernie_deploy.compose import Stack
@@ -83,7 +84,7 @@ def _check_host(file: Path, request: "Request | None") -> None:
     if request:
         preflight(request, file.parent / ".env")
     else:
-        click.echo(f"no preflight: {file} does not name the command that rendered it", err=True)
+        say(f"no preflight: {file} does not name the command that rendered it", err=True)
 
 
 def _render(path: Path, request: "Request") -> None:
@@ -112,9 +113,9 @@ def _start(stack: Any, wait_timeout: int, *, as_json: bool) -> None:
     if as_json:
         import msgspec
 
-        click.echo(msgspec.json.encode(started).decode())
+        say(msgspec.json.encode(started).decode(), as_json=True)
         return
-    click.echo(f"{started.project} {_what_is_up(started)} after {started.elapsed_s:.0f} s")
+    say(f"{started.project} {_what_is_up(started)} after {started.elapsed_s:.0f} s")
 
 
 def _what_is_up(started: Any) -> str:
@@ -149,7 +150,7 @@ def down(file: Path, volumes: bool, dry_run: bool, as_json: bool) -> None:
     require_compose()
     for words in commands:
         demand(words, timeout_s=DOWN_S)
-    click.echo(json.dumps({"file": str(file), "down": True, "volumes_removed": own}))
+    say(json.dumps({"file": str(file), "down": True, "volumes_removed": own}), as_json=True)
 
 
 def _own_volumes(stack: "Stack") -> list[str]:
@@ -172,10 +173,10 @@ def logs(  # noqa: PLR0913, PLR0917 - its options
     from ernie_deploy.compose import Stack
 
     words = Stack(files=(_existing(file),)).logs(*services, follow=follow, tail=tail)
-    if as_json and not dry_run:
-        _log_as_json(words)
-        return
-    _run(words, dry_run=dry_run)
+    if dry_run:
+        _print_commands([], words)
+    else:
+        _print_log(words, as_json=as_json)
 
 
 @click.command(epilog="Example: ernie-deploy status --json")
@@ -193,35 +194,37 @@ def status(file: Path, as_json: bool, dry_run: bool) -> None:
     from ernie_deploy.status import as_text, look
 
     seen = look(stack)
-    click.echo(json.dumps(seen, indent=2) if as_json else as_text(seen))
+    say(json.dumps(seen, indent=2) if as_json else as_text(seen), as_json=as_json)
 
 
-def _log_as_json(words: list[str]) -> None:
-    """Compose's `serve-1  | text` as objects, line by line."""
-    from ernie_deploy.compose import require_compose, started
+def _print_log(words: list[str], *, as_json: bool) -> None:
+    """Compose's `serve-1  | text` line by line, cleaned: a container prints what its clients wrote."""
+    from ernie_deploy.compose import lines_of, require_compose, started
     from ernie_deploy.errors import ToolFailed
 
     require_compose()
     with started(words) as process:
-        assert process.stdout, "started with a pipe"
-        with process.stdout as lines:
-            for line in lines:
-                name, bar, text = line.rstrip("\n").partition("|")
-                said = {"container": name.strip(), "line": text.removeprefix(" ")} if bar else {"line": name}
-                click.echo(json.dumps(said, ensure_ascii=False))
+        for line in lines_of(process):
+            say(_log_object(line) if as_json else line, as_json=as_json)
     if process.returncode:
         raise ToolFailed(f"docker compose ended with {process.returncode}.")
+
+
+def _log_object(line: str) -> str:
+    name, bar, text = line.partition("|")
+    entry = {"container": name.strip(), "line": text.removeprefix(" ")} if bar else {"line": name}
+    return json.dumps(entry, ensure_ascii=False)
 
 
 def _run(words: list[str], *, dry_run: bool) -> None:
     if dry_run:
         _print_commands([], words)
         return
-    from ernie_deploy.compose import hand_over, require_compose
+    from ernie_deploy.compose import relay, require_compose
     from ernie_deploy.errors import ToolFailed
 
     require_compose()
-    if code := hand_over(words):
+    if code := relay(words):
         raise ToolFailed(f"docker compose ended with {code}.")
 
 
@@ -229,4 +232,4 @@ def _print_commands(*commands: list[str]) -> None:
     import shlex
 
     for words in filter(None, commands):
-        click.echo(shlex.join(words))
+        say(shlex.join(words))

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from ernie_deploy.commands.options import request_of, request_options
+from ernie_deploy.terminal import say
 
 EXAMPLE = """\b
 Examples:
@@ -24,4 +25,4 @@ def plan(as_json: bool, **options: Any) -> None:
 
     decided = resolve(Catalog(), request_of(options))
     text = json.dumps(as_data(decided), indent=2, ensure_ascii=False) if as_json else as_text(decided)
-    click.echo(text)
+    say(text, as_json=as_json)

@@ -8,6 +8,7 @@ import click
 from ernie_deploy.commands.header import RENDERED, request_of_header
 from ernie_deploy.errors import KitError, ToolFailed, ToolMissing
 from ernie_deploy.request import Request
+from ernie_deploy.terminal import say
 
 if TYPE_CHECKING:
     from ernie_deploy.host.findings import Finding, Report
@@ -38,7 +39,7 @@ def preflight(request: Request, env_file: Path, host: "Host | None" = None) -> N
     report = examine.judge(subject, examine.read_env(env_file), os.environ)
     for finding in report.findings:
         if finding.severity == "warning":
-            click.echo(_line(finding), err=True)
+            say(_line(finding), err=True)
     if errors := [finding for finding in report.findings if finding.severity == "error"]:
         raise _failed(report, errors)
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ernie_deploy.commands.options import request_of, request_options
+from ernie_deploy.terminal import say
 
 EXAMPLE = """\b
 Examples:
@@ -67,13 +68,13 @@ def _print_commands(rehearsal: Any) -> None:
     from ernie_deploy.rehearsal.override import override_file
     from ernie_deploy.rehearsal.runner import UP_S
 
-    click.echo(override_file(rehearsal))
+    say(override_file(rehearsal))
     if rehearsal.plan.several_nodes:
-        click.echo(shlex.join(["docker", "network", "create", "--subnet", "SUBNET", rehearsal.network]))
+        say(shlex.join(["docker", "network", "create", "--subnet", "SUBNET", rehearsal.network]))
     head, *workers = members(rehearsal)
     for worker in workers:
-        click.echo(shlex.join(worker.stack.words("up", "--detach")))
-    click.echo(shlex.join(head.stack.up(UP_S)))
+        say(shlex.join(worker.stack.words("up", "--detach")))
+    say(shlex.join(head.stack.up(UP_S)))
 
 
 def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) -> None:
@@ -86,15 +87,15 @@ def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) ->
 
     begun = time.monotonic()
     for sentence in rehearsal.replaced:
-        click.echo(f"replaced  {sentence}", err=True)
+        say(f"replaced  {sentence}", err=True)
     try:
         token = runner.lay_out(rehearsal, compose_text)
         with shower(sys.stderr) as show:
-            proofs = runner.rehearse(rehearsal, token, show, lambda proof: click.echo(_line(proof), err=True))
+            proofs = runner.rehearse(rehearsal, token, show, lambda proof: say(_line(proof), err=True))
     finally:
         if not keep:
             for left in take_down(rehearsal):
-                click.echo(f"left      {left}", err=True)
+                say(f"left      {left}", err=True)
             shutil.rmtree(rehearsal.folder, ignore_errors=True)
     _verdict(rehearsal, proofs, time.monotonic() - begun, as_json=as_json)
 
@@ -114,9 +115,9 @@ def _verdict(rehearsal: Any, proofs: list[Any], elapsed_s: float, *, as_json: bo
     if as_json:
         data = {"proofs": msgspec.to_builtins(proofs), "unproven": unproven(rehearsal.plan),
                 "replaced": list(rehearsal.replaced), "elapsed_s": round(elapsed_s, 1), "holds": not failed}  # fmt: skip
-        click.echo(json.dumps(data, indent=2))
+        say(json.dumps(data, indent=2), as_json=True)
     else:
-        click.echo(_page(rehearsal, proofs, elapsed_s))
+        say(_page(rehearsal, proofs, elapsed_s))
     if failed:
         raise ToolFailed(
             f"The rehearsal failed: {', '.join(failed)}.", next_step="repeat it with --keep and look"

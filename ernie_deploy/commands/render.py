@@ -8,6 +8,7 @@ import click
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
 from ernie_deploy.request import Request
+from ernie_deploy.terminal import say
 
 EXAMPLE = """\b
 Examples:
@@ -54,12 +55,12 @@ def render(
     request = request_of(options)
     text = manifests_of(request) if form == "kubernetes" else text_of(request)
     if output is None:
-        click.echo(text, nl=False)
+        say(text, end="")
         return
     from ernie_deploy.paths import write_whole
 
     write_whole(output, text, force=force)
-    click.echo(f"wrote {output}", err=True)
+    say(f"wrote {output}", err=True)
 
 
 def text_of(request: Request) -> str:
@@ -92,7 +93,7 @@ def render_all(out_dir: Path | None, *, check_only: bool) -> None:
     wanted = files(Catalog())
     if check_only:
         differences(out_dir, wanted)
-        click.echo(f"{len(wanted)} files in {out_dir} are up to date", err=True)
+        say(f"{len(wanted)} files in {out_dir} are up to date", err=True)
         return
     write(out_dir, wanted)
-    click.echo(f"wrote {len(wanted)} files to {out_dir}", err=True)
+    say(f"wrote {len(wanted)} files to {out_dir}", err=True)

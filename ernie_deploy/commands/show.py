@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from ernie_deploy.terminal import say, say_table
+
 Rows = list[dict[str, Any]]
 
 
@@ -89,7 +91,10 @@ def profiles(as_json: bool) -> None:
 
 def show(rows: Rows, *, as_json: bool) -> None:
     """Print rows as JSON, or as a table that only a terminal sees in colour."""
-    click.echo(json.dumps(rows, indent=2, ensure_ascii=False) if as_json else table(rows))
+    if as_json:
+        say(json.dumps(rows, indent=2, ensure_ascii=False), as_json=True)
+    else:
+        say_table(table(rows))
 
 
 def table(rows: Rows) -> str:
@@ -99,7 +104,7 @@ def table(rows: Rows) -> str:
     widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
     right = [all(isinstance(row[name], int | float) for row in rows) for name in names]
     lines = [_line(row, widths, right) for row in [names, *cells]]
-    return "\n".join([click.style(lines[0], bold=True), *lines[1:]])
+    return "\n".join(lines)
 
 
 def _cell(value: object) -> str:

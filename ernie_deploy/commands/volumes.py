@@ -7,6 +7,7 @@ import click
 
 from ernie_deploy.commands.lifecycle import DRY_RUN, JSON
 from ernie_deploy.errors import UsageError
+from ernie_deploy.terminal import confirm, say
 
 EXAMPLE = """\b
 Examples:
@@ -23,7 +24,7 @@ def volumes(ctx: click.Context, as_json: bool, dry_run: bool) -> None:
     if ctx.invoked_subcommand:
         return
     if dry_run:
-        click.echo("docker system df --verbose")
+        say("docker system df --verbose")
         return
     import msgspec
 
@@ -31,10 +32,8 @@ def volumes(ctx: click.Context, as_json: bool, dry_run: bool) -> None:
     from ernie_deploy.volumes import as_text, look
 
     listed = look(client())
-    if as_json:
-        click.echo(msgspec.json.encode(listed).decode())
-    else:
-        click.echo(as_text(listed) or "No stack of the kit has made a volume here.")
+    text = as_text(listed) or "No stack of the kit has made a volume here."
+    say(msgspec.json.encode(listed).decode() if as_json else text, as_json=as_json)
 
 
 def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -58,7 +57,7 @@ def remove(name: str, yes: bool, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         import shlex
 
-        click.echo(shlex.join(["docker", "volume", "rm", name]))
+        say(shlex.join(["docker", "volume", "rm", name]))
         return
     from ernie_deploy.containers import client
     from ernie_deploy.volumes import remove as remove_volume
@@ -69,7 +68,7 @@ def remove(name: str, yes: bool, dry_run: bool, as_json: bool) -> None:
     if not yes:
         _ask(name)
     remove_volume(engine, name)
-    click.echo(json.dumps({"name": name, "removed": True}) if as_json else f"{name} is removed")
+    say(json.dumps({"name": name, "removed": True}) if as_json else f"{name} is removed", as_json=as_json)
 
 
 def _ask(name: str) -> None:
@@ -79,4 +78,4 @@ def _ask(name: str) -> None:
             cause="standard input is no terminal",
             next_step=f"ernie-deploy volumes remove {name} --yes",
         )
-    click.confirm(f"Remove {name} and all it holds?", abort=True, err=True)
+    confirm(f"Remove {name} and all it holds?")

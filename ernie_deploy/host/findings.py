@@ -12,7 +12,7 @@ from ernie_deploy.errors import KitError, ToolMissing
 Severity: TypeAlias = Literal["ok", "warning", "error", "unknown"]
 
 WORDS: dict[Severity, str] = {"ok": "ok", "warning": "warn", "error": "FAIL", "unknown": "?"}
-COLOURS: dict[Severity, str] = {"ok": "green", "warning": "yellow", "error": "red", "unknown": "cyan"}
+COLOURS = {"ok": "green", "warn": "yellow", "FAIL": "red", "?": "cyan"}
 COUNTED: dict[Severity, str] = {"warning": "warning", "error": "error", "unknown": "unknown"}
 
 # An error of these is about the tools themselves.
@@ -68,7 +68,7 @@ def unknown(identity: str, sentence: str, remedy: str = "") -> Finding:
 
 
 def as_text(report: Report) -> str:
-    """One line a finding, its remedy below; a pipe gets the same without colours."""
+    """One line a finding, its remedy below."""
     head = [line for line in (report.guess, report.headline) if line]
     width = max(len(finding.id) for finding in report.findings)
     body = [line for finding in report.findings for line in _lines(finding, width)]
@@ -76,13 +76,10 @@ def as_text(report: Report) -> str:
 
 
 def _lines(finding: Finding, width: int) -> list[str]:
-    import click
-
     from ernie_deploy.render import comment
 
     # A process names itself, and may do so with control characters.
-    word = click.style(f"{WORDS[finding.severity]:<4}", fg=COLOURS[finding.severity])
-    lines = [f"{word}  {finding.id:<{width}}  {comment(finding.sentence)}"]
+    lines = [f"{WORDS[finding.severity]:<4}  {finding.id:<{width}}  {comment(finding.sentence)}"]
     return [*lines, f"      {'':<{width}}  next: {comment(finding.remedy)}"] if finding.remedy else lines
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from ernie_deploy import containers
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.compose import ask, demand, hand_over
+from ernie_deploy.compose import ask, demand, relay
 from ernie_deploy.errors import KitError, NotReady, ToolFailed, ToolMissing
 from ernie_deploy.failures import recognise
 from ernie_deploy.lifecycle import Show, Started, up
@@ -107,7 +107,7 @@ def require_image(*, build_base: bool = False) -> None:
             cause="the rehearsal serves with the real vLLM for CPU",
             next_step=f"build it with: python {build}; where no registry is reached, add --build-base to either command",
         )
-    if code := hand_over([sys.executable, str(build), "--build-base"], output=sys.stderr):
+    if code := relay([sys.executable, str(build), "--build-base"], err=True):
         raise ToolFailed(f"Building the image {IMAGE} ended with {code}.", cause="its own words stand above")
 
 

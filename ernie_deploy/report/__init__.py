@@ -7,6 +7,7 @@ import msgspec
 
 from ernie_deploy.paths import refuse_overwrite, write_whole
 from ernie_deploy.report.view import View
+from ernie_deploy.terminal import clean
 
 # Where the name of a kind would hide a module of Python's own.
 MODULES = {"csv": "table_csv"}
@@ -14,7 +15,8 @@ MODULES = {"csv": "table_csv"}
 
 def write(view: View, files: Mapping[str, Path], *, force: bool = False) -> None:
     """Write each kind of report to its file, or none where one may not be overwritten."""
-    texts = {path: _writer(kind)(view) for kind, path in files.items()}
+    # A file is printed one day, and what a journal quotes is anybody's.
+    texts = {path: clean(_writer(kind)(view)) for kind, path in files.items()}
     for path, text in texts.items():
         if not force:
             refuse_overwrite(path, text)

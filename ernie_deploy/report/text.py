@@ -1,9 +1,9 @@
 """The report for a terminal: a coloured table where there is one, plain columns elsewhere."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from ernie_deploy import terminal
 from ernie_deploy.bench.compare import Comparison, Difference
 from ernie_deploy.bench.figures import METRICS
 from ernie_deploy.report.view import Row, View
@@ -30,10 +30,10 @@ COLOURS = {"valid": "green", "suspect": "yellow", "invalid": "red", "failed": "r
 
 def show(view: View) -> None:
     """Print the report to standard output."""
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+    if terminal.in_colour(sys.stdout):
         _rich(view)
     else:
-        print(text(view))  # noqa: T201 - what the command is for
+        terminal.say(text(view))
 
 
 def text(view: View) -> str:
@@ -145,11 +145,10 @@ def conclusion(found: Comparison) -> str:
 
 
 def _rich(view: View) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console, table = Console(highlight=False), Table(box=None, pad_edge=False, header_style="bold")
+    console, table = terminal.console(sys.stdout), Table(box=None, pad_edge=False, header_style="bold")
     for at, (heading, _) in enumerate(COLUMNS):
         table.add_column(heading, justify="left" if at < LEFT else "right", no_wrap=at < LEFT)
     for row in view.rows:
