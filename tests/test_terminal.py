@@ -85,7 +85,7 @@ def calls(path: Path) -> Iterator[str]:
 
 
 FORBIDDEN = re.compile(
-    r"(?:builtins\.)?print|pprint(?:\.\w+)?|(?:click\.)?(?:echo|secho|style|echo_via_pager|prompt|confirm|progressbar)|"
+    r"(?:builtins\.)?print|pprint(?:\.\w+)?|(?:click\.)?(?:echo|secho|style|echo_via_pager)|click\.(?:prompt|confirm|progressbar)|"
     r"(?:\w+\.)*Console|sys\.(?:std\w+|__std\w+)\.(?:buffer\.)?write\w*|os\.write|(?:\w+\.)*print_exc|logging\.\w+|warnings\.warn"
 )
 
