@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
+# What the launcher says before it waits (docker/weights.py): the engine's own words are those of starts before.
+WAITS = " starts in a row never became healthy"
+# A start of several GPUs prints less than a megabyte; what a server prints later has no end.
+MOST_OF_START_BYTES = 8 << 20
 # For `top`: without it the daemon's COLUMNS may cut the arguments off.
 WIDE = "-efww"
 
@@ -84,6 +88,29 @@ def log(engine: "DockerClient", container_id: str, lines: int = 400) -> str:
     except APIError:
         return ""
     return text.decode("utf-8", "replace")
+
+
+def log_of_start(engine: "DockerClient", state: State) -> str:
+    """What a container printed first since it was started; where its launcher waits after failed starts, theirs too."""
+    from docker.errors import APIError
+
+    # Docker says year 1 of one that was never started.
+    began = max(0.0, _moment(state.started_at)) or None
+    try:
+        parts = engine.containers.get(state.id).logs(since=began, stream=True, follow=False)
+        text = _first(parts, MOST_OF_START_BYTES).decode("utf-8", "replace")
+    except APIError:
+        return ""
+    return log(engine, state.id) if WAITS in text else text
+
+
+def _first(parts: Iterable[bytes], most_bytes: int) -> bytes:
+    read = bytearray()
+    for part in parts:
+        read += part
+        if len(read) >= most_bytes:
+            break
+    return bytes(read[:most_bytes])
 
 
 def seconds_until(engine: "DockerClient", state: State, words: str) -> float | None:

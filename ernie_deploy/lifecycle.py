@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from ernie_deploy import containers
+from ernie_deploy import containers, evidence
 from ernie_deploy.address import api_address
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import Stack, demand, require_compose, started
@@ -90,11 +90,11 @@ def failure(
 ) -> ToolFailed | NotReady:
     """The cause of a failed start, from the table of known ones or from the last line of the log."""
     states = containers.states(engine, project)
-    logs = {state.service: containers.log(engine, state.id) for state in states}
-    known = recognise("\n".join([said, *logs.values()]), Catalog())
+    logs = {state.service: containers.log_of_start(engine, state) for state in states}
+    known = recognise(evidence.gathered(said, logs.values()), Catalog())
     if known:
         return ToolFailed(known.what, next_step=known.next)
-    last = _last(logs.get("serve", "") or logs.get("worker", "") or said)
+    last = evidence.last(_own(logs) or evidence.cut(said))
     if elapsed_s >= wait_timeout_s - 1:
         return NotReady(
             f"The server was not ready after {elapsed_s:.0f} s.",
@@ -137,8 +137,9 @@ def _drain(lines: "queue.Queue[str]", said: list[str], for_s: float) -> None:
             return
 
 
-def _last(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+def _own(logs: dict[str, str]) -> list[str]:
+    """The server's own words, without those of its clients."""
+    return list(evidence.before_serving(logs.get("serve") or logs.get("worker") or ""))
 
 
 def commands(stack: Stack, wait_timeout_s: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from ernie_deploy.containers import State
+from ernie_deploy.evidence import is_access
 
 # What vLLM 0.32.0 logs on its way, newest wins.
 LOADING = re.compile(
@@ -42,6 +43,9 @@ def phase(states: Sequence[State], newest: Callable[[State], str]) -> Phase:
 def _serving(serve: State, line: str) -> Phase:
     if serve.health == "healthy":
         return Phase("healthy", serve.last_probe)
+    if is_access(line):
+        # A client words it.
+        return Phase("starting")
     if LOADING.search(line):
         return Phase("loading", line)
     if COMPILING.search(line):

@@ -13,39 +13,15 @@ from test_doctor import FixtureHost
 
 from ernie_deploy import lifecycle, metrics, status
 from ernie_deploy.address import api_address
-from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.lifecycle import _start
 from ernie_deploy.commands.preflight import preflight, request_of_file
 from ernie_deploy.compose import Stack
 from ernie_deploy.containers import State, seconds_until, seconds_until_probed
 from ernie_deploy.errors import ToolFailed
-from ernie_deploy.failures import recognise
 from ernie_deploy.lifecycle import Started, _stands
 from ernie_deploy.live import _Lines
 from ernie_deploy.phases import Phase, phase
 from ernie_deploy.request import Request, command_words
-
-EXCERPTS = ROOT / "tests/failures"
-
-
-@pytest.mark.parametrize("failure", Catalog().failures, ids=lambda failure: failure.id)
-def test_each_known_failure_is_recognised_by_its_excerpt(failure: object) -> None:
-    text = (EXCERPTS / f"{failure.id}.txt").read_text(encoding="utf-8")  # type: ignore[attr-defined]
-    noise = "INFO 11-22 00:00:00 [api_server.py:1] vLLM API server version 0.32.0\n"
-    found = recognise(noise + text + noise, Catalog())
-    assert found is not None
-    assert found.id == failure.id  # type: ignore[attr-defined]
-    assert "{detail}" not in found.what
-    assert "(unnamed)" not in found.what
-    assert found.next
-
-
-def test_every_excerpt_belongs_to_a_failure() -> None:
-    assert {path.stem for path in EXCERPTS.glob("*.txt")} == {failure.id for failure in Catalog().failures}
-
-
-def test_an_unknown_failure_is_not_guessed() -> None:
-    assert recognise("INFO everything is fine\nValueError: something new\n", Catalog()) is None
 
 
 @pytest.mark.parametrize(("rank", "profile"), [("0", "head"), ("1", "worker"), ("12", "worker")])

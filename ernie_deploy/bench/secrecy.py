@@ -1,9 +1,8 @@
 """What a journal must not hold: values of flags that carry a key."""
 
-import re
 from collections.abc import Iterator, Sequence
 
-SECRET = re.compile(r"--?(?:[a-z0-9]+[-_])*(?:key|keys|token|secret|password|headers?)", re.IGNORECASE)
+SECRET = frozenset({"key", "keys", "token", "secret", "password", "header", "headers"})
 MASK = "***"
 
 
@@ -14,8 +13,13 @@ def masked(words: Sequence[str]) -> Iterator[str]:
         name, equals, _ = word.partition("=")
         if hide and not word.startswith("--"):
             yield MASK
-        elif SECRET.fullmatch(name):
+        elif _is_secret(name):
             yield f"{name}={MASK}" if equals else word
         else:
             yield word
-        hide = bool(SECRET.fullmatch(word))
+        hide = _is_secret(word)
+
+
+def _is_secret(flag: str) -> bool:
+    """Whether the last word of a flag's name is one of SECRET."""
+    return flag.startswith("-") and flag.lower().replace("_", "-").rpartition("-")[2] in SECRET

@@ -16,7 +16,7 @@ from ernie_deploy.metrics import DIRECT, SAMPLE, fetch
 
 ANSWER_S = 10.0
 IDLE_S = 60.0
-LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+LABEL = re.compile(r'(?<!\w)(\w+)="((?:[^"\\]|\\.)*+)"')
 COUNTERS = frozenset({
     "prompt_tokens", "generation_tokens", "request_success", "prefix_cache_queries", "prefix_cache_hits",
     "num_preemptions", "spec_decode_num_drafts", "spec_decode_num_accepted_tokens",

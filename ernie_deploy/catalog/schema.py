@@ -292,12 +292,15 @@ class Ports(Fact, frozen=True):
 
 
 class Failure(Fact, frozen=True):
-    """A failed start by what it prints; `{detail}` in `what` is the pattern's group of that name."""
+    """A failed start by what Docker, the kit's scripts or the engine print; `{detail}` in `what` is a group's text."""
 
     id: str
-    pattern: str
     what: str
     next: str
+    docker: str = ""
+    script: str = ""
+    engine: str = ""
+    confirmed_by: str = ""
 
 
 class Failures(Fact, frozen=True):

@@ -16,7 +16,7 @@ from ernie_deploy.flagtable import Flag, find, names
 Tool: TypeAlias = Literal["serve", "bench"]
 
 MOST_VALUES = {"switch": 0, "boolean": 0, "value": 1, "optional": 1}
-_NUMBER = re.compile(r"-\d*\.?\d+")
+_NUMBER = re.compile(r"-(?:\d+|\d*\.\d+)")
 
 
 class Argument(Struct, frozen=True):

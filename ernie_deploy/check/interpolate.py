@@ -9,6 +9,7 @@ from functools import lru_cache
 
 MAX_NESTING = 20
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BRACE = re.compile(r"\$\{|\}")
 _OPERATOR = re.compile(r":?[-?+]")
 
 
@@ -52,16 +53,11 @@ def _braced(text: str, dollar: int, depth: int) -> tuple[str, int]:
 
 def _closing(text: str, start: int) -> int:
     """Where the brace opened before `start` closes; -1 if nowhere."""
-    depth, at = 1, start
-    while at < len(text):
-        if text.startswith("${", at):
-            depth, at = depth + 1, at + 2
-            continue
-        if text[at] == "}":
-            depth -= 1
-            if not depth:
-                return at
-        at += 1
+    depth = 1
+    for brace in _BRACE.finditer(text, start):
+        depth += 1 if brace[0] == "${" else -1
+        if not depth:
+            return brace.start()
     return -1
 
 

@@ -17,7 +17,9 @@ INITS = {"tini", "dumb-init", "docker-init", "s6-svscan"}
 POLICIES = {"always": "always", "unless-stopped": "unless-stopped", "on-failure": "on-failure", "no": "no"}
 # `deploy.restart_policy.condition` in the words of `restart`.
 CONDITIONS = {"any": "always", "on-failure": "on-failure", "none": "no"}
-HEALTH_PATHS = re.compile(r"https?://[^\s'\"]*/(?:health|v1/models|ping|version|load)/?(?=[\s'\"]|$)")
+HEALTH_PATHS = re.compile(
+    r"https?://(?:(?!https?://)[^\s'\"])*/(?:health|v1/models|ping|version|load)/?(?=[\s'\"]|$)"
+)
 
 
 @rule(

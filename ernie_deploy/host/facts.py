@@ -17,8 +17,9 @@ KIB = 1024
 # What a program does to itself: the GPU is as good as before.
 XIDS_OF_PROGRAMS = ("13", "31", "43", "45")
 PROJECT = re.compile(r"(?:^|,)com\.docker\.compose\.project=([^,]+)")
-XID = re.compile(r"NVRM: Xid \(PCI:([0-9a-fA-F:.]+)\): (\d+)")
-AMD_RESET = re.compile(r"amdgpu ([0-9a-f:.]+): .*GPU reset begin")
+# A line of the kernel's own begins with its time; a program's name, which it chooses, stands behind.
+XID = re.compile(r"^\[[\d. ]{1,20}\] NVRM: Xid \(PCI:([0-9a-fA-F:.]{1,16})\): (\d{1,4})", re.MULTILINE)
+AMD_RESET = re.compile(r"^\[[\d. ]{1,20}\] amdgpu ([0-9a-f:.]{1,16}): .{0,200}GPU reset begin", re.MULTILINE)
 
 
 class Container(Struct, frozen=True):
@@ -104,7 +105,7 @@ def read_docker(ran: Mapping[str, Ran], host: Host) -> Docker:
     info = ran["docker-info"]
     said = _object(info.stdout)
     compose = ran["compose-version"]
-    version = re.fullmatch(r"v?(\d+\.\S+)", compose.stdout.strip())
+    version = re.fullmatch(r"v?(\d{1,6}\.\S{1,60})", compose.stdout.strip())
     return Docker(
         installed=info.rc != probes.NOT_FOUND,
         fault="" if said.get("ServerVersion") else _complaint(info, said),

@@ -70,8 +70,8 @@ def _replaced(part: str, name: str, line: str) -> str:
     """One assignment with another value; indent, `export`, a comment behind it and the line's end stay."""
     value = line.partition("=")[2]
     old = re.compile(
-        rf"(?P<head>\s*(?:export[^\S\r\n]+)?['\"]?{name}['\"]?[^\S\r\n]*=[^\S\r\n]*)"
-        r"(?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|(?:(?!\s+\#)[^\r\n])*)(?P<tail>.*)",
+        rf"\A(?P<head>\s*(?:export[^\S\r\n]+)?['\"]?{name}['\"]?[^\S\r\n]*=[^\S\r\n]*)"
+        r"(?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|\#?(?:[^\s#]++|(?<!\s)\#|[^\S\r\n]++(?!\#))*)(?P<tail>.*)",
         re.DOTALL,
     )
     if found := old.fullmatch(part):

@@ -28,7 +28,7 @@ MOST_TOKENS = 2000
 # In the arguments of the process that has the scheduler.
 ENGINE = "EngineCore"
 CACHE = re.compile(r"^vllm:cache_config_info\{.*\}", re.MULTILINE)
-LABEL = re.compile(r'(\w+)="([^"]*)"')
+LABEL = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
 
 
 class Disproved(Exception):

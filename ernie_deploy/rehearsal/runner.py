@@ -14,6 +14,7 @@ from ernie_deploy import containers
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import ask, demand, relay
 from ernie_deploy.errors import KitError, NotReady, ToolFailed, ToolMissing
+from ernie_deploy.evidence import gathered
 from ernie_deploy.failures import recognise
 from ernie_deploy.lifecycle import Show, Started, up
 from ernie_deploy.paths import DOCKER
@@ -141,7 +142,8 @@ def bring_up(group: tuple[Member, ...], show: Show) -> Started:
 def _failure_of(workers: Sequence[Member]) -> ToolFailed | None:
     engine, catalog = containers.client(), Catalog()
     for worker in workers:
-        if known := recognise(containers.log(engine, worker.state().id), catalog):
+        log = containers.log_of_start(engine, worker.state())
+        if known := recognise(gathered(logs=[log]), catalog):
             return ToolFailed(f"Node {worker.rank}: {known.what}", next_step=known.next)
     return None
 

@@ -158,7 +158,8 @@ def identifier(name: str) -> str:
 
 def _inlined(text: str, name: str, title: str) -> str:
     """What matplotlib wrote as an element of a page, told from its other drawings by `name`."""
-    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text, _, rest = text[text.index("<svg") :].partition("<metadata>")
+    text += rest.partition("</metadata>")[2]
     view_box = re.search(r'viewBox="[^"]*"', text)
     assert view_box
     body = text[text.index(">") + 1 :].replace("xlink:href", "href").strip()

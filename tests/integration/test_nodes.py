@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from ernie_deploy import containers
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import ask, demand
+from ernie_deploy.evidence import gathered
 from ernie_deploy.failures import recognise
 from ernie_deploy.rehearsal import runner
 from ernie_deploy.rehearsal.client import Answer, chat
@@ -100,7 +101,7 @@ def test_a_wrong_line_in_env_is_a_sentence(
     worker = with_env(members(idle)[1], tmp_path / "other.env", **variables)
     start_once(worker, tmp_path)
     assert (ended(worker, REFUSED_S), said in log(worker)) == (code, True), log(worker)
-    known = recognise(log(worker), Catalog())
+    known = recognise(gathered(logs=[log(worker)]), Catalog())
     assert known
     assert known.id == "node-misplaced"
 

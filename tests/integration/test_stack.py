@@ -16,6 +16,7 @@ from ernie_deploy import containers
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.compose import Stack, ask, demand
 from ernie_deploy.errors import ToolFailed
+from ernie_deploy.evidence import gathered
 from ernie_deploy.failures import recognise
 from ernie_deploy.lifecycle import up
 from ernie_deploy.rehearsal import proofs
@@ -199,7 +200,7 @@ def test_damaged_weights_are_refused_and_repaired(
     damage(snapshot_file(tmp_path / "hf"))  # type: ignore[operator]
     served = ask(stack.words("run", "--rm", "--no-deps", "-T", "serve"), timeout_s=60)
     assert said in served.stderr
-    known = recognise(served.stderr, Catalog())
+    known = recognise(gathered(logs=[served.stderr]), Catalog())
     assert known is not None
     assert known.id == "weights-damaged"
     mended = running.fetch(stack).stdout
@@ -245,7 +246,7 @@ def test_a_hub_that_wants_a_token_refuses_in_a_sentence(running: Running, tmp_pa
     (tmp_path / "hf").mkdir()
     done = running.fetch(running.with_env(tmp_path, HF_CACHE_DIR=tmp_path / "hf", HF_TOKEN_FILE=token))
     assert ("names no token" if named == "empty" else "was refused") in done.stderr
-    known = recognise(done.stderr, Catalog())
+    known = recognise(gathered(logs=[done.stderr]), Catalog())
     assert known is not None
     assert known.id == "token-refused"
 

@@ -11,7 +11,7 @@ Judgement = Callable[[Evidence], Check | None]
 
 # JSON keeps every digit; what is left is the order of summation.
 EXACT = 1e-6
-STATISTIC = re.compile(r"(mean|median|std|p[\d.]+)_([a-z0-9_]+)_ms")
+STATISTIC = re.compile(r"(mean|median|std|p[\d.]{1,8})_([a-z0-9_]{1,40})_ms")
 
 
 def number(evidence: Evidence, name: str) -> float | None:

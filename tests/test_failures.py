@@ -1,0 +1,197 @@
+"""A failed start is known by what Docker, the kit or the engine printed, and by nothing that a client wrote."""
+
+from collections.abc import Iterator
+from re import _constants, _parser  # type: ignore[attr-defined]
+from urllib.parse import quote
+
+import pytest
+from conftest import ROOT
+
+from ernie_deploy import containers
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.catalog.schema import Failure
+from ernie_deploy.containers import State, log_of_start
+from ernie_deploy.evidence import MOST_CHARACTERS, SCRIPTS, SERVING, Evidence, gathered
+from ernie_deploy.failures import recognise
+from ernie_deploy.phases import phase
+
+EXCERPTS = ROOT / "tests/failures"
+CATALOG = Catalog()
+FAILURES = CATALOG.failures
+each_failure = pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.id)
+
+START = (
+    "(APIServer pid=1) INFO 11-22 00:00:00 [api_server.py:1] vLLM API server version 0.32.0\n"
+    "(EngineCore pid=212) INFO 11-22 00:00:09 [core.py:109] Initializing a V1 LLM engine\n"
+)
+# How what a client sends comes into a log: asked for, named as a model or as itself, as a prompt, in an error.
+CLIENT_LINES = (
+    'INFO:     10.0.0.9:51234 - "GET /{} HTTP/1.1" 404 Not Found',
+    '(APIServer pid=1) INFO:     10.0.0.9:51234 - "POST /v1/completions?x={} HTTP/1.1" 200 OK',
+    '10.0.0.9 - - [22/Nov/2026:03:31:57 +0000] "GET / HTTP/1.1" 200 15 "-" "{}"',
+    "(APIServer pid=1) ERROR 11-22 03:31:57 [serving.py:274] Error with model error=ErrorInfo(message='No model `{}`')",
+    "(APIServer pid=1) INFO 11-22 03:31:57 [logger.py:39] Received request cmpl-1: prompt: '{}', params: None.",
+    "ValueError: cannot read '{}'",
+    "(APIServer pid=1) ERROR 11-22 03:31:57 [utils.py:9] ValueError: {}",
+    "WARNING:  Invalid HTTP request received: {}",
+)
+
+
+def excerpt(failure: Failure) -> str:
+    return (EXCERPTS / f"{failure.id}.txt").read_text(encoding="utf-8")
+
+
+def evidence_of(failure: Failure, text: str) -> Evidence:
+    """The text as Docker's or as a container's."""
+    return gathered(docker=text) if failure.docker and not failure.script else gathered(logs=[text])
+
+
+@each_failure
+def test_each_known_failure_is_recognised_by_its_excerpt(failure: Failure) -> None:
+    match = recognise(evidence_of(failure, START + excerpt(failure) + START), CATALOG)
+    assert match is not None
+    assert match.id == failure.id
+    assert "{detail}" not in match.what
+    assert "(unnamed)" not in match.what
+    assert match.next
+
+
+def test_every_excerpt_belongs_to_a_failure() -> None:
+    assert {path.stem for path in EXCERPTS.glob("*.txt")} == {failure.id for failure in FAILURES}
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "known", "words"),
+    [
+        ("docker", "listen tcp4 0.0.0.0:8000: bind: address already in use", "port-busy", "0.0.0.0:8000 "),
+        ("docker", "failed to bind host port for 0.0.0.0:8000:172.18.0.2:8000/tcp: address already in use", "port-busy", "0.0.0.0:8000 "),
+        ("docker", "failed to bind host port [::]:8000/tcp: address already in use", "port-busy", "[::]:8000 "),
+        ("docker", "Bind for :::8000 failed: port is already allocated", "port-busy", ":::8000 "),
+        ("docker", 'failed to resolve reference "docker.io/a/b:v9": docker.io/a/b:v9: not found', "image-not-found", "docker.io/a/b:v9"),
+        ("docker", "write /usr/lib/libtorch_cuda.so: no space left on device", "disk-full", "full"),
+        ("logs", "vllm serve: error: argument --tp: invalid int value: 'x'", "flag-rejected", "--tp"),
+        ("logs", "(EngineCore pid=1) OSError: [Errno 28] No space left on device: '/cache/x'", "disk-full", "full"),
+        ("logs", "PermissionError: [Errno 13] Permission denied: '/dev/kfd'", "device-permission", "devices"),
+        ("logs", "(Worker pid=7) torch.cuda.OutOfMemoryError: HIP out of memory. Tried", "out-of-memory", "memory"),
+        ("logs", "/opt/torch/__init__.py:174: UserWarning: CUDA initialization: The NVIDIA driver on your system is too old (found", "driver-too-old", "older"),
+        ("logs", "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.", "engine-dead", "died"),
+    ],
+)  # fmt: skip
+def test_other_words_for_the_same(source: str, line: str, known: str, words: str) -> None:
+    match = recognise(gathered(line) if source == "docker" else gathered(logs=[line]), CATALOG)
+    assert match is not None
+    assert (match.id, words in match.what) == (known, True), match
+
+
+def test_an_unknown_failure_is_not_guessed() -> None:
+    assert recognise(gathered("INFO fine\n", ["ValueError: something new\n"]), CATALOG) is None
+
+
+def planted(failure: Failure) -> Iterator[str]:
+    for line in excerpt(failure).splitlines():
+        for form in CLIENT_LINES:
+            yield form.format(line)
+            yield form.format(quote(line))
+
+
+@each_failure
+def test_what_a_client_writes_is_no_evidence(failure: Failure) -> None:
+    for line in planted(failure):
+        log = f"{START}{line}\n{START}"
+        assert recognise(gathered(logs=[log, log]), CATALOG) is None, line
+        assert recognise(gathered(logs=[f"{START}{SERVING}\n{line}\n"]), CATALOG) is None, line
+
+
+@each_failure
+def test_nothing_proves_a_failed_start_once_clients_can_write(failure: Failure) -> None:
+    # A traceback prints what was raised as it is, so a client's line break begins a line of the log.
+    log = f"{START}INFO:     {SERVING}\n{excerpt(failure)}"
+    assert recognise(gathered(logs=[log]), CATALOG) is None
+
+
+@each_failure
+def test_what_the_engine_prints_is_not_taken_for_dockers(failure: Failure) -> None:
+    if failure.docker and not (failure.script or failure.engine):
+        assert recognise(gathered(logs=[excerpt(failure)]), CATALOG) is None
+
+
+def test_looser_security_wants_what_was_raised() -> None:
+    failure = next(failure for failure in FAILURES if failure.id == "hip-ipc")
+    assert "--security vendor" in failure.next
+    lines = excerpt(failure).splitlines()
+    for left_out in lines[1:]:
+        text = "\n".join(line for line in lines if line != left_out)
+        assert recognise(gathered(logs=[text]), CATALOG) is None, left_out
+    loose = [f for f in FAILURES if "vendor" in f.next or "privileged" in f.next]
+    assert all(f.confirmed_by and not f.script for f in loose)
+
+
+@each_failure
+def test_a_pattern_of_a_container_is_anchored_to_its_line(failure: Failure) -> None:
+    for pattern in filter(None, (failure.script, failure.engine, failure.confirmed_by)):
+        first = _parser.parse(pattern)[0]
+        assert first == (_constants.AT, _constants.AT_BEGINNING), pattern
+    assert failure.docker or failure.script or failure.engine
+    assert not failure.script or any(f"{word.strip(' :')}" in failure.script for word in SCRIPTS)
+
+
+def test_a_line_is_cut_and_its_colours_go() -> None:
+    made = gathered(
+        "x" * 10 * MOST_CHARACTERS,
+        ["\x1b[31m(EngineCore pid=2) ERROR 11-22 03:31:57 [core.py:9] RuntimeError: y\x1b[0m\r\n"],
+    )
+    assert made == Evidence(docker=("x" * MOST_CHARACTERS,), engine=("RuntimeError: y",))
+
+
+class Engine:
+    """A Docker engine whose one container printed parts of a log since its start, and a tail."""
+
+    def __init__(self, *parts: bytes, tail: bytes = b"") -> None:
+        self.containers, self.parts, self.tail, self.read = self, parts, tail, 0
+
+    def get(self, _: str) -> "Engine":
+        return self
+
+    def logs(self, **asked: object) -> object:
+        return self._stream(asked["since"]) if asked.get("stream") else self.tail
+
+    def _stream(self, since: object) -> Iterator[bytes]:
+        assert since == 1795318260.25
+        for part in self.parts:
+            self.read += 1
+            yield part
+
+
+SERVE = State(
+    service="serve", id="c1", status="restarting", health="", exit_code=1, restarts=2,
+    started_at="2026-11-22T03:31:00.250000001Z", last_probe="", ports={},
+)  # fmt: skip
+
+
+def test_only_the_log_of_this_start_is_read_and_no_more_than_a_start_prints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(containers, "MOST_OF_START_BYTES", 10)
+    engine = Engine(b"12345", b"67890", b"never", tail=b"of former starts")
+    assert log_of_start(engine, SERVE) == "1234567890"  # type: ignore[arg-type]
+    assert engine.read == 2
+
+
+def test_where_the_launcher_waits_the_starts_before_are_read_too() -> None:
+    waits = f"serve: 3{containers.WAITS}, likely for the reason in the log above: waiting 600 s\n".encode()
+    engine = Engine(waits, tail=b"RuntimeError: No HIP GPUs are available\n" + waits)
+    match = recognise(gathered(logs=[log_of_start(engine, SERVE)]), CATALOG)  # type: ignore[arg-type]
+    assert match
+    assert match.id == "no-gpu-seen"
+    assert containers.WAITS in (ROOT / "docker/weights.py").read_text(encoding="utf-8")
+
+
+def test_a_client_does_not_word_the_phase_of_a_start() -> None:
+    running = State(
+        service="serve", id="c1", status="running", health="starting", exit_code=0, restarts=0,
+        started_at=SERVE.started_at, last_probe="", ports={},
+    )  # fmt: skip
+    line = 'INFO:     10.0.0.9:51234 - "GET /torch.compile HTTP/1.1" 404 Not Found'
+    shown = phase([running], lambda _: line)
+    assert (shown.name, shown.detail) == ("starting", "")
+    assert phase([running], lambda _: "(EngineCore pid=2) INFO Compiling a graph").name == "compiling"
