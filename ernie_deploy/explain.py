@@ -49,6 +49,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "environment": [_setting(s) for s in plan.environment],
         "bench": [_setting(s) for s in plan.bench],
         "differs_from_recipe": list(plan.differences),
+        "warnings": list(plan.warnings),
         "notes": list(plan.notes),
         "on_each_node": [{"node": where, "commands": typed} for where, typed in commands(plan)],
         "ports": [_port(plan, port) for port in plan.ports],
@@ -116,6 +117,7 @@ def as_text(plan: Plan) -> str:
         _sentences("where this differs from the published recipe", plan.differences),
         _on_each_node(plan),
         _ports(plan),
+        _sentences("beware", plan.warnings),
         _sentences("to know", plan.notes),
     ]
     return "\n\n".join(section for section in sections if section)

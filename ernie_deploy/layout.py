@@ -92,7 +92,7 @@ def _settings(
 ) -> tuple[Setting, ...]:
     """All flags, later layers winning: model, profiles, recipe, layout, user."""
     merged = merge(
-        _of_model(pairing.model, local=pairing.local_weights),
+        _of_model(pairing.model, find(pairing.user, "revision"), local=pairing.local_weights),
         _of_topology(topology),
         (setting for profile in profiles for setting in of_profile(profile, pairing.model)),
         (s for s in reading.settings if s.name != "tensor-parallel-size" or whole_number(s) == topology.tensor_parallel_size),
@@ -101,12 +101,14 @@ def _settings(
     return merge(merged, _of_mtp(merged, pairing.target), pairing.user)
 
 
-def _of_model(model: Model, *, local: bool) -> list[Setting]:
+def _of_model(model: Model, asked: Setting | None, *, local: bool) -> list[Setting]:
+    """What the checkpoint needs; tokenizer and code are of the revision that was asked for."""
     origin = f"model {model.id}"
     settings = as_settings({"served-model-name": model.hf_id}, origin) if local else []
-    if model.revision != "main" and not local:
+    revision = asked or Setting(name="revision", value=model.revision, origin=origin)
+    if revision.value != "main" and not local:
         names = ["revision", "tokenizer-revision"] + ["code-revision"] * model.trust_remote_code
-        settings += [Setting(name=name, value=model.revision, origin=origin) for name in names]
+        settings += [replace(revision, name=name) for name in names]
     if model.trust_remote_code:
         settings.append(Setting(name="trust-remote-code", value=True, origin=origin))
     return settings

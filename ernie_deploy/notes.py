@@ -1,10 +1,24 @@
 """What a plan has to say beside its figures, one sentence each."""
 
+import re
+from collections.abc import Iterator
+
 from ernie_deploy import published
 from ernie_deploy.catalog.schema import Target
 from ernie_deploy.layout import Layout
-from ernie_deploy.pairing import Pairing
+from ernie_deploy.pairing import Pairing, find
 from ernie_deploy.request import Request
+
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def warnings_on(pairing: Pairing, layout: Layout, request: Request) -> Iterator[str]:
+    """What the user should know before the stack is started; `render` says it too."""
+    names = ("revision", "code-revision", "tokenizer-revision")
+    revisions = [str(s.value) for s in layout.settings if s.name in names] or [pairing.model.revision]
+    moving = [revision for revision in revisions if not COMMIT.fullmatch(revision)]
+    if moving and find(layout.settings, "trust-remote-code") and not request.weights:
+        yield MOVABLE_CODE.format(hf_id=pairing.model.hf_id, revision=moving[0])
 
 
 def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
@@ -18,6 +32,7 @@ def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
         notes.append(f"FP8 was chosen {why}; --profile bf16 keeps BF16 where it fits.")
     if request.security == "vendor":
         notes.append(SECURITY_NOTES[target.vendor])
+    notes += [EGRESS, *([VISION_EGRESS, REQUESTS] if model.vision else [])]
     notes += _notes_on_nodes(layout, request)
     return notes + published.notes(pairing.recipes, kinds)
 
@@ -57,6 +72,23 @@ def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:
     return notes
 
 
+MOVABLE_CODE = (
+    "Code out of {hf_id} is run at the revision {revision}, which its owner can move: read that code, then pin it"
+    " with --set revision=COMMIT (40 digits; tokenizer and code follow)."
+)
+EGRESS = (
+    "`serve` is told to stay offline (HF_HUB_OFFLINE=1, no usage statistics), and nothing of Compose enforces it:"
+    " Compose cannot publish a port of a service and cut its way out. The manifests of --format kubernetes hold a"
+    " NetworkPolicy that does."
+)
+VISION_EGRESS = (
+    "The published VL processor asks the network for a font when it draws times into video frames, out of `serve`:"
+    " the one thing known that leaves it."
+)
+REQUESTS = (
+    "Images, pixels, hosts and answers are bounded for one request. How many requests come at once is not:"
+    " SERVE_MEMORY is what bounds the memory of all."
+)
 UNENCRYPTED = (
     "The traffic between the nodes is neither encrypted nor authenticated (vLLM 0.32.0 docs/usage/security.md):"
     " keep it on a network of its own, and open its ports to the nodes alone."

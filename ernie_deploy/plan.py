@@ -14,7 +14,7 @@ from ernie_deploy.layout import Layout, choose
 from ernie_deploy.limits import limit_environment, limit_settings
 from ernie_deploy.memory import MemoryPlan, weight_bytes
 from ernie_deploy.nodes import entry_settings, node_environment, node_settings, ports, worker_settings
-from ernie_deploy.notes import notes_on
+from ernie_deploy.notes import notes_on, warnings_on
 from ernie_deploy.pairing import Pairing
 from ernie_deploy.request import Request, check_words, user_settings
 from ernie_deploy.serving import (
@@ -57,6 +57,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     ports: tuple[Port, ...]
     row: str
     differences: tuple[str, ...]
+    warnings: tuple[str, ...]
     notes: tuple[str, ...]
     weight_bytes: int
     ready_timeout_s: int
@@ -210,6 +211,7 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
         row=layout.row.id if layout.row else "",
         ports=opened,
         differences=layout.differences,
+        warnings=tuple(warnings_on(pairing, layout, request)),
         notes=tuple(notes_on(pairing, layout, request)),
         weight_bytes=size,
         ready_timeout_s=ready_timeout_s,

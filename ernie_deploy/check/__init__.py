@@ -8,6 +8,7 @@ from ernie_deploy.check import (
     engine_rules,
     lifecycle_rules,
     model_rules,
+    request_rules,
     secret_rules,
     security_rules,
     storage_rules,
@@ -22,6 +23,7 @@ RULE_MODULES = (
     wiring_rules,
     security_rules,
     secret_rules,
+    request_rules,
     lifecycle_rules,
     storage_rules,
 )

@@ -175,10 +175,11 @@ def needless_remote_code(service: Service) -> Iterator[Spot]:
 
 @rule(
     "ED119",
-    "note",
+    "warning",
     "Remote code is trusted at a revision that may change.",
-    remedy="read the code, then pin it: --revision and --code-revision with the 40 digits of a commit",
-    source="huggingface_hub: a branch and refs/pr/N move, a commit does not",
+    remedy="read the code, then pin it: --revision and --code-revision with the 40 digits of a commit;"
+    " a stack of the kit takes --set revision=COMMIT",
+    source="huggingface_hub: a branch, a tag and refs/pr/N move, a commit does not",
 )
 def moving_remote_code(service: Service) -> Iterator[Spot]:
     """Code that its owner may change under a running stack."""
@@ -186,9 +187,13 @@ def moving_remote_code(service: Service) -> Iterator[Spot]:
     needed = service.model is None or service.model.trust_remote_code
     if not argv or not needed or not argv.has("trust-remote-code") or not _from_hub(service):
         return
-    revision = argv.text("code-revision") or argv.text("revision") or "main"
-    if known(revision) and not COMMIT.fullmatch(revision):
-        sentence = f"code is run from the revision {shown(revision)}, which can be changed there"
+    # The configuration at `revision` names the code, even where the code's own revision is pinned.
+    named = [argv.text("revision") or "main", argv.text("code-revision"), argv.text("tokenizer-revision")]
+    moving = [
+        revision for revision in named if revision and known(revision) and not COMMIT.fullmatch(revision)
+    ]
+    if moving:
+        sentence = f"code is run from the revision {shown(moving[0])}, which can be changed there"
         yield Spot(argv.line_of("trust-remote-code"), sentence)
 
 

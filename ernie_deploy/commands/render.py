@@ -1,7 +1,7 @@
 """`render`: one stack to standard output or a file, or every supported pair into a folder."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,9 @@ from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
 from ernie_deploy.request import Request
 from ernie_deploy.terminal import say
+
+if TYPE_CHECKING:
+    from ernie_deploy.plan import Plan
 
 EXAMPLE = """\b
 Examples:
@@ -70,7 +73,7 @@ def text_of(request: Request) -> str:
     from ernie_deploy.render import compose_file
 
     catalog = Catalog()
-    return compose_file(resolve(catalog, request), catalog.defaults)
+    return compose_file(_with_warnings(resolve(catalog, request)), catalog.defaults)
 
 
 def manifests_of(request: Request) -> str:
@@ -80,7 +83,14 @@ def manifests_of(request: Request) -> str:
     from ernie_deploy.plan import resolve
 
     catalog = Catalog()
-    return manifests(resolve(catalog, request), catalog.defaults)
+    return manifests(_with_warnings(resolve(catalog, request)), catalog.defaults)
+
+
+def _with_warnings(plan: "Plan") -> "Plan":
+    """The plan, once what it warns of is said."""
+    for sentence in plan.warnings:
+        click.echo(f"warning: {sentence}", err=True)
+    return plan
 
 
 def render_all(out_dir: Path | None, *, check_only: bool) -> None:

@@ -99,19 +99,6 @@ def test_the_end_of_one_rank_starts_all_anew_on_volumes_that_all_can_mount() -> 
     assert "affinity" not in templates(documents)["fetch"]["spec"]
 
 
-def test_only_ranks_reach_the_ports_of_ranks() -> None:
-    documents = read(written("h100", model="300b", nodes=2))
-    pods = {"matchLabels": {"app.kubernetes.io/instance": "ernie-300b-h100-2nodes"}}
-    assert of_kind(documents, "NetworkPolicy")["spec"] == {
-        "podSelector": pods,
-        "policyTypes": ["Ingress"],
-        "ingress": [{"from": [{"podSelector": pods}]}, {"ports": [{"port": "http"}]}],
-    }
-    for component in ("leader", "worker"):
-        labels = templates(documents)[component]["metadata"]["labels"]
-        assert pods["matchLabels"].items() <= labels.items()
-
-
 def test_more_nodes_make_no_larger_file() -> None:
     sizes = {nodes: len(written("h100", model="300b", nodes=nodes).splitlines()) for nodes in (2, 3, 6)}
     assert len(set(sizes.values())) == 1, sizes
