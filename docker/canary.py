@@ -44,7 +44,6 @@ METRICS = {
 SAMPLE = re.compile(rf"^({'|'.join(METRICS)})(\{{.*\}})? (\S+)", re.MULTILINE)
 SWITCHES = re.compile(r"^(?:non)?voluntary_ctxt_switches:\s*(\d+)", re.MULTILINE)
 ENGINE_LABEL = re.compile(r'[{,]engine="([^"]*)"')
-API_KEY = re.compile(r"""^api[-_]key:\s*(?:-\s+|\[\s*)?("[^"]*"|'[^']*'|[^\s,\]]+)""", re.MULTILINE)
 
 
 # Of each engine that was asked: its HTTP status, 0 for silence, and what is wrong with its answer.
@@ -360,9 +359,8 @@ def save_state(state: State) -> None:
 
 
 def read_api_key(path: str) -> str:
-    """Return the first key of vLLM's configuration file."""
-    found = API_KEY.search(Path(path).read_text())
-    return found[1].strip("\"'") if found else ""
+    """Return the first key of the configuration that docker/with_api_key.py wrote for vLLM."""
+    return str(json.loads(Path(path).read_text())["api-key"][0])
 
 
 def is_hang(state: State, since: float | None) -> bool:

@@ -136,7 +136,7 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         worker_words=_words(plan.worker_settings),
         environment=tuple(_variable(setting) for setting in plan.environment),
         fetch_environment=_fetch_environment(plan, host),
-        scripts=scripts(nodes),
+        scripts=scripts(nodes, api_key=plan.request.api_key_file),
     )
 
 
@@ -218,11 +218,12 @@ def command_line(request: Request) -> str:
 
 
 @cache
-def scripts(nodes: int) -> dict[str, str]:
+def scripts(nodes: int, *, api_key: bool) -> dict[str, str]:
     """The Python files that the pods run, as they are: a ConfigMap interpolates nothing."""
     probes = [TEMPLATES / "kubernetes/liveness.py"]
     probes += [TEMPLATES / "kubernetes/joined.py"] if nodes > 1 else []
-    files = (DOCKER / "canary.py", *probes, DOCKER / "weights.py")
+    launchers = [DOCKER / "with_api_key.py"] if api_key else []
+    files = (DOCKER / "canary.py", *probes, DOCKER / "weights.py", *launchers)
     return {file.name: file.read_text(encoding="utf-8").rstrip("\n") for file in files}
 
 

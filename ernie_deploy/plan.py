@@ -18,6 +18,8 @@ from ernie_deploy.notes import notes_on, warnings_on
 from ernie_deploy.pairing import Pairing
 from ernie_deploy.request import Request, check_words, user_settings
 from ernie_deploy.serving import (
+    API_KEY_CONFIG,
+    API_KEY_SECRET,
     HF_CACHE,
     STATE,
     WEIGHTS_MOUNT,
@@ -139,6 +141,11 @@ class Plan(Struct, frozen=True, kw_only=True):
         words = ["fetch", f"--model={self.model.hf_id}", f"--revision={self.revision}", f"--owner={owner}"]
         local = [f"--weights={WEIGHTS_MOUNT}", f"--architecture={self.model.architecture}"]
         return words + (local if self.request.weights else [])
+
+    @property
+    def api_key_words(self) -> tuple[str, ...]:
+        """Arguments of the script that reads the API key for `serve`; none without --api-key-file."""
+        return ("serve", API_KEY_SECRET, API_KEY_CONFIG) if self.request.api_key_file else ()
 
     @property
     def stamp(self) -> str:

@@ -11,7 +11,10 @@ STATE = "/stack"
 # A tmpfs: gone with the container, and Docker's may not execute.
 HOME = "/tmp"  # noqa: S108 - the container's
 WEIGHTS_MOUNT = "/weights"
-API_KEY_CONFIG = "/run/secrets/vllm_config"
+# The file of API_KEY_FILE, which docker/with_api_key.py alone reads, and what it makes of it for vLLM and the
+# health check: the user's file may change between two readers. vLLM takes only names that end in .yaml or .yml.
+API_KEY_SECRET = "/run/secrets/vllm_config"  # noqa: S105 - a path
+API_KEY_CONFIG = "/tmp/vllm_config.yaml"  # noqa: S108 - the container's own tmpfs
 
 
 def serve_settings(request: Request, shutdown_timeout_s: int) -> list[Setting]:

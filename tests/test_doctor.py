@@ -558,6 +558,25 @@ def test_the_server_can_read_its_key_and_nobody_else(said: str, options: dict[st
     has(examined(host, "h100", api_key_file=True, **options), line)
 
 
+@pytest.mark.parametrize(
+    ("stat", "text", "lines"),
+    [
+        ("regular file 400 2000 1000 14", "api-key: sk-a\n", ("ok api-key ./api-key.yaml is readable by the server, 2000:0.",)),
+        ("regular file 400 2000 1000 9", "api-key:\n", ("FAIL api-key ./api-key.yaml has an empty key.",)),
+        ("regular file 400 2000 1000 14", "api-key: 0123\n",
+         ("FAIL api-key ./api-key.yaml has a key that YAML does not read as text.", " next: put the key in quotes")),
+        ("regular file 400 2000 1000 16", "# \ufffd\napi-key: a\n", ("FAIL api-key ./api-key.yaml is not YAML.",)),
+        ("regular file 400 2000 1000 9000000", "", ("FAIL api-key ./api-key.yaml is too large for a key.",)),
+        ("directory 755 0 0 0", "", ("FAIL api-key API_KEY_FILE=./api-key.yaml is not a file.",)),
+        ("fifo 644 0 0 0", "", ("FAIL api-key API_KEY_FILE=./api-key.yaml is not a file.",)),
+    ],
+)  # fmt: skip
+def test_a_key_that_the_server_refuses_is_known_before(stat: str, text: str, lines: tuple[str, ...]) -> None:
+    host = FixtureHost("h100")
+    host.stats["./api-key.yaml"], host.files["./api-key.yaml"] = stat, text
+    has(examined(host, "h100", api_key_file=True), *lines)
+
+
 def test_root_in_a_container_without_capabilities_is_one_user_among_others() -> None:
     host = FixtureHost("mi300x")
     host.stats["./api-key.yaml"] = "regular file 600 1000 1000 20"

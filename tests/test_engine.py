@@ -6,19 +6,24 @@ import itertools
 import json
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from api_key_files import FILES, KEYS
 from conftest import NOTHING_MISSING, ROOT, missing, planned
 from engine.checkpoint import write_config, write_tokenizer
 from engine.configs import config_of
-from msgspec.structs import replace
+from engine.rendered import vllm_words
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_api_key import keys_in
 
 from ernie_deploy.catalog import ENGINE, Catalog
 from ernie_deploy.errors import KitError
-from ernie_deploy.flags import words
 from ernie_deploy.memory import parameters
 from ernie_deploy.plan import Plan
 from ernie_deploy.topology import pipeline_stages
@@ -84,10 +89,6 @@ def plans() -> tuple[Plan, ...]:
     return tuple(made)
 
 
-def argv_of(plan: Plan) -> list[str]:
-    return [plan.positional_model, *words(plan.settings)]
-
-
 # (target, request, tensor, pipeline and data parallel size); the first three are the published rows.
 OVER_NODES = [
     ("h100", {"model": "300b", "nodes": 2}, (8, 2, 1)),
@@ -111,11 +112,7 @@ OVER_NODES = [
 def argv_of_rank(plan: Plan, rank: int) -> list[str]:
     """The words of one node, with what its .env says."""
     env = {"NODE_RANK": rank, "HEAD_ADDR": "10.0.0.4"}
-    made = [
-        replace(s, value=env.get(s.variable, s.value))
-        for s in (plan.worker_settings if rank else plan.settings)
-    ]
-    return [plan.positional_model, *words(made)]
+    return vllm_words(plan, "worker" if rank else "serve", **env)
 
 
 @pytest.fixture(scope="session")
@@ -193,7 +190,7 @@ def matrix(engine: str, checkpoints: dict[str, str]) -> tuple[dict[str, Plan], V
     unique: dict[str, Plan] = {}
     jobs: Jobs = []
     for plan in plans():
-        for kind, argv in (("serve", argv_of(plan)), ("bench", words(plan.bench))):
+        for kind, argv in ((kind, vllm_words(plan, kind)) for kind in ("serve", "bench")):
             key = f"{kind} {plan.model.id} {' '.join(argv)}"
             if key not in unique:
                 unique[key] = plan
@@ -321,14 +318,55 @@ def sizes(engine: str, checkpoints: dict[str, str]) -> Verdicts:
 
 
 def test_the_key_file_is_read_by_vllm(engine: str, checkpoints: dict[str, str], tmp_path: Path) -> None:
+    """The words as rendered, the path among them: the file that stands there is the one that the launcher wrote."""
     plan = planned("h100", api_key_file=True)
-    config = tmp_path / "config.yaml"
-    config.write_text("api-key: sk-something\n")
-    argv = [str(config) if word == "/run/secrets/vllm_config" else word for word in argv_of(plan)]
-    jobs: Jobs = [{"id": "key", "kind": "serve", "argv": argv, "model_dir": checkpoints["21b"]}]
+    argv = vllm_words(plan)
+    config = argv[argv.index("--config") + 1]
+    (source := tmp_path / "key.yaml").write_text("api-key: [sk-something, sk-next]\n")
+    launched(source, written := tmp_path / "written.yaml")
+    jobs: Jobs = [{"id": "key", "kind": "serve", "argv": argv, "model_dir": checkpoints["21b"],
+                   "files": {config: written.read_text()}}]  # fmt: skip
     verdict = judged(engine, jobs)["key"]
     assert verdict["ok"], verdict
-    assert verdict["facts"]["api_keys"] == 1
+    assert verdict["facts"]["api_keys"] == ["sk-something", "sk-next"]
+
+
+def launched(source: Path, config: Path) -> None:
+    """Let the launcher read a key file and write what vLLM reads."""
+    words_ = [sys.executable, ROOT / "docker/with_api_key.py", "serve", source, config, "true"]
+    subprocess.run(words_, check=True, timeout=60)
+
+
+def test_vllm_asks_for_the_keys_that_were_read_and_for_no_others(engine: str) -> None:
+    """Each file as the launcher hands it on, and as vLLM would have read it by itself."""
+    texts = dict.fromkeys(FILES) | dict.fromkeys(any_files())
+    accepted = {text: keys for text in texts if (keys := keys_in(text)) is not None}
+    assert len(accepted) > 100
+    argv = vllm_words(planned("h100", api_key_file=True))
+    handed = [json.dumps({"api-key": keys}) for keys in accepted.values()]
+    jobs: Jobs = [
+        {"id": "handed", "kind": "keys", "argv": argv, "contents": handed},
+        {"id": "by itself", "kind": "keys", "argv": argv, "contents": list(accepted)},
+    ]
+    verdicts = judged(engine, jobs)
+    for way in ("handed", "by itself"):
+        assert verdicts[way]["ok"], verdicts[way]
+        asked = zip(accepted.items(), verdicts[way]["keys"], strict=True)
+        assert {text: (keys, theirs) for (text, keys), theirs in asked if theirs != keys} == {}, way
+
+
+def any_files() -> list[str]:
+    """Files with any keys that are taken, each written in several ways."""
+    files: list[str] = []
+
+    @given(st.lists(KEYS, min_size=1, max_size=3), st.sampled_from([None, 0, 2]), st.booleans())
+    @settings(max_examples=150, database=None, derandomize=True)
+    def collect(keys: list[str], indent: int | None, ascii_: bool) -> None:
+        files.append(yaml.safe_dump({"api-key": keys if len(keys) > 1 else keys[0]}, indent=indent))
+        files.append(json.dumps({"api_key": keys}, ensure_ascii=ascii_))
+
+    collect()
+    return files
 
 
 def test_the_flag_table_is_the_parsers_own(engine: str) -> None:

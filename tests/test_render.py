@@ -6,6 +6,7 @@ import string
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -171,10 +172,28 @@ def test_local_weights_need_no_hub() -> None:
 
 
 def test_an_api_key_stays_a_file() -> None:
-    made = services(rendered("h100", api_key_file=True))
-    assert made["serve"]["command"][-2:] == ["--config", "/run/secrets/vllm_config"]  # type: ignore[index]
+    made: Any = services(rendered("h100", api_key_file=True))
     assert made["serve"]["secrets"] == made["bench"]["secrets"] == ["vllm_config"]
-    assert made["serve"]["healthcheck"]["test"][-1] == "/run/secrets/vllm_config"  # type: ignore[index]
+    reader = (ROOT / "docker/with_api_key.py").read_text(encoding="utf-8")
+    once = ["python3", "-I", "-c", reader]
+    secret, config = "/run/secrets/vllm_config", "/tmp/vllm_config.yaml"
+    # Read once, before anything else; what vLLM and the health check are given is what was read then.
+    assert made["serve"]["entrypoint"][:7] == [*once, "serve", secret, config]
+    assert made["bench"]["entrypoint"][:6] == [*once, "bench", secret]
+    assert made["serve"]["command"][-2:] == ["--config", config]
+    assert made["serve"]["healthcheck"]["test"][-1] == config
+    assert set(reader) <= set(string.printable) - set("$\t\r\v\f")
+
+
+def test_the_api_key_is_the_heads_alone() -> None:
+    made: Any = services(rendered("h100", model="300b", nodes=2, api_key_file=True))
+    head, worker = made["serve"]["entrypoint"], made["worker"]
+    assert head[4:7] == ["serve", "/run/secrets/vllm_config", "/tmp/vllm_config.yaml"]
+    assert head[11] == "head"
+    assert not worker["secrets"]
+    assert not [
+        w for w in (*worker["entrypoint"], *worker["command"]) if "vllm_config" in w or "KEY_FILE" in w
+    ]
 
 
 def test_a_revision_is_fetched_and_served_alike() -> None:

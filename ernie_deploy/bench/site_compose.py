@@ -192,7 +192,7 @@ class ComposeSite:
 
     def _api_key(self) -> str:
         """The key of a guarded stack, from the file that Compose hands to its containers."""
-        from ernie_deploy.bench.api_key import key_in
+        from ernie_deploy.api_key import key_in
 
         source = self.config.get("secrets", {}).get("vllm_config", {}).get("file")
         return key_in(Path(source)) if source else ""

@@ -30,6 +30,7 @@ class Files(Struct, frozen=True, kw_only=True):
 
     token: Stat | None
     api_key: Stat | None
+    key_fault: tuple[str, str] | None
     cache: Stat | None
     weights: Stat | None
     stamp: Stat | None
@@ -108,16 +109,32 @@ def look(host: Host, plan: Plan, values: dict[str, str], root: str) -> Files:
     cache = values["HF_CACHE_DIR"]
     folder = cache if is_path(cache) else f"{root}/volumes/ernie-{CACHE_VOLUME}/_data"
     # Where the engine keeps its data elsewhere (in a virtual machine, say), nothing here tells of it.
+    key_stat = host.stat(values["API_KEY_FILE"])
     disk = _existing(host, cache) if is_path(cache) else root if host.stat(root or "-") else ""
     return Files(
         token=host.stat(values["HF_TOKEN_FILE"]),
-        api_key=host.stat(values["API_KEY_FILE"]),
+        api_key=key_stat,
+        key_fault=_key_fault(host, plan, values["API_KEY_FILE"], key_stat),
         cache=host.stat(cache) if is_path(cache) else None,
         weights=host.stat(plan.request.weights) if plan.request.weights else None,
         stamp=host.stat(f"{folder}/{plan.stamp.removeprefix(f'{HF_CACHE}/')}"),
         disk=disk,
         free_bytes=host.free_bytes(disk) if disk else None,
     )
+
+
+def _key_fault(host: Host, plan: Plan, path: str, stat: Stat | None) -> tuple[str, str] | None:
+    """What the server will refuse in the key's file, where this user may read it."""
+    if not plan.request.api_key_file or not stat or stat.kind != "file":
+        return None
+    from ernie_deploy.api_key import LARGEST_BYTES, fault_in
+
+    if stat.size > LARGEST_BYTES:
+        return "is too large for a key", "write the one line `api-key: YOUR-KEY` there"
+
+    text = host.read(path)
+    # What was no UTF-8 is none again.
+    return None if text is None else fault_in(text.encode().replace("\ufffd".encode(), b"\xff"))
 
 
 def _existing(host: Host, path: str) -> str:

@@ -1,4 +1,4 @@
-"""Checks of the files a stack reads from the host: token, API key, caches, weights; by owner and mode only."""
+"""Checks of the files a stack reads from the host: token, API key, caches, weights; by owner and mode, the key by its form too."""
 
 from collections.abc import Iterator
 from shlex import quote
@@ -50,8 +50,15 @@ def api_key(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
     elif stat.kind == "closed" or case.facts.docker.other_users:
         yield unknown("api-key", f"Whether the server can read {path} could not be seen.")
+    elif stat.kind != "file":
+        yield error(
+            "api-key", f"API_KEY_FILE={path} is not a file.", f"name one in .env, or write it to {path}"
+        )
     elif not stat.size:
         yield error("api-key", f"{path} is empty.", f"write the line `api-key: YOUR-KEY` to {path}")
+    elif case.files.key_fault:
+        what, remedy = case.files.key_fault
+        yield error("api-key", f"{path} {what}.", remedy)
     elif not stat.allows(uid, gid, READ):
         yield error(
             "api-key",

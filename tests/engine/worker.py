@@ -9,6 +9,7 @@ clear would stay complete from one vLLM to the next.
 from __future__ import annotations
 
 import argparse
+import builtins
 import contextlib
 import io
 import json
@@ -174,7 +175,7 @@ def configure(args: argparse.Namespace) -> Any:
 
 
 def read_facts(config: Any, args: argparse.Namespace) -> dict[str, Any]:
-    found: dict[str, Any] = {"port": args.port, "api_keys": len(args.api_key or ())}
+    found: dict[str, Any] = {"port": args.port, "api_keys": args.api_key}
     for path, names in FACTS.items():
         section = config
         for step in filter(None, path.split(".")):
@@ -196,16 +197,40 @@ def serve_verdict(job: Job) -> Verdict:
     return {"world_size": config.parallel_config.world_size, "facts": read_facts(config, args)}
 
 
+def keys_verdict(job: Job) -> Verdict:
+    """For each content of the configuration, the keys that vLLM's middleware would ask for (register.py)."""
+    parser, keys = serve_parser(), []
+    for content in job["contents"]:
+        stand_in({job["argv"][job["argv"].index("--config") + 1]: content})
+        args = parse_words(parser, ["serve", *job["argv"]])
+        keys.append([key for key in (args.api_key or ()) if key])
+    return {"keys": keys}
+
+
 def bench_verdict(job: Job) -> Verdict:
     parse_words(bench_parser(), job["argv"])
     return {}
 
 
-VERDICTS: dict[str, Callable[[Job], Verdict]] = {"serve": serve_verdict, "bench": bench_verdict}
+VERDICTS: dict[str, Callable[[Job], Verdict]] = {
+    "serve": serve_verdict,
+    "bench": bench_verdict,
+    "keys": keys_verdict,
+}
+
+
+def stand_in(files: dict[str, str]) -> None:
+    """Let these very paths be read as if the files were there; every other path is the machine's."""
+
+    def opened(file: Any, *args: Any, **options: Any) -> Any:
+        return io.StringIO(files[file]) if file in files else io.open(file, *args, **options)  # noqa: UP020 - the builtin is this
+
+    builtins.open = opened
 
 
 def judge(job: Job) -> Verdict:
     os.environ.update(job.get("env") or {})
+    stand_in(job.get("files") or {})
     warnings = record_warnings()
     verdict: Verdict = {"id": job["id"], "ok": True, "stage": None, "error": "", "world_size": 0, "facts": {}}
     try:

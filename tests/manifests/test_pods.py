@@ -77,7 +77,10 @@ def test_secrets_are_named_and_never_written() -> None:
     assert [v["secret"] for v in made["leader"]["spec"]["volumes"] if "secret" in v] == [key]
     assert "#   kubectl create secret generic ernie-hf-token --from-file=hf_token=FILE" in text
     assert "#   kubectl create secret generic ernie-21b-h100-api-key --from-file=vllm_config=FILE" in text
-    assert container(made["leader"])["livenessProbe"]["exec"]["command"][-1] == "/run/secrets/vllm_config"
+    assert container(made["leader"])["livenessProbe"]["exec"]["command"][-1] == "/tmp/vllm_config.yaml"
+    assert container(made["leader"])["command"] == ["python3", "-I", "/scripts/with_api_key.py"]
+    workers = templates(read(written("h100", model="300b", nodes=2, api_key_file=True)))["worker"]
+    assert not [v for v in workers["spec"]["volumes"] if "secret" in v]
     for template in made.values():
         where = [
             m["mountPath"]

@@ -29,8 +29,12 @@ def differences(target: str, **options: object) -> list[str]:
     serve, fetch = compose["serve"], compose["fetch"]
     grace = f"{made['leader']['spec']['terminationGracePeriodSeconds']}s"
     given = {key: str(value) for key, value in fetch["environment"].items() if value}
+    # Kubernetes mounts the scripts where Compose inlines them.
+    entry = [
+        "/scripts/weights.py" if word == "-c" else word for word in serve["entrypoint"] if word != "script"
+    ]
     pairs = {
-        "serve words": (served(made["leader"])[0], serve["entrypoint"][4:] + serve["command"]),
+        "serve words": (served(made["leader"])[0], entry[3:] + serve["command"]),
         "serve variables": (served(made["leader"])[1], serve["environment"]),
         "fetch words": (served(made["fetch"])[0], fetch["command"]),
         "fetch variables": (served(made["fetch"])[1], given),
@@ -89,3 +93,6 @@ def test_scripts_are_the_files_of_the_project() -> None:
     data = of_kind(read(written("h100")), "ConfigMap")["data"]
     files = [ROOT / "docker/canary.py", ROOT / "templates/kubernetes/liveness.py", ROOT / "docker/weights.py"]
     assert data == {file.name: file.read_text(encoding="utf-8") for file in files}
+    guarded = of_kind(read(written("h100", api_key_file=True)), "ConfigMap")["data"]
+    reader = ROOT / "docker/with_api_key.py"
+    assert guarded == data | {reader.name: reader.read_text(encoding="utf-8")}

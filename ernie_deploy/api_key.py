@@ -1,0 +1,46 @@
+"""The API key file of a stack as its containers read it: through the very script that they run."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from ernie_deploy.errors import UsageError
+from ernie_deploy.paths import DOCKER
+
+# A file that is read here at all; the server refuses smaller ones too.
+LARGEST_BYTES = 1 << 20
+
+
+def key_in(path: Path) -> str:
+    """The first key; empty where the file is not ours to read. Raises `UsageError` where it is unfit."""
+    script = _script()
+    try:
+        return str(script.read_keys(path)[0])
+    except OSError:
+        return ""
+    except script.KnownError as fault:
+        raise UsageError(
+            f"{path} {fault.what}.", cause="the stack's server refuses it too", next_step=fault.remedy
+        ) from None
+
+
+def fault_in(content: bytes) -> tuple[str, str] | None:
+    """What the server will say is wrong with a file of this content, and what to do; None where nothing is."""
+    script = _script()
+    try:
+        script.keys_in(content)
+    except script.KnownError as fault:
+        return fault.what, fault.remedy
+    return None
+
+
+@cache
+def _script() -> ModuleType:
+    """docker/with_api_key.py as a module."""
+    spec = importlib.util.spec_from_file_location("with_api_key", DOCKER / "with_api_key.py")
+    assert spec, "the script is part of the package"
+    assert spec.loader, "a file has one"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
