@@ -53,14 +53,15 @@ def _tokenizer(model: "Model | None") -> str:
 def _api_key(path: Path | None) -> str:
     if path is None:
         return ""
-    from ernie_deploy.bench.api_key import key_in
+    from ernie_deploy.api_key import key_in
 
     key = key_in(path)
     # What no header can carry is a key of nothing, and http.client would quote it in its error.
     if not (key and key.isascii() and key.isprintable()):
         raise UsageError(
-            f"{path} holds no API key.",
-            cause="it is a configuration file of vLLM's with a line `api-key: KEY`, as the stack's own is",
+            f"{path} cannot be read.",
+            cause="it is not there, or closed to this user",
+            next_step=f"check it with: ls -l {shlex.quote(str(path))}",
         )
     return key
 
