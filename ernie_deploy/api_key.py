@@ -21,7 +21,9 @@ def key_in(path: Path) -> str:
         return ""
     except script.KnownError as fault:
         raise UsageError(
-            f"{path} {fault.what}.", cause="a server of a rendered stack refuses it too", next_step=fault.remedy
+            f"{path} {fault.what}.",
+            cause="a server of a rendered stack refuses it too",
+            next_step=fault.remedy,
         ) from None
 
 
