@@ -208,7 +208,7 @@ def test_inlined_scripts_are_the_files_of_the_project(target: str) -> None:
     made = services(rendered(target))
     weights = (ROOT / "docker/weights.py").read_text(encoding="utf-8")
     canary = (ROOT / "docker/canary.py").read_text(encoding="utf-8")
-    assert made["fetch"]["entrypoint"][2] == weights  # type: ignore[index]
+    assert made["fetch"]["entrypoint"][3] == weights  # type: ignore[index]
     assert made["serve"]["entrypoint"][3] == weights  # type: ignore[index]
     assert made["serve"]["healthcheck"]["test"][4] == canary  # type: ignore[index]
     nodes = services(rendered(target, nodes=2, dp=2))
