@@ -1,5 +1,6 @@
 """What a model takes of each GPU: weights and KV cache counted, overhead estimated."""
 
+import math
 from typing import Literal
 
 from msgspec import Struct
@@ -20,6 +21,9 @@ LIVE_HIDDEN_STATES = 8
 # Profiling runs the vision tower over one video as long as the context; at vLLM's dummy sizes that
 # is 0.2 M patches where the processor shrinks frames, about 0.5 GB a tensor, eight alive at once.
 ENCODER_GIB = 4.0
+# Host memory beside the plan where vLLM runs on the processor: its three processes idle took 2.1 GiB in a rehearsal
+# (3.1 GiB less a KV cache of 1 GiB); the rest is for the compiler and for requests.
+PROCESSES_GIB = 4.0
 # A context that fits fewer times than this is called tight, and is capped unless asked for:
 # the overhead is an estimate, and a server that misses by little does not start.
 COMFORTABLE_SEQUENCES = 2.0
@@ -183,6 +187,11 @@ def overhead_gib(model: Model, topology: Topology, budget: Budget) -> float:
     logits = budget.max_num_seqs * figures.vocab_size * 4 * 2
     encoder_gib = ENCODER_GIB if model.vision else 0.0
     return CONTEXT_GIB + GRAPHS_GIB + encoder_gib + (activations + logits) / GIB
+
+
+def serve_memory_gib(memory: MemoryPlan) -> int:
+    """The most host memory a server on the processor may take, in GiB: derived from its plan."""
+    return math.ceil(memory.budget_gib + PROCESSES_GIB)
 
 
 def plan_memory(model: Model, topology: Topology, budget: Budget, context_tokens: int) -> MemoryPlan:

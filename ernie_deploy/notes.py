@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ernie_deploy import published
 from ernie_deploy.catalog.schema import Target
 from ernie_deploy.layout import Layout
+from ernie_deploy.memory import serve_memory_gib
 from ernie_deploy.pairing import Pairing, find
 from ernie_deploy.request import Request
 
@@ -32,8 +33,9 @@ def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
         notes.append(f"FP8 was chosen {why}; --profile bf16 keeps BF16 where it fits.")
     if request.security == "vendor":
         notes.append(SECURITY_NOTES[target.vendor])
-    notes += [EGRESS, *([VISION_EGRESS, REQUESTS] if model.vision else [])]
     notes += _notes_on_nodes(layout, request)
+    notes.append(NO_LIMIT if target.gpus else LIMIT.format(gib=serve_memory_gib(layout.memory)))
+    notes += [EGRESS, *([VISION_EGRESS, REQUESTS] if model.vision else [])]
     return notes + published.notes(pairing.recipes, kinds)
 
 
@@ -75,6 +77,14 @@ def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:
 MOVABLE_CODE = (
     "Code out of {hf_id} is run at the revision {revision}, which its owner can move: read that code, then pin it"
     " with --set revision=COMMIT (40 digits; tokenizer and code follow)."
+)
+NO_LIMIT = (
+    "SERVE_MEMORY is no limit of host memory here, for one that nobody has run on this hardware may kill a load:"
+    " doctor --write-env proposes one."
+)
+LIMIT = (
+    "SERVE_MEMORY is {gib}g, derived: what vLLM may take and 4 GiB for its processes, the compiler and requests."
+    " A larger CPU_KV_CACHE_GIB needs as much more."
 )
 EGRESS = (
     "`serve` is told to stay offline (HF_HUB_OFFLINE=1, no usage statistics), and nothing of Compose enforces it:"

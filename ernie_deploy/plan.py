@@ -12,7 +12,7 @@ from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.flags import Setting, merge
 from ernie_deploy.layout import Layout, choose
 from ernie_deploy.limits import limit_environment, limit_settings
-from ernie_deploy.memory import MemoryPlan, weight_bytes
+from ernie_deploy.memory import MemoryPlan, serve_memory_gib, weight_bytes
 from ernie_deploy.nodes import entry_settings, node_environment, node_settings, ports, worker_settings
 from ernie_deploy.notes import notes_on, warnings_on
 from ernie_deploy.pairing import Pairing
@@ -112,6 +112,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     def serve_image(self) -> str:
         """The image that serves: the vendor's, or the one built from it that has Ray."""
         return f"ernie-deploy/vllm-ray:{self.engine}-{self.target.vendor}" if self.uses_ray else self.image
+
+    @property
+    def serve_memory(self) -> str:
+        """Limit of the host memory of `serve`: `0` is none, for no limit has been run on a GPU node."""
+        return "0" if self.target.gpus else f"{serve_memory_gib(self.memory)}g"
 
     @property
     def capabilities(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ def compose_file(plan: Plan, defaults: dict[str, str]) -> str:
 def defaults_of(plan: Plan, defaults: dict[str, str]) -> dict[str, str]:
     """The catalog's defaults, with those that this plan decides."""
     decided = {s.variable: str(s.value) for s in (*plan.environment, *plan.bench) if s.variable}
-    return {**defaults, **decided, "BIND_ADDR": plan.request.bind}
+    return {**defaults, **decided, "BIND_ADDR": plan.request.bind, "SERVE_MEMORY": plan.serve_memory}
 
 
 @cache

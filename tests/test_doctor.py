@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import ROOT
+from conftest import ROOT, rendered
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -260,7 +260,7 @@ def test_the_serving_user_must_be_in_the_devices_groups() -> None:
         "FAIL groups Devices belong to group 992, and the container joins 109 and 44 (RENDER_GID, VIDEO_GID).",
         " next: ernie-deploy doctor --write-env mi300x --user 1000:1000",
     )
-    assert report.environment == {"RENDER_GID": "992", "VIDEO_GID": "44"}
+    assert report.environment == {"RENDER_GID": "992", "VIDEO_GID": "44", "SERVE_MEMORY": "2126g"}
     has(
         examined("wrong-gids", "mi300x", env="RENDER_GID=992\n", user="1000:1000"),
         "ok groups Devices belong to group 992, which the container joins.",
@@ -278,7 +278,7 @@ def test_a_control_device_of_another_group_takes_the_second_place() -> None:
     host.stats["/dev/kfd"] = "character special file 660 0 500 0"
     env = "RENDER_GID=992\nVIDEO_GID=500\n"
     report = examined(host, "mi300x", env=env, user="1000:1000")
-    assert report.environment == {"RENDER_GID": "992", "VIDEO_GID": "500"}
+    assert report.environment == {"RENDER_GID": "992", "VIDEO_GID": "500", "SERVE_MEMORY": "2126g"}
     has(report, "ok groups Devices belong to group 500, 992, which the container joins.")
 
 
@@ -689,7 +689,7 @@ def test_json_says_the_same() -> None:
     report = examined("wrong-gids", "mi300x", user="1000:1000")
     data = json.loads(as_json(report))
     assert data["exit_code"] == 1
-    assert data["environment"] == {"RENDER_GID": "992", "VIDEO_GID": "44"}
+    assert data["environment"] == {"RENDER_GID": "992", "VIDEO_GID": "44", "SERVE_MEMORY": "2126g"}
     assert {finding["id"]: finding["severity"] for finding in data["findings"]}["groups"] == "error"
 
 
@@ -762,9 +762,18 @@ def test_write_env_keeps_mode_link_and_every_other_line(tmp_path: Path) -> None:
     real.chmod(0o600)
     link.symlink_to(real)
     subject = examine.meet(FixtureHost("wrong-gids"), Catalog(), Request(target="mi300x"))
-    assert examine.write_env(subject, link, {}) == {"RENDER_GID": "992", "VIDEO_GID": "44"}
+    limit = "SERVE_MEMORY=2126g  # of 2268 GiB 142 are left to the system; not run on hardware"
+    assert examine.write_env(subject, link, {}) == {
+        "RENDER_GID": "992",
+        "VIDEO_GID": "44",
+        "SERVE_MEMORY": "2126g",
+    }
     assert link.is_symlink()
-    assert real.read_bytes() == b"# mine\r\nHTTP_PROXY=http://u:p@proxy\r\nRENDER_GID=992\r\nVIDEO_GID=44\r\n"
+    assert (
+        real.read_bytes()
+        == b"# mine\r\nHTTP_PROXY=http://u:p@proxy\r\nRENDER_GID=992\r\nVIDEO_GID=44\r\n"
+        + (f"{limit}\r\n".encode())
+    )
     assert real.stat().st_mode & 0o777 == 0o600
     assert sorted(p.name for p in tmp_path.iterdir()) == [".env", "settings"]
     stamp = real.stat().st_mtime_ns
@@ -780,6 +789,48 @@ def test_write_env_makes_a_file_and_refuses_what_it_cannot_read(tmp_path: Path) 
     with pytest.raises(UsageError, match="not UTF-8"):
         examine.write_env(subject, tmp_path / "bad", {})
     assert (tmp_path / "bad").read_bytes() == b"A=\xff\n"
+
+
+# --- the limit of host memory ---
+
+
+def proposed(host: str, target: str, env: dict[str, str] | None = None, **options: object) -> str | None:
+    subject = examine.meet(FixtureHost(host), Catalog(), Request(target=target, **options))  # type: ignore[arg-type]
+    now = settings.values(subject.plan, Catalog(), "", env or {})
+    return settings.of_host(subject.facts, subject.plan, now).get("SERVE_MEMORY")
+
+
+def test_a_gpu_nodes_memory_less_a_reserve_is_proposed() -> None:
+    assert proposed("h100", "h100") == "1889g"
+    assert proposed("h100", "h100", model="vl-424b", profiles=("cpu-offload",)) == "1889g"
+
+
+@pytest.mark.parametrize("limit", ["100g", "2000g"])
+def test_a_limit_that_is_set_stays(limit: str) -> None:
+    assert proposed("h100", "h100", {"SERVE_MEMORY": limit}) is None
+
+
+def test_nothing_is_proposed_that_the_plans_estimate_exceeds() -> None:
+    offloaded = {"model": "vl-424b", "profiles": ("cpu-offload",), "pairs": ("cpu-offload-gb=240",)}
+    assert proposed("h100", "h100", **offloaded) is None
+
+
+def test_the_processors_limit_is_the_renderings_own() -> None:
+    assert proposed("laptop", "cpu") is None
+    assert "mem_limit: ${SERVE_MEMORY:-12g}" in rendered("cpu")
+    assert "mem_limit: ${SERVE_MEMORY:-0}" in rendered("h100")
+
+
+@pytest.mark.parametrize(
+    ("env", "line"),
+    [
+        ("SERVE_MEMORY=lots", "FAIL memory-limit SERVE_MEMORY=lots is not a size."),
+        ("CPU_KV_CACHE_GIB=12",
+         "FAIL memory-limit SERVE_MEMORY=12g is less than the 15.3 GiB that the plan puts there: the server would be killed."),
+    ],
+)  # fmt: skip
+def test_a_limit_that_would_kill_the_server_is_an_error(env: str, line: str) -> None:
+    has(examined("laptop", "cpu", env=env), line)
 
 
 # --- more than one node ---
@@ -803,10 +854,12 @@ def test_write_env_completes_what_a_node_is(
     host: str, place: dict[str, str], written: dict[str, str], tmp_path: Path
 ) -> None:
     subject = examine.meet(FixtureHost(host), Catalog(), Request(target="h100", **TWO))  # type: ignore[arg-type]
-    assert examine.write_env(subject, tmp_path / ".env", place) == written
+    assert examine.write_env(subject, tmp_path / ".env", place) == {**written, "SERVE_MEMORY": "1889g"}
     if written:
         text = (tmp_path / ".env").read_text()
-        assert text == "".join(f"{name}={value}\n" for name, value in written.items())
+        limit, *lines_ = text.splitlines()
+        assert limit.startswith("SERVE_MEMORY=1889g  # ")
+        assert lines_ == [f"{name}={value}" for name, value in written.items()]
         report = examine.judge(subject, text, {})
         assert not [f for f in report.findings if f.id == "node" and f.severity != "ok"]
         assert examine.write_env(subject, tmp_path / ".env", {}) == {}

@@ -109,13 +109,13 @@ def judged(plan: Plan, engine: str) -> tuple[dict[str, str], list[str]]:
     return answer["verdicts"], answer["seen"]
 
 
-GRANTED = {"data", "data in capitals", "photo of 24 megapixels", "chat n=128", "16 prompts"}
+GRANTED = {"data", "data in capitals", "photo of 12 megapixels", "chat n=128", "16 prompts"}
 REFUSED = {
     "another container": "must be from one of the allowed domains",
     "redirect": "must be from one of the allowed domains",
     "user before host": "must be from one of the allowed domains",
     "file": "Cannot load local files",
-    "bomb": "exceed the maximum of 33177600 pixels",
+    "bomb": "exceed the maximum of 16777216 pixels",
     "chat n": "n must be at most 128",
     "completion n": "n must be at most 128",
     "prompts": "exceeds the maximum allowed count",

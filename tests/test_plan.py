@@ -20,7 +20,7 @@ MTP = '--speculative-config={"method":"mtp","num_speculative_tokens":1}'
 VL_REVISION = [f"--{name}=refs/pr/17" for name in ("revision", "tokenizer-revision", "code-revision")]
 VL = ["--trust-remote-code"]
 # What every VL server has on top (tests/test_limits.py).
-MEDIA = ["--allowed-media-domains", "data-urls-only.invalid", '--limit-mm-per-prompt={"image":21,"video":1}']
+MEDIA = ["--allowed-media-domains", "data-urls-only.invalid", '--limit-mm-per-prompt={"image":8,"video":1}']
 
 # (published lines, target, request, argv after the model, environment)
 PUBLISHED = [
@@ -140,7 +140,8 @@ def test_what_several_nodes_cost_is_said(request_: dict[str, object], expected: 
     notes = planned("h100", model="300b", nodes=2, **request_).notes
     assert notes[0] == "Uses 8 of the 8 GPUs of each of 2 nodes."
     assert all(note.endswith(end) for note, end in zip(notes[1:], expected, strict=False)), notes
-    assert len(notes) == 2 + len(expected)  # and the one on the benchmark's port
+    # Those on memory, on the way out and on the benchmark's port follow.
+    assert len(notes) == 4 + len(expected)
 
 
 def test_the_memory_of_a_pipeline_is_that_of_its_fullest_stage() -> None:

@@ -75,7 +75,8 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str]) -> Report
         headline=_headline(plan),
         guess=subject.guess,
         findings=tuple(finding for check in checks for finding in check(case)),
-        environment=settings.of_host(subject.facts, case.values) | link.variables(case.link, case.values),
+        environment=settings.of_host(subject.facts, plan, case.values)
+        | link.variables(case.link, case.values),
     )
 
 
@@ -111,10 +112,11 @@ def write_env(subject: Subject, path: Path, environ: Mapping[str, str]) -> dict[
     text = read_env(path)
     said = dotenv_values(stream=StringIO(text))
     now = settings.values(subject.plan, subject.catalog, text, environ)
-    found = settings.of_host(subject.facts, now) | link.variables(_link(subject, now), now)
+    found = settings.of_host(subject.facts, subject.plan, now) | link.variables(_link(subject, now), now)
     new = {name: value for name, value in found.items() if said.get(name) != value}
     if new:
-        settings.write(path, settings.edited(text, new))
+        comments = settings.reasons(subject.facts, subject.plan, now)
+        settings.write(path, settings.edited(text, new, comments))
     return new
 
 

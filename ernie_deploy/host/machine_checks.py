@@ -78,6 +78,19 @@ def _number(text: str) -> float:
         return CPU_KV_CACHE_GIB
 
 
+def memory_limit(case: Case) -> Iterator[Finding]:
+    """A limit of host memory is a size, and not less than the plan puts there."""
+    text, need = case.values["SERVE_MEMORY"], _host_bytes(case)
+    limit = size_of(text)
+    if limit is None:
+        yield error(
+            "memory-limit", f"SERVE_MEMORY={text} is not a size.", "write it as 200g in .env, or 0 for none"
+        )
+    elif 0 < limit < need:
+        sentence = f"SERVE_MEMORY={text} is less than the {gib(need)} that the plan puts there: the server would be killed."
+        yield error("memory-limit", sentence, "raise it in .env, or lower CPU_KV_CACHE_GIB")
+
+
 def shared_memory(case: Case) -> Iterator[Finding]:
     """SHM_SIZE is memory of the host."""
     if case.plan.request.security == "vendor" and case.plan.target.gpus:
@@ -156,4 +169,4 @@ def exposure(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-CHECKS = (architecture, clock, memory, shared_memory, disk, port, exposure)
+CHECKS = (architecture, clock, memory, memory_limit, shared_memory, disk, port, exposure)

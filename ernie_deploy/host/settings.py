@@ -7,12 +7,14 @@ import stat
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
+from types import MappingProxyType
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import UsageError
 from ernie_deploy.folder import env_line
 from ernie_deploy.host.case import size_of
 from ernie_deploy.host.facts import Facts
+from ernie_deploy.host.memory_limit import propose
 from ernie_deploy.memory import GIB
 from ernie_deploy.paths import write_whole
 from ernie_deploy.plan import Plan
@@ -27,22 +29,31 @@ def values(plan: Plan, catalog: Catalog, env_text: str, environ: Mapping[str, st
     return {name: said.get(name) or default for name, default in defaults_of(plan, catalog.defaults).items()}
 
 
-def of_host(facts: Facts, now: Mapping[str, str]) -> dict[str, str]:
+def of_host(facts: Facts, plan: Plan, now: Mapping[str, str]) -> dict[str, str]:
     """The variables that are facts of the host; its memory is one where less than twice SHM_SIZE is there."""
     found = {name: str(gid) for name, gid in facts.amd.groups.items()}
     have, shared = facts.machine.memory_bytes, size_of(now["SHM_SIZE"])
     if have and shared and shared > have / 2:
         found["SHM_SIZE"] = f"{max(1, have // 2 // GIB)}g"
+    if proposal := propose(facts, plan, now):
+        found["SERVE_MEMORY"] = proposal.value
     return found
 
 
-def edited(text: str, new: Mapping[str, str]) -> str:
+def reasons(facts: Facts, plan: Plan, now: Mapping[str, str]) -> dict[str, str]:
+    """How a value of this host was derived, for a comment beside it."""
+    proposal = propose(facts, plan, now)
+    return {"SERVE_MEMORY": proposal.derivation} if proposal else {}
+
+
+def edited(text: str, new: Mapping[str, str], comments: Mapping[str, str] = MappingProxyType({})) -> str:
     """The text with new values: in their line, below their comment, or at the end; every other byte as it was."""
     from dotenv.parser import parse_stream
 
     parts = [(binding.key, binding.original.string) for binding in parse_stream(StringIO(text))]
     for name, value in new.items():
-        parts = _with(parts, name, env_line(name, value))
+        comment = f"  # {comments[name]}" if name in comments else ""
+        parts = _with(parts, name, env_line(name, value) + comment)
     return "".join(part for _, part in parts)
 
 

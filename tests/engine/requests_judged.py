@@ -88,7 +88,7 @@ def main() -> None:
         ),
         "file": lambda: fetch("file:///etc/hostname"),
         "bomb": lambda: fetch(data_url(13_300)),
-        "photo of 24 megapixels": lambda: fetch(data_url(4_900)),
+        "photo of 12 megapixels": lambda: fetch(data_url(3_500)),
         "chat n": lambda: sampled(ChatCompletionRequest(model="m", messages=HELLO, n=16_384)),
         "chat n=128": lambda: sampled(ChatCompletionRequest(model="m", messages=HELLO, n=128)),
         "completion n": lambda: sampled(CompletionRequest(model="m", prompt="a", n=16_384)),

@@ -1,0 +1,46 @@
+"""A limit of host memory for `serve` on a GPU node: a proposal, for none has been run on hardware."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from ernie_deploy.host.case import size_of
+from ernie_deploy.host.facts import Facts
+from ernie_deploy.memory import GIB
+from ernie_deploy.pairing import find
+from ernie_deploy.plan import Plan
+
+# Left to the system, to Docker and to `fetch`.
+RESERVE_SHARE = 1 / 16
+LEAST_RESERVE_GIB = 8
+# A process of vLLM's with CUDA or ROCm, estimated; on the processor three took 2.1 GiB.
+RANK_GIB = 8
+UNLIMITED = ("", "0")
+
+
+class Proposal(Struct, frozen=True):
+    """A value of SERVE_MEMORY and how it came about."""
+
+    value: str
+    derivation: str
+
+
+def propose(facts: Facts, plan: Plan, now: Mapping[str, str]) -> Proposal | None:
+    """The host's memory less a reserve; None where a limit is set, or would be nearer than the plan's estimate."""
+    if not plan.target.gpus or now["SERVE_MEMORY"] not in UNLIMITED:
+        return None
+    have_gib = facts.machine.memory_bytes / GIB
+    reserve_gib = max(LEAST_RESERVE_GIB, have_gib * RESERVE_SHARE)
+    limit_gib = int(have_gib - reserve_gib)
+    if limit_gib < needed_gib(plan, now):
+        return None
+    derivation = f"of {have_gib:.0f} GiB {reserve_gib:.0f} are left to the system; not run on hardware"
+    return Proposal(f"{limit_gib}g", derivation)
+
+
+def needed_gib(plan: Plan, now: Mapping[str, str]) -> float:
+    """Estimate of what `serve` takes of a GPU node's memory: processes, shared memory, offloaded weights."""
+    offload = find(plan.settings, "cpu-offload-gb")
+    each = float(offload.value) if offload and isinstance(offload.value, int | float) else 0.0
+    shared = size_of(now["SHM_SIZE"]) or 0
+    return plan.topology.gpus * (RANK_GIB + each) + shared / GIB
