@@ -1,34 +1,41 @@
 """Reads the server's own counters from /metrics, the Prometheus text that vLLM writes."""
 
 import re
-import urllib.error
-import urllib.request
 from collections import defaultdict
-from http.client import HTTPException
+from collections.abc import Iterator
+
+from ernie_deploy.http_client import ask
 
 # Name, labels, value; a label's text may hold braces.
 SAMPLE = re.compile(r"^([\w:]+)(?:\{(.*)\})? ([0-9.eE+-]+|NaN|\+Inf)$", re.MULTILINE)
 TIMEOUT_S = 5.0
-# A proxy of the shell is not for a server on this host.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# No counter comes near it, and a sum of such numbers stays finite.
+MOST = 1e18
 
 
 def fetch(url: str, *, timeout_s: float = TIMEOUT_S) -> str:
     """The body of a GET; raises OSError."""
-    try:
-        with DIRECT.open(url, timeout=timeout_s) as answer:
-            body: bytes = answer.read()
-    except HTTPException as fault:
-        raise OSError(f"no HTTP answer: {fault!r}") from fault
-    return body.decode("utf-8", "replace")
+    return ask(url, limit_s=timeout_s).decode("utf-8", "replace")
+
+
+def samples(text: str) -> Iterator[tuple[str, str, float]]:
+    """Name, labels and value of each sample; what is no number, NaN, infinite or absurd is left out."""
+    for name, labels, word in SAMPLE.findall(text):
+        try:
+            value = float(word)
+        except ValueError:
+            continue
+        # NaN fails every comparison.
+        if abs(value) <= MOST:
+            yield name, labels, value
 
 
 def counters(text: str) -> dict[str, float]:
     """Each vLLM metric summed over its labels (engines, mostly)."""
     totals: dict[str, float] = defaultdict(float)
-    for name, _, value in SAMPLE.findall(text):
+    for name, _, value in samples(text):
         if name.startswith("vllm:"):
-            totals[name] += float(value)
+            totals[name] += value
     return dict(totals)
 
 
@@ -36,5 +43,5 @@ def scrape(base_url: str) -> dict[str, float]:
     """The counters of a running server, or nothing where it does not answer."""
     try:
         return counters(fetch(f"{base_url}/metrics"))
-    except (OSError, urllib.error.URLError):
+    except OSError:
         return {}

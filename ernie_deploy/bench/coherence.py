@@ -87,6 +87,13 @@ def _completed(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str,
         answer = endpoint.post(path, body)
     except (OSError, ValueError) as fault:
         raise ServerDied(f"The server did not answer a question at {path}.", cause=str(fault)) from fault
+    try:
+        return _read(answer)
+    except (LookupError, TypeError, AttributeError) as fault:
+        raise _garbage(f"an answer of another shape: {str(answer)[:160]}") from fault
+
+
+def _read(answer: Any) -> dict[str, Any]:
     if "error" in answer or not answer.get("choices"):
         raise _garbage(f"an error instead of an answer: {str(answer)[:160]}")
     choice, usage = answer["choices"][0], answer.get("usage") or {}

@@ -1,18 +1,15 @@
 """The measured server as its own HTTP interface shows it: counters, idleness, caches, models."""
 
-import json
 import re
 import time
-import urllib.error
-import urllib.request
 from collections import defaultdict
-from http.client import HTTPException
 from typing import Any
 
 from msgspec import MsgspecError, Struct, convert
 
 from ernie_deploy.errors import ServerDied, UsageError
-from ernie_deploy.metrics import DIRECT, SAMPLE, fetch
+from ernie_deploy.http_client import BadStatus, ask, ask_json
+from ernie_deploy.metrics import fetch, samples
 
 ANSWER_S = 10.0
 IDLE_S = 60.0
@@ -84,12 +81,11 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
     def get(self, path: str) -> Any:
         """The JSON of a GET; raises OSError or ValueError."""
-        return self._open(urllib.request.Request(f"{self.url}{path}", headers=self._headers()), ANSWER_S)
+        return ask_json(f"{self.url}{path}", key=self.api_key, limit_s=ANSWER_S)
 
     def post(self, path: str, body: dict[str, Any], *, timeout_s: float = 120) -> Any:
         """The JSON answer to a POST; raises OSError or ValueError."""
-        request = urllib.request.Request(f"{self.url}{path}", json.dumps(body).encode(), self._headers())
-        return self._open(request, timeout_s)
+        return ask_json(f"{self.url}{path}", body, key=self.api_key, limit_s=timeout_s)
 
     def model_card(self) -> ModelCard:
         """The first entry of /v1/models; raises `ServerDied` where nothing answers, or with nothing usable."""
@@ -120,8 +116,8 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         """Empty the caches; raises `UsageError` where the server has no such route."""
         for route in RESETS:
             try:
-                self._open(urllib.request.Request(f"{self.url}/{route}", b"", self._headers()), ANSWER_S)
-            except urllib.error.HTTPError as fault:
+                ask(f"{self.url}/{route}", {}, key=self.api_key, limit_s=ANSWER_S)
+            except BadStatus as fault:
                 if fault.code != NOT_FOUND:
                     raise
                 raise UsageError(
@@ -129,19 +125,6 @@ class Endpoint(Struct, frozen=True, kw_only=True):
                     cause="vLLM opens it, and routes that can stop the server, only with VLLM_SERVER_DEV_MODE=1",
                     next_step="use --cold seed or --cold restart, or serve with that variable on a closed network",
                 ) from fault
-            except ValueError:
-                pass  # An empty body.
-
-    def _headers(self) -> dict[str, str]:
-        bearer = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
-        return {"Content-Type": "application/json", **bearer}
-
-    def _open(self, request: urllib.request.Request, timeout_s: float) -> Any:
-        try:
-            with DIRECT.open(request, timeout=timeout_s) as answer:
-                return json.load(answer)
-        except HTTPException as fault:
-            raise OSError(f"no HTTP answer: {fault!r}") from fault
 
 
 def read_metrics(text: str) -> Look:
@@ -149,14 +132,14 @@ def read_metrics(text: str) -> Look:
     sums: dict[str, float] = defaultdict(float)
     reasons: dict[str, float] = defaultdict(float)
     cache: dict[str, str] = {}
-    for sample, labels, value in SAMPLE.findall(text):
+    for sample, labels, value in samples(text):
         name = sample.removeprefix("vllm:").removesuffix("_total")
         if name == "cache_config_info":
             cache = dict(LABEL.findall(labels))
             sums["engines"] += 1
-        sums[name] += float(value)
+        sums[name] += value
         if name == "request_success":
-            reasons[f"{name}_{dict(LABEL.findall(labels)).get('finished_reason', 'unknown')}"] += float(value)
+            reasons[f"{name}_{dict(LABEL.findall(labels)).get('finished_reason', 'unknown')}"] += value
     engines = max(1.0, sums["engines"])
     return Look(
         counters={name: value for name, value in sums.items() if name in COUNTERS} | reasons,

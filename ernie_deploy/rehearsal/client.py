@@ -1,15 +1,13 @@
 """Asks a rehearsed server as a user would, and judges each answer: complete, clean error or cut."""
 
-import json
-import urllib.error
-import urllib.request
-from http.client import HTTPException
 from typing import Any, Literal
 
 from msgspec import Struct
 
-from ernie_deploy.metrics import DIRECT
+from ernie_deploy.http_client import BadStatus, ask_json, lines, read_json
 
+# Of a stream that goes on and on.
+LONGEST_S = 3600.0
 Ending = Literal["complete", "error", "cut"]
 
 
@@ -34,11 +32,13 @@ def chat(base_url: str, model: str, *, max_tokens: int, stream: bool, timeout_s:
         **({"stream_options": {"include_usage": True}} if stream else {}),
     }
     try:
-        with DIRECT.open(_post(f"{base_url}/v1/chat/completions", body), timeout=timeout_s) as answer:
-            return _streamed(answer) if stream else _whole(json.load(answer))
-    except urllib.error.HTTPError as error:
+        url = f"{base_url}/v1/chat/completions"
+        if not stream:
+            return _whole(ask_json(url, body, limit_s=timeout_s))
+        return _streamed(lines(url, body, silence_s=timeout_s, limit_s=LONGEST_S))
+    except BadStatus as error:
         return Answer(ending="error", text="", tokens=0, detail=f"HTTP {error.code}")
-    except (HTTPException, OSError, ValueError) as fault:
+    except (OSError, ValueError) as fault:
         return Answer(ending="cut", text="", tokens=0, detail=str(fault) or type(fault).__name__)
 
 
@@ -65,15 +65,10 @@ def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, timeout
         "logprobs": 1,
     }
     try:
-        with DIRECT.open(_post(f"{base_url}/v1/completions", body), timeout=timeout_s) as answer:
-            found = json.load(answer)["choices"][0]["logprobs"]
+        found = ask_json(f"{base_url}/v1/completions", body, limit_s=timeout_s)["choices"][0]["logprobs"]
         return Said(found["tokens"], found["token_logprobs"])
-    except (HTTPException, ValueError, LookupError, TypeError) as fault:
+    except (ValueError, LookupError, TypeError) as fault:
         raise OSError(f"no completion: {fault!r}") from fault
-
-
-def _post(url: str, body: dict[str, Any]) -> urllib.request.Request:
-    return urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
 
 def _whole(answer: dict[str, Any]) -> Answer:
@@ -93,7 +88,7 @@ def _streamed(lines: Any) -> Answer:
         event = raw.decode().removeprefix("data: ").strip()
         if not event or event == "[DONE]":
             continue
-        data = json.loads(event)
+        data = read_json(event)
         error = error or str(data.get("error", {}).get("message", "") if "error" in data else "")
         tokens = (data.get("usage") or {}).get("completion_tokens", tokens)
         for choice in data.get("choices", []):
