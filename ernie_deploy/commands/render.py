@@ -89,7 +89,7 @@ def manifests_of(request: Request) -> str:
 def _with_warnings(plan: "Plan") -> "Plan":
     """The plan, once what it warns of is said."""
     for sentence in plan.warnings:
-        click.echo(f"warning: {sentence}", err=True)
+        say(f"warning: {sentence}", err=True)
     return plan
 
 
