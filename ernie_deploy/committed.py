@@ -1,16 +1,21 @@
 """The committed set: one compose file a supported pair and the .env.example, kept in step."""
 
+import os
+import shlex
 from pathlib import Path
 
+from msgspec import Struct
+
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.checksum import is_unedited
 from ernie_deploy.errors import OutOfDate
 from ernie_deploy.folder import env_example
-from ernie_deploy.paths import write_whole
+from ernie_deploy.paths import says, write_all
 from ernie_deploy.plan import resolve
 from ernie_deploy.render import compose_file
 from ernie_deploy.request import Request
 
-COMMAND = "ernie-deploy render --all --out-dir"
+MOST_OF_LINE = 1_000
 
 
 def requests(catalog: Catalog) -> list[Request]:
@@ -24,41 +29,74 @@ def requests(catalog: Catalog) -> list[Request]:
 
 
 def files(catalog: Catalog) -> dict[str, str]:
-    """File name -> text of every committed file."""
+    """File name -> text of every committed stack."""
     plans = (resolve(catalog, request) for request in requests(catalog))
-    stacks = {f"{plan.name}.yml": compose_file(plan, catalog.defaults) for plan in plans}
-    return {**stacks, "../.env.example": env_example(catalog)}
+    return {f"{plan.name}.yml": compose_file(plan, catalog.defaults) for plan in plans}
 
 
-def write(folder: Path, wanted: dict[str, str]) -> None:
-    """Write the set and remove rendered files that no pair stands behind any more."""
-    for name, text in wanted.items():
-        write_whole(folder / name, text, force=True)
-    for orphan in _orphans(folder, wanted):
-        orphan.unlink()
+class Place(Struct, frozen=True):
+    """Where the set is: a folder of stacks, and the example of .env where one is kept too."""
+
+    folder: Path
+    env_example: Path | None = None
+
+    def wanted(self, catalog: Catalog) -> dict[Path, str]:
+        """Path -> text of each file of the set."""
+        stacks = {self.folder / name: text for name, text in files(catalog).items()}
+        return stacks | ({self.env_example: env_example(catalog)} if self.env_example else {})
+
+    @property
+    def command(self) -> str:
+        """What renders the set again."""
+        example = ["--env-example", str(self.env_example)] if self.env_example else []
+        return shlex.join(["ernie-deploy", "render", "--all", "--out-dir", str(self.folder), *example])
 
 
-def differences(folder: Path, wanted: dict[str, str]) -> None:
+def write(place: Place, wanted: dict[Path, str], *, force: bool = False) -> list[Path]:
+    """Write the set and delete what no pair stands behind any more; return the edited ones of these, which are kept.
+
+    Nothing is written where a file is in the way that the kit did not write, or that was edited since: that
+    takes `force`, which deletes the edited ones too.
+    """
+    write_all(wanted, force=force, ours=is_unedited)
+    kept = []
+    for orphan in orphans(place.folder, wanted):
+        if force or is_unedited(orphan):
+            orphan.unlink()
+        else:
+            kept.append(orphan)
+    return kept
+
+
+def differences(place: Place, wanted: dict[Path, str]) -> None:
     """Raise `OutOfDate` naming every file that is stale, missing or orphaned."""
-    found = [f"missing: {folder / name}" for name in wanted if not (folder / name).exists()]
-    found += [
-        f"stale: {folder / name}"
-        for name, text in wanted.items()
-        if (folder / name).exists() and (folder / name).read_text(encoding="utf-8") != text
+    lines = [f"missing: {path}" for path in wanted if not os.path.lexists(path)]
+    lines += [
+        f"stale: {path}" for path, text in wanted.items() if os.path.lexists(path) and not says(path, text)
     ]
-    found += [f"orphaned: {path}" for path in _orphans(folder, wanted)]
-    if found:
+    lines += [f"orphaned: {path}" for path in orphans(place.folder, wanted)]
+    if lines:
         raise OutOfDate(
-            "\n".join(found),
+            "\n".join(lines),
             cause="the catalog or a template changed and the files were not rendered again",
-            next_step=f"{COMMAND} {folder}",
+            next_step=place.command,
         )
 
 
-def _orphans(folder: Path, wanted: dict[str, str]) -> list[Path]:
-    """Files that the kit once wrote (line 1 says so) and no longer would."""
-    return [
-        path
-        for path in sorted(folder.glob("*.yml"))
-        if path.name not in wanted and path.read_text(encoding="utf-8").startswith("# ernie-deploy ")
-    ]
+def orphans(folder: Path, wanted: dict[Path, str]) -> list[Path]:
+    """Files that an earlier set had: line 1 renders a pair's default form, and the name is that pair's."""
+    paths = (path for path in sorted(folder.glob("*.yml")) if path not in wanted and path.is_file())
+    return [path for path in paths if _name_of_pair(path) == path.name]
+
+
+def _name_of_pair(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            words = file.readline(MOST_OF_LINE).split()
+    except OSError:
+        return ""
+    # Its pair may be unknown by now, so the line is not parsed as a request.
+    match words:
+        case ["#", "ernie-deploy", "render", target, "--model", model]:
+            return f"{model}-{target}.yml"
+    return ""

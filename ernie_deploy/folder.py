@@ -3,6 +3,7 @@
 import re
 
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.checksum import with_checksum
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan import Plan
 from ernie_deploy.render import compose_file, defaults_of, environment
@@ -33,7 +34,7 @@ def files(plan: Plan, catalog: Catalog, values: dict[str, str]) -> dict[str, str
 
 def env_example(catalog: Catalog) -> str:
     """Every variable of every stack, for the repository's .env.example."""
-    return environment().get_template("env.example.j2").render(variables=catalog.variables)
+    return with_checksum(environment().get_template("env.example.j2").render(variables=catalog.variables))
 
 
 def _refuse_unknown(values: dict[str, str], known: list[str]) -> None:

@@ -1,6 +1,9 @@
 """Where the kit's own files are, and how it writes files: whole or not at all."""
 
 import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ernie_deploy.errors import UsageError
@@ -18,50 +21,94 @@ DOCKER = ROOT / "docker"
 
 def write_whole(path: Path, text: str, *, force: bool = False) -> None:
     """Write `text` to `path` atomically; a file that says something else needs `force`."""
-    if not force:
-        refuse_overwrite(path, text)
+    write_all({path: text}, force=force)
+
+
+def write_all(
+    files: Mapping[Path, str], *, force: bool = False, ours: Callable[[Path], bool] | None = None
+) -> None:
+    """Write every file or none; what is there, says something else and is not `ours` needs `force`."""
+    fresh = {path: text for path, text in files.items() if not says(path, text)}
+    _refuse(path for path in fresh if os.path.lexists(path) and not (force or (ours and ours(path))))
+    _require_files(fresh)
+    at = Path()
     try:
-        _replace(path, text)
+        with ExitStack() as stack:
+            staged = {}
+            for at, text in fresh.items():
+                staged[at] = stack.enter_context(_staged(at, text))
+            for put in staged.values():
+                put()
     except OSError as fault:
         raise UsageError(
-            f"{path} could not be written: {fault.strerror}.",
+            f"{at} could not be written: {fault.strerror}.",
             cause="the folder is missing, full or not yours",
-            next_step=f"check it with: ls -ld {path.parent}",
+            next_step=f"check it with: ls -ld {at.parent}",
         ) from fault
 
 
-def write_all(folder: Path, files: dict[str, str], *, force: bool = False) -> None:
-    """Write every file or, where one of them may not be overwritten, none."""
-    for name, text in files.items():
-        if not force:
-            refuse_overwrite(folder / name, text)
-    for name, text in files.items():
-        write_whole(folder / name, text, force=True)
+def _refuse(in_the_way: Iterable[Path]) -> None:
+    """Raise `UsageError` that names each of these files, if there is any."""
+    if blocked := list(in_the_way):
+        raise UsageError(
+            "\n".join(f"{path} exists and was not overwritten." for path in blocked),
+            cause="the kit never replaces a file of yours unasked, and has written none of the others either"
+            if blocked[1:] else "the kit never replaces a file of yours unasked",
+            next_step="choose another path, or repeat the command with --force",
+        )  # fmt: skip
 
 
-def refuse_overwrite(path: Path, text: str) -> None:
-    """Raise `UsageError` where `path` holds anything but `text`."""
-    if not path.exists() or (path.is_file() and path.read_bytes() == text.encode()):
-        return
-    raise UsageError(
-        f"{path} exists and was not overwritten.",
-        cause="the kit never replaces a file of yours unasked",
-        next_step="choose another path, or repeat the command with --force",
-    )
+def _require_files(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.exists() and not path.is_file():
+            raise UsageError(
+                f"{path} is a folder, a pipe or a device, and no file.", next_step="choose another path"
+            )
 
 
-def _replace(path: Path, text: str) -> None:
-    import tempfile
+def says(path: Path, text: str) -> bool:
+    """Whether there is such a file and it says exactly that."""
+    data = text.encode()
+    try:
+        # A pipe would be waited for, and a disk image read.
+        return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
 
+
+@contextmanager
+def _staged(path: Path, text: str) -> Iterator[Callable[[], None]]:
+    """The text on the disk, and the function that gives it the name; a file that is there keeps its mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    made = Path(name)
+    handle, spare = _opened_beside(path)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
-        # mkstemp makes files private; a compose file is read by whoever may read the folder.
-        made.chmod(0o644)
-        made.replace(path)
-    except BaseException:
-        made.unlink()
-        raise
+            file.flush()
+            if path.is_file() and not path.is_symlink():
+                os.fchmod(handle, stat.S_IMODE(path.stat().st_mode))
+            yield lambda: _put(handle, spare, path)
+    finally:
+        spare.unlink(missing_ok=True)
+
+
+def _opened_beside(path: Path) -> tuple[int, Path]:
+    """A file without a name, of which no kill leaves a part, and the name it may have for a moment.
+
+    Where the file system has no such files, or this is not Linux, it has that name at once.
+    """
+    spare = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    with suppress(AttributeError, OSError):
+        return os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666), spare
+    return os.open(spare, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), spare
+
+
+def _put(handle: int, spare: Path, path: Path) -> None:
+    if not spare.exists():
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            # Only with a folder's descriptor does Python ask the kernel to follow the link of /proc.
+            os.link(f"/proc/self/fd/{handle}", spare.name, dst_dir_fd=folder)
+        finally:
+            os.close(folder)
+    spare.replace(path)

@@ -4,6 +4,7 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING
 
+from ernie_deploy.checksum import with_checksum
 from ernie_deploy.flags import Setting, words
 from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan import Plan
@@ -18,7 +19,7 @@ def compose_file(plan: Plan, defaults: dict[str, str]) -> str:
     """The text of one self-contained compose file; `defaults` are the variables' (catalog)."""
     template = environment().get_template("compose.yml.j2")
     host = {name: f"${{{name}:-{default}}}" for name, default in defaults_of(plan, defaults).items()}
-    return template.render(plan=plan, host=host)
+    return with_checksum(template.render(plan=plan, host=host))
 
 
 def defaults_of(plan: Plan, defaults: dict[str, str]) -> dict[str, str]:

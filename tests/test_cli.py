@@ -37,6 +37,7 @@ def test_render_is_the_same_from_anywhere_with_any_environment(tmp_path: Path) -
         (["render", "h100", "--bind", "home"], 2, "not an IP address"),
         (["render", "h100", "--gpu-memory-utilization", "1.5"], 2, "range"),
         (["render", "h100", "--check"], 2, "go with --all"),
+        (["render", "h100", "--env-example", "x"], 2, "go with --all"),
         (["render", "--all"], 2, "--all needs --out-dir"),
         (["render", "mi300"], 3, "did you mean 'mi300x'?"),
         (["render", "h100", "--model", "21B"], 3, "did you mean '21b'?"),

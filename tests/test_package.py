@@ -39,6 +39,7 @@ def test_the_wheel_renders_the_same_bytes(installed: Path, tmp_path: Path) -> No
 
 def test_the_wheel_carries_the_whole_committed_set(installed: Path) -> None:
     words = [installed, "-m", "ernie_deploy", "render", "--all", "--out-dir", ROOT / "compose", "--check"]
+    words += ["--env-example", ROOT / ".env.example"]
     done = subprocess.run(words, capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
 

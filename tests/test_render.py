@@ -15,9 +15,9 @@ from dotenv import dotenv_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ernie_deploy import committed, folder
+from ernie_deploy import folder
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.errors import KitError, OutOfDate, UsageError
+from ernie_deploy.errors import KitError, UsageError
 from ernie_deploy.flags import words
 from ernie_deploy.folder import VARIABLE
 from ernie_deploy.render import comment, scalar
@@ -219,26 +219,6 @@ def test_inlined_scripts_are_the_files_of_the_project(target: str) -> None:
     for script in (weights, canary, node, group):
         ast.parse(script)
         assert set(script) <= set(string.printable) - set("$\t\r\v\f")
-
-
-def test_the_committed_set_is_what_the_catalog_renders(catalog: Catalog) -> None:
-    committed.differences(ROOT / "compose", committed.files(catalog))
-
-
-def test_drift_is_named_file_by_file(tmp_path: Path) -> None:
-    wanted = {"a.yml": "# ernie-deploy render a\n", "b.yml": "# ernie-deploy render b\n"}
-    (tmp_path / "a.yml").write_text("# ernie-deploy render a --tp 2\n")
-    (tmp_path / "c.yml").write_text("# ernie-deploy render c\n")
-    (tmp_path / "mine.yml").write_text("services: {}\n")
-    with pytest.raises(OutOfDate) as told:
-        committed.differences(tmp_path, wanted)
-    assert str(told.value).splitlines()[:3] == [
-        f"missing: {tmp_path}/b.yml", f"stale: {tmp_path}/a.yml", f"orphaned: {tmp_path}/c.yml",
-    ]  # fmt: skip
-    assert told.value.exit_code == 5
-    committed.write(tmp_path, wanted)
-    committed.differences(tmp_path, wanted)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.yml", "b.yml", "mine.yml"]
 
 
 NODE_OPTIONS = [

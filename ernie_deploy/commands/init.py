@@ -30,7 +30,7 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))
     made = files(plan, catalog, dict(_pair(value) for value in values))
-    write_all(folder, made, force=force)
+    write_all({folder / name: text for name, text in made.items()}, force=force)
     say(f"wrote {', '.join(made)} to {folder}", err=True)
     say(f"next: cd {folder} && docker compose up -d --wait", err=True)
 

@@ -23,9 +23,14 @@ Examples:
 
 @click.command(epilog=EXAMPLE)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead.")
-@click.option("--force", is_flag=True, help="Overwrite the file of -o.")
+@click.option("--force", is_flag=True, help="Overwrite what is there and was not rendered, or edited since.")
 @click.option("--all", "every", is_flag=True, help="Render every supported pair into --out-dir.")
 @click.option("--out-dir", type=click.Path(path_type=Path), help="Folder for --all.")
+@click.option(
+    "--env-example",
+    type=click.Path(path_type=Path),
+    help="With --all: write the example of .env to this file.",
+)
 @click.option(
     "--check", "check_only", is_flag=True, help="With --all: write nothing, name what is out of date."
 )
@@ -38,23 +43,16 @@ Examples:
     help="Compose file, or LeaderWorkerSet manifests for kubectl.",
 )
 @request_options
-def render(
-    output: Path | None,
-    every: bool,
-    out_dir: Path | None,
-    check_only: bool,
-    force: bool,
-    **options: Any,
-) -> None:
+def render(output: Path | None, every: bool, check_only: bool, force: bool, **options: Any) -> None:
     """Write a stack as one compose file, or as manifests, to standard output."""
-    form = options.pop("form")
+    form, out_dir, env_example = (options.pop(name) for name in ("form", "out_dir", "env_example"))
     if every and form != "compose":
         raise UsageError("--all renders compose files.", next_step="leave out --all or --format")
     if every:
-        render_all(out_dir, check_only=check_only)
+        render_all(out_dir, env_example, check_only=check_only, force=force)
         return
-    if check_only or out_dir:
-        raise UsageError("--check and --out-dir go with --all.")
+    if check_only or out_dir or env_example:
+        raise UsageError("--check, --out-dir and --env-example go with --all.")
     request = request_of(options)
     text = manifests_of(request) if form == "kubernetes" else text_of(request)
     if output is None:
@@ -93,17 +91,19 @@ def _with_warnings(plan: "Plan") -> "Plan":
     return plan
 
 
-def render_all(out_dir: Path | None, *, check_only: bool) -> None:
+def render_all(out_dir: Path | None, env_example: Path | None, *, check_only: bool, force: bool) -> None:
     """Write or compare the committed set; raises `OutOfDate` with each file's fault."""
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.committed import differences, files, write
+    from ernie_deploy.committed import Place, differences, write
 
     if out_dir is None:
         raise UsageError("--all needs --out-dir.", next_step="ernie-deploy render --all --out-dir compose")
-    wanted = files(Catalog())
+    place = Place(out_dir, env_example)
+    wanted = place.wanted(Catalog())
     if check_only:
-        differences(out_dir, wanted)
+        differences(place, wanted)
         say(f"{len(wanted)} files in {out_dir} are up to date", err=True)
         return
-    write(out_dir, wanted)
+    for kept in write(place, wanted, force=force):
+        say(f"kept {kept}: no pair stands behind it any more, and it was edited", err=True)
     say(f"wrote {len(wanted)} files to {out_dir}", err=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from ernie_deploy.paths import refuse_overwrite, write_whole
+from ernie_deploy.paths import write_all
 from ernie_deploy.report.view import View
 from ernie_deploy.terminal import clean
 
@@ -16,12 +16,7 @@ MODULES = {"csv": "table_csv"}
 def write(view: View, files: Mapping[str, Path], *, force: bool = False) -> None:
     """Write each kind of report to its file, or none where one may not be overwritten."""
     # A file is printed one day, and what a journal quotes is anybody's.
-    texts = {path: clean(_writer(kind)(view)) for kind, path in files.items()}
-    for path, text in texts.items():
-        if not force:
-            refuse_overwrite(path, text)
-    for path, text in texts.items():
-        write_whole(path, text, force=True)
+    write_all({path: clean(_writer(kind)(view)) for kind, path in files.items()}, force=force)
 
 
 def as_json(view: View) -> str:
