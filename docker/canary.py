@@ -25,6 +25,8 @@ ANSWER_S = 8.0
 MOST_BYTES = 16 << 20
 # An API that shows its metrics so soon has passed a token on: what stays silent then is the engine.
 PROMPT_S = 0.5
+# A busy API would use up the whole probe, which Docker ends at its own limit where the host is busy too.
+BUSY_ANSWER_S = 3.5
 LOOK_EVERY_S = 1.0
 HANG_MISSES = 3
 HANG_S = 60.0
@@ -180,10 +182,10 @@ def read_engines(server: Server, limit_s: float) -> dict[str, Engine] | None:
     return {label: Engine(**engine, moved_at=time.monotonic()) for label, engine in sums.items()}
 
 
-def look(server: Server, before: dict[str, Engine]) -> View:
+def look(server: Server, before: dict[str, Engine], limit_s: float = METRICS_S) -> View:
     """Stuck is an engine that has requests running and stands where it stood at the previous probe."""
     begun = time.monotonic()
-    engines = read_engines(server, METRICS_S)
+    engines = read_engines(server, limit_s)
     prompt = engines is not None and time.monotonic() - begun < PROMPT_S
     known = (engines or {}).keys() & before.keys()
     engines = engines or before
@@ -191,20 +193,22 @@ def look(server: Server, before: dict[str, Engine]) -> View:
     return View(engines, moved, sorted(label for label in known - moved if engines[label].running), prompt)
 
 
-def ask(server: Server, engines: list[str], ranks: dict[str, str]) -> tuple[Answers, bool]:
-    """Ask each engine one token; return status (0: silence) and fault, and whether the API stays prompt."""
+def ask(server: Server, engines: list[str], ranks: dict[str, str], *, prompt: bool) -> tuple[Answers, bool]:
+    """Ask each engine one token; return status (0: silence) and fault, and whether the API is prompt to the end."""
     # As a token: text would wait for the one thread that tokenizes whatever anybody sends.
     question = json.dumps({"model": server.model, "prompt": [1], "max_tokens": 1, "temperature": 0})
     answers: Answers = dict.fromkeys(engines, (0, "no answer to one token (TimeoutError)"))
-    waiting, prompt = {}, True
+    waiting, begun = {}, time.monotonic()
     for engine in engines:
         try:
             sent = server.send("/v1/completions", ANSWER_S, question, ranks.get(engine, ""))
             waiting[sent.sock] = engine, sent
         except (OSError, HTTPException) as error:
             answers[engine] = 0, f"no answer to one token ({type(error).__name__})"
-    end = time.monotonic() + min(ANSWER_S, server.left_s())
-    while waiting and (left_s := end - time.monotonic()) > 0:
+    while waiting:
+        left_s = begun + (ANSWER_S if prompt else BUSY_ANSWER_S) - time.monotonic()
+        if (left_s := min(left_s, server.left_s())) <= 0:
+            break
         answered = select.select(list(waiting), [], [], min(LOOK_EVERY_S, left_s))[0]
         for engine, sent in map(waiting.pop, answered):
             answers[engine] = read_answer(server, sent)
@@ -315,9 +319,9 @@ def judge(server: Server, before: State) -> tuple[State, Verdict]:
     prompt = view.prompt
     if not view.engines or view.engines.keys() != view.moved:
         quiet = sorted(view.engines.keys() - view.moved) or [""]
-        answers, stays_prompt = ask(server, quiet, ranks_of(view.engines))
-        view = look(server, before.engines)
-        prompt = prompt and stays_prompt and view.prompt
+        answers, prompt = ask(server, quiet, ranks_of(view.engines), prompt=prompt)
+        view = look(server, before.engines, METRICS_S if prompt else PROMPT_S)
+        prompt = prompt and view.prompt
     silent = {label: answers[label][1] for label in answers.keys() - view.moved if not answers[label][0]}
     processes = read_processes(before.processes)
     if silent and not (prompt or view.stuck) and processes and before.healthy_at is not None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hmac
 import ipaddress
 import os
 import re
+import secrets
 import socket
 import subprocess
 import sys
 import time
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 # Read by the beacon, which tells the workers: a head that was started anew has another one.
@@ -22,13 +23,19 @@ RETRY_S = 2.0
 TOLD_EVERY_S = 60.0
 MOST_BYTES = 1024
 ANSWER_S = 3.0
-SERVING, TAKEN = 200, 409
+# The last is no HTTP status: somebody took the question and signed no answer.
+SERVING, ELSEWHERE, TAKEN, STRANGER = 200, 403, 409, 1
+# As group.py has them: the beacon and this node know each other by the secret.
+SECRET = Path("/run/secrets/group_secret")
+SHORTEST_SECRET = 32
 # Ray takes 30 % of the host's memory otherwise, which SHM_SIZE does not have.
 OBJECT_STORE_BYTES = 4_000_000_000
 GPUS = re.compile(r"/([\d.]+) GPU")
 
 # Exit codes.
 BAD_RANK, NOT_MY_ADDRESS, NO_INTERFACE, BAD_HEAD, HEAD_ABSENT, RANK_TAKEN, NODES_MISSING = range(30, 37)
+# 37 is the beacon's own.
+NO_SECRET = 38
 
 
 class KnownError(Exception):
@@ -48,6 +55,7 @@ class Options(argparse.Namespace):
     head: str
     host_ip: str
     nic: str
+    secret_file: str
     port: int
     beacon_port: int
     gpus: int
@@ -61,7 +69,7 @@ def parse(words: list[str]) -> Options:
     own, command = words[: words.index("--")], words[words.index("--") + 1 :]
     parser = argparse.ArgumentParser("node", allow_abbrev=False)
     parser.add_argument("role", choices=("head", "worker"))
-    for name in ("rank", "head", "host-ip", "nic"):
+    for name in ("rank", "head", "host-ip", "nic", "secret-file"):
         parser.add_argument(f"--{name}", default="")
     for name in ("nodes", "port", "beacon-port"):
         parser.add_argument(f"--{name}", type=int, required=True)
@@ -100,6 +108,26 @@ def check_rank(options: Options) -> None:
             f"correct NODE_RANK in .env, or choose the other profile",
             options.role,
         )
+
+
+def check_secret(options: Options) -> None:
+    """Without the secret anybody could claim this rank; the head's `serve` knows its file's name alone."""
+    write = f"ernie-deploy doctor TARGET --nodes {options.nodes} --write-env --node-rank {options.rank} --head ADDR"
+    if options.secret_file in ("", os.devnull):
+        reason = f"GROUP_SECRET_FILE is not set: write it into .env with `{write}`"
+        raise KnownError(NO_SECRET, reason, options.role)
+    if options.role == "worker" and not read_secret():
+        reason = f"GROUP_SECRET_FILE {options.secret_file} holds no secret that can be read: copy the head's file here"
+        raise KnownError(NO_SECRET, reason, options.role)
+
+
+def read_secret() -> bytes:
+    """Return the group's secret; empty where there is none, or none worth the name."""
+    try:
+        secret = SECRET.read_bytes().strip()
+    except OSError:
+        return b""
+    return secret if len(secret) >= SHORTEST_SECRET else b""
 
 
 def check_interface(options: Options) -> None:
@@ -162,6 +190,11 @@ def wait_for_head(options: Options) -> None:
         status, text = ask_beacon(options)
         if status == TAKEN:
             raise KnownError(RANK_TAKEN, f"{text}: give this node another NODE_RANK in .env", options.role)
+        if status == ELSEWHERE:
+            reason = (
+                f"HOST_IP {options.host_ip!r} is not how the head sees this node, {text}: correct it in .env"
+            )
+            raise KnownError(NOT_MY_ADDRESS, reason, options.role)
         if status != SERVING and listens(options):
             return
         if waited - told >= TOLD_EVERY_S:
@@ -182,23 +215,36 @@ def obstacle(status: int, port: int) -> str:
     """Say in words what the beacon's answer means for a worker that waits."""
     if status == SERVING:
         return "it still serves with the former process of this rank, until its own health check ends it"
+    if status == STRANGER:
+        return (
+            "what answers there has another group's secret, so copy the head's GROUP_SECRET_FILE to this node"
+        )
     if status:
         return f"its host answers, but its engine does not listen yet, or a firewall closes port {port}"
     return "nothing answers, so it is not up, or a firewall closes its ports"
 
 
 def ask_beacon(options: Options) -> tuple[int, str]:
-    """Ask whether the head serves, and claim the rank; 0 for silence."""
-    connection = HTTPConnection(options.head, options.beacon_port, timeout=ANSWER_S)
+    """Ask whether the head serves, and claim the rank; 0 for silence, and for what its secret did not sign."""
+    secret, nonce = read_secret(), secrets.token_hex(16)
+    asked = (options.rank, options.host_ip, "-", nonce)
     try:
-        connection.request("GET", f"/?rank={options.rank}&host={options.host_ip}")
-        answer = connection.getresponse()
-        line = answer.read(MOST_BYTES).decode("ascii", "replace").strip()
-        return answer.status, "".join(c if c.isprintable() else "?" for c in line)
-    except (OSError, HTTPException, ValueError):
+        with socket.create_connection(
+            (options.head, options.beacon_port), timeout=ANSWER_S, source_address=(options.host_ip, 0)
+        ) as connection:
+            connection.sendall(" ".join([*asked, sign(secret, "ask", *asked)]).encode() + b"\n")
+            line = connection.makefile("rb").readline(MOST_BYTES).decode("ascii")
+    except (OSError, ValueError):
         return 0, ""
-    finally:
-        connection.close()
+    status, signature, text = (*line.rstrip("\n").split(" ", 2), "", "", "")[:3]
+    if not hmac.compare_digest(signature, sign(secret, "answer", nonce, status, text)):
+        return STRANGER, ""
+    return int(status), text
+
+
+def sign(secret: bytes, *words: str) -> str:
+    """Return what only who has the secret can say of these words, none of which has a line break."""
+    return hmac.new(secret, "\n".join(words).encode(), "sha256").hexdigest()
 
 
 def listens(options: Options) -> bool:
@@ -256,7 +302,7 @@ def note_start() -> None:
 
 def run(options: Options) -> None:
     """Check, wait, and become the command."""
-    for check in (check_rank, check_interface, check_address, check_head):
+    for check in (check_rank, check_interface, check_address, check_head, check_secret):
         check(options)
     if options.role == "head":
         note_start()

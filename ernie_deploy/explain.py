@@ -72,7 +72,9 @@ def commands(plan: Plan) -> list[tuple[str, list[str]]]:
     def start(rank: str, profile: str) -> list[str]:
         options = ["--write-env", "--node-rank", rank, "--head", "ADDR"]
         doctor = shlex.join(["ernie-deploy", "doctor", *options, *words_])
-        return [doctor, *build, f"docker compose --profile {profile} up -d --wait"]
+        # The head makes the secret by which the nodes know each other; `doctor` says where it is missing.
+        copy = [] if rank == "0" else ["scp -rp ADDR:FOLDER/group-secret ."]
+        return [*copy, doctor, *build, f"docker compose --profile {profile} up -d --wait"]
 
     last = plan.topology.nodes - 1
     others = "node 1, a worker" if last == 1 else f"nodes 1 to {last}, the workers, each with its own rank"

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -854,7 +855,11 @@ def test_write_env_completes_what_a_node_is(
     host: str, place: dict[str, str], written: dict[str, str], tmp_path: Path
 ) -> None:
     subject = examine.meet(FixtureHost(host), Catalog(), Request(target="h100", **TWO))  # type: ignore[arg-type]
+    # The other nodes' is copied from the head, which makes it.
+    secret = {"GROUP_SECRET_FILE": "./group-secret/secret"} if place == OF_HEAD else {}
+    written = {**written, **secret}
     assert examine.write_env(subject, tmp_path / ".env", place) == {**written, "SERVE_MEMORY": "1889g"}
+    assert (tmp_path / "group-secret").exists() is bool(secret)
     if written:
         text = (tmp_path / ".env").read_text()
         limit, *lines_ = text.splitlines()
@@ -863,6 +868,55 @@ def test_write_env_completes_what_a_node_is(
         report = examine.judge(subject, text, {})
         assert not [f for f in report.findings if f.id == "node" and f.severity != "ok"]
         assert examine.write_env(subject, tmp_path / ".env", {}) == {}
+
+
+def test_the_secret_of_a_group_is_made_once_and_copied(tmp_path: Path) -> None:
+    catalog, request = Catalog(), Request(target="h100", **TWO)  # type: ignore[arg-type]
+    head, worker = tmp_path / "head", tmp_path / "worker"
+    subject = examine.meet(FixtureHost("two-nodes-head"), catalog, request)
+    examine.write_env(subject, head / ".env", OF_HEAD)
+    secret = head / "group-secret/secret"
+    first = secret.read_text()
+    assert re.fullmatch(r"[0-9a-f]{64}\n", first)
+    assert first.strip() not in (head / ".env").read_text()
+    # Docker mounts the file as it is, for whoever serves; the folder keeps everybody else of this host out.
+    assert (secret.stat().st_mode & 0o777, secret.parent.stat().st_mode & 0o777) == (0o644, 0o700)
+    (head / ".env").unlink()
+    examine.write_env(subject, head / ".env", OF_HEAD)
+    assert secret.read_text() == first
+    shutil.copytree(head / "group-secret", worker / "group-secret")
+    (worker / "group-secret").chmod(0o755)
+    subject = examine.meet(FixtureHost("two-nodes-worker"), catalog, request)
+    written = examine.write_env(subject, worker / ".env", OF_WORKER)
+    assert written["GROUP_SECRET_FILE"] == "./group-secret/secret"
+    assert (worker / "group-secret").stat().st_mode & 0o777 == 0o700
+
+
+SECRET_FILE = "./group-secret/secret"
+
+
+@pytest.mark.parametrize(
+    ("path", "stats", "severity", "sentence"),
+    [
+        ("/dev/null", {}, "error", "This node has no secret of its group; a stranger could take its rank."),
+        (SECRET_FILE, {}, "error", f"GROUP_SECRET_FILE={SECRET_FILE} does not exist; Compose refuses to start."),
+        (SECRET_FILE, {SECRET_FILE: "regular 600 1000 1000 65"}, "error",
+         f"{SECRET_FILE} is empty, or closed to those who serve, 0:0."),
+        (SECRET_FILE, {SECRET_FILE: "regular 644 1000 1000 65", "group-secret": "directory 755 1000 1000 0"}, "warning",
+         f"Everybody on this host can read {SECRET_FILE} (0644)."),
+        (SECRET_FILE, {SECRET_FILE: "regular 644 1000 1000 65", "group-secret": "directory 700 1000 1000 0"}, "ok",
+         f"{SECRET_FILE} is the secret of this group."),
+    ],
+)  # fmt: skip
+def test_the_secret_of_a_group_is_there_and_private(
+    path: str, stats: dict[str, str], severity: str, sentence: str
+) -> None:
+    host = FixtureHost("two-nodes-worker")
+    host.stats |= stats
+    report = examined(host, "h100", env_of(**OF_WORKER, GROUP_SECRET_FILE=path), **TWO)
+    assert [(f.severity, f.sentence) for f in report.findings if f.id == "group-secret"] == [
+        (severity, sentence)
+    ]
 
 
 def of_nodes(report: Report) -> list[str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import hmac
 import os
 import re
+import resource
+import secrets
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +23,8 @@ from test_canary import can_unshare
 
 DOCKER = Path(__file__).parents[1] / "docker"
 # Addresses of this host that are not the loopback's own 127.0.0.1: any in 127/8 can be bound.
-HEAD, OTHER, SILENT = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+HEAD, OTHER, STRANGER = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+SECRET = "5" * 64
 BECOMES = [sys.executable, "-c", "import sys; print('engine', *sys.argv[1:])", "vllm", "serve", "--headless"]
 
 
@@ -49,15 +53,18 @@ class Ended(NamedTuple):
 def node(tmp_path: Path) -> Callable[..., Ended]:
     """Run node.py as a container would, with options by name."""
 
-    def run(role: str, path: str = "", **said: object) -> Ended:
-        text = source("node.py", START=f"Path({str(tmp_path / 'head-start')!r})", RETRY_S=0.05)
+    def run(role: str, path: str = "", bound_to: str = "", **said: object) -> Ended:
+        places = {name: f"Path({str(tmp_path / file)!r})" for name, file in PLACES.items()}
+        text = source("node.py", RETRY_S=0.05, **places)
         # Here every address is one of this host's, so those of one host stand for it.
         text = text.replace(".is_loopback", ".is_multicast")
         text = text.replace("probe.bind((address, 0))", f"assert address == {HERE[role]!r} or raise_()")
+        if bound_to:
+            text = text.replace("source_address=(options.host_ip, 0)", f"source_address=({bound_to!r}, 0)")
         text = text.replace("def is_here(", "def raise_():\n    raise OSError\n\n\ndef is_here(")
         known = {
             "rank": "0" if role == "head" else "1", "head": HEAD, "host_ip": HERE[role], "nic": "lo",
-            "nodes": 2, "port": free_port(), "beacon_port": free_port(), "wait_s": 0.3, **said,
+            "secret_file": "./group-secret/secret", "nodes": 2, "port": free_port(), "beacon_port": free_port(), "wait_s": 0.3, **said,
         }  # fmt: skip
         options = [
             f"--{name.replace('_', '-')}={value}" for name, value in known.items() if value is not True
@@ -70,9 +77,11 @@ def node(tmp_path: Path) -> Callable[..., Ended]:
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, done.stderr)
 
+    (tmp_path / "group-secret").write_text(f"{SECRET}\n")
     return run
 
 
+PLACES = {"START": "head-start", "SECRET": "group-secret"}
 HERE = {"head": HEAD, "worker": OTHER}
 
 
@@ -103,6 +112,9 @@ def test_script_can_be_inlined(name: str) -> None:
         ("worker", {"head": "no.such.host.invalid"}, 33, "node: HEAD_ADDR 'no.such.host.invalid' does not resolve ("),
         ("worker", {"head": OTHER}, 33, f"node: HEAD_ADDR {OTHER} is this very host, but NODE_RANK is 1: "),
         ("head", {"head": OTHER}, 33, f"node: HEAD_ADDR {OTHER} is no address of this host, but NODE_RANK is 0: "),
+        ("head", {"secret_file": "/dev/null"}, 38,
+         "node: GROUP_SECRET_FILE is not set: write it into .env with `ernie-deploy doctor TARGET --nodes 2 --write-env "),
+        ("worker", {"secret_file": ""}, 38, "node: GROUP_SECRET_FILE is not set: "),
     ],
 )  # fmt: skip
 def test_wrong_values_are_one_sentence_and_their_code(
@@ -113,6 +125,18 @@ def test_wrong_values_are_one_sentence_and_their_code(
     assert ended.err.startswith(sentence), ended.err
     assert ended.err.count("\n") == 1
     assert ended.out == ""
+
+
+@pytest.mark.parametrize("secret", ["", "short"])
+def test_a_worker_without_a_secret_worth_the_name_is_refused(
+    node: Callable[..., Ended], tmp_path: Path, secret: str
+) -> None:
+    (tmp_path / "group-secret").write_text(secret)
+    ended = node("worker")
+    assert ended.code == 38
+    assert ended.err.startswith(
+        "node: GROUP_SECRET_FILE ./group-secret/secret holds no secret that can be read: copy the head's file here, "
+    )
 
 
 def test_the_interfaces_that_are_there_are_listed(node: Callable[..., Ended]) -> None:
@@ -226,63 +250,211 @@ class Group(NamedTuple):
         (self.folder / "head-start").write_text(f"{stamp}\n")
 
     def probe(self, rank: str = "1", host: str = OTHER, port: int = 0) -> tuple[int, str]:
-        text = source("group.py", STARTS=f"Path({str(self.folder / 'starts')!r})")
+        text = source("group.py", STARTS=f"Path({str(self.folder / 'starts')!r})", SECRET=self.secret)
         words = [sys.executable, "-IS", "-c", text, "probe", HEAD, str(port or self.port), rank, host]
         environment = {**os.environ, "TMPDIR": str(self.folder)}
         done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20)
         assert done.stderr == ""
         return done.returncode, done.stdout.rstrip("\n")
 
-    def ask(self, path: str) -> tuple[int, str]:
-        connection = HTTPConnection(HEAD, self.port, timeout=5)
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
+    @property
+    def secret(self) -> str:
+        return f"Path({str(self.folder / 'group-secret')!r})"
+
+    def say(self, line: str, host: str = OTHER) -> str:
+        """One line to the beacon from an address of this host, and its answer."""
+        address = (HEAD, self.port)
+        with socket.create_connection(address, timeout=8, source_address=(host, 0)) as connection:
+            connection.sendall(f"{line}\n".encode())
+            # Closed with some of it unread, by a beacon that had enough.
+            with contextlib.suppress(ConnectionResetError):
+                return connection.makefile("r").read()
+        return ""
+
+    def ask(self, rank: str, host: str, start: str = "-", *, true: str = "") -> tuple[int, str]:
+        """A signed question, from `true` where `host` is a lie; the answer is signed too."""
+        nonce = secrets.token_hex(16)
+        words = [rank, host, start, nonce]
+        answer = self.say(" ".join([*words, sign("ask", *words)]), true or host)
+        status, signature, text = answer.rstrip("\n").split(" ", 2)
+        assert signature == sign("answer", nonce, status, text)
+        return int(status), text
+
+
+def sign(*words: str, secret: str = SECRET) -> str:
+    return hmac.new(secret.encode(), "\n".join(words).encode(), "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def beacon_of(tmp_path: Path, api: Api, port: int) -> Iterator[None]:
+    places = {name: f"Path({str(tmp_path / file)!r})" for name, file in PLACES.items()}
+    text = source("group.py", CLAIM_S=0.5, **places)
+    words = [sys.executable, "-IS", "-c", text, "beacon", HEAD, str(port), f"127.0.0.1:{api.server_port}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as beacon:
+        assert beacon.stdout
+        assert beacon.stdout.readline() == f"beacon: the workers may ask at {HEAD}:{port}\n"
+        yield
+        beacon.terminate()
+        assert beacon.wait(5) == 0
 
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[Group]:
     port = free_port()
+    (tmp_path / "group-secret").write_text(f"{SECRET}\n")
+    (tmp_path / "joins").touch()
     with Api() as api:
         threading.Thread(target=api.serve_forever, args=(0.02,), daemon=True).start()
-        text = source("group.py", START=f"Path({str(tmp_path / 'head-start')!r})", CLAIM_S=0.5)
-        address = f"127.0.0.1:{api.server_port}"
-        words = [sys.executable, "-IS", "-c", text, "beacon", HEAD, str(port), address]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as beacon:
-            assert beacon.stdout
-            assert beacon.stdout.readline() == f"beacon: the workers may ask at {HEAD}:{port}\n"
-            (tmp_path / "joins").touch()
+        with beacon_of(tmp_path, api, port):
             yield Group(tmp_path, api, port)
-            beacon.terminate()
-            assert beacon.wait(5) == 0
         api.shutdown()
 
 
 def test_the_beacon_tells_the_start_of_a_head_that_serves(group: Group) -> None:
-    assert group.ask("/") == (503, "the head does not serve\n")  # no start noted yet
+    assert group.ask("1", OTHER) == (503, "the head does not serve")  # no start noted yet
     group.start("17")
-    assert group.ask("/?rank=1&host=a") == (200, "17\n")
+    assert group.ask("1", OTHER) == (200, "17")
     group.api.status = 503
-    assert group.ask("/?rank=1&host=a") == (503, "the head does not serve\n")
+    assert group.ask("1", OTHER) == (503, "the head does not serve")
 
 
 def test_a_rank_belongs_to_the_host_that_uses_it(group: Group) -> None:
     group.start("17")
-    assert group.ask("/?rank=1&host=a")[0] == 200
-    assert group.ask("/?rank=1&host=b") == (409, "the rank 1 is a's\n")
-    assert group.ask("/?rank=2&host=b")[0] == 200
+    assert group.ask("1", OTHER)[0] == 200
+    assert group.ask("1", STRANGER) == (409, f"the rank 1 is {OTHER}'s")
+    assert group.ask("2", STRANGER)[0] == 200
     time.sleep(0.6)
-    assert group.ask("/?rank=1&host=b")[0] == 200
+    assert group.ask("1", STRANGER)[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/?rank=99999&host=x", "/?rank=%00", "/" + "x" * 500])
-def test_the_beacon_says_nothing_else(group: Group, path: str) -> None:
+def test_who_serves_with_this_head_keeps_its_rank(group: Group) -> None:
+    """The beacon alone was started anew, and a misplaced node with the secret asks first."""
     group.start("17")
-    assert group.ask(path) == (200, "17\n")
+    assert group.ask("1", STRANGER)[0] == 200
+    assert group.ask("1", OTHER, "16")[0] == 409
+    assert group.ask("1", OTHER, "17") == (200, "17")
+    assert group.ask("1", STRANGER)[0] == 409
+
+
+def test_a_claim_is_for_the_address_that_it_comes_from(group: Group) -> None:
+    group.start("17")
+    refusal = f"it is reached from {STRANGER} and not from HOST_IP {OTHER}"
+    assert group.ask("1", OTHER, true=STRANGER) == (403, refusal)
+    assert group.ask("1", OTHER)[0] == 200
+
+
+def unsigned(*words: str) -> str:
+    return " ".join(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "GET /?rank=1&host=6.6.6.6 HTTP/1.1\r\n",
+        "",
+        unsigned("1", STRANGER, "-", "0" * 32, "0" * 64),
+        unsigned("1", STRANGER, "-", "0" * 32, sign("ask", "1", STRANGER, "-", "0" * 32, secret="")),
+        unsigned("1", STRANGER, "-", "0" * 32, sign("ask", "1", STRANGER, "-", "1" * 32)),
+        unsigned("2", STRANGER, "-", "0" * 32, sign("ask", "1", STRANGER, "-", "0" * 32)),
+        unsigned("1", STRANGER, "-", "0" * 32, sign("answer", "1", STRANGER, "-", "0" * 32)),
+        unsigned("1", STRANGER, "-", "0" * 32, "\u00e4" * 64),
+        "x" * 100_000,
+    ],
+)
+def test_a_stranger_gets_no_word_and_no_rank(group: Group, line: str) -> None:
+    group.start("17")
+    assert group.say(line, STRANGER) == ""
+    assert group.ask("1", OTHER) == (200, "17")
+
+
+def test_a_stranger_after_the_heads_restart_does_not_end_the_worker(group: Group, tmp_path: Path) -> None:
+    """It asks for every rank before the worker does."""
+    group.start("17")
+    assert group.probe()[0] == 0
+    port = free_port()
+    with beacon_of(tmp_path, group.api, port):
+        anew = group._replace(port=port)
+        for rank in range(8):
+            assert anew.say(f"GET /?rank={rank}&host={STRANGER} HTTP/1.1\r\n\r\n", STRANGER) == ""
+            anew.say(unsigned(f"{rank}", STRANGER, "17", "0" * 32, "0" * 64), STRANGER)
+        assert [anew.probe() for _ in range(4)] == [(0, "healthy: the head serves")] * 4
+
+
+def test_a_beacon_of_a_stranger_steers_no_worker(group: Group, node: Callable[..., Ended]) -> None:
+    """Who answers without the secret is silence: no other start, no taken rank, no word in the log."""
+    group.start("17")
+    group.probe()
+    with socket.create_server((HEAD, 0)) as false:
+        port, over = false.getsockname()[1], threading.Event()
+
+        def lie() -> None:
+            while not over.is_set():
+                with contextlib.suppress(OSError):
+                    connection = false.accept()[0]
+                    nonce = connection.recv(1024).decode().split()[3]
+                    forged = sign("answer", nonce, "200", "18", secret="0" * 64)
+                    connection.sendall(f"200 {forged} 18 \x1b]0;x\x07\n".encode())
+                    connection.close()
+
+        threading.Thread(target=lie, daemon=True).start()
+        assert group.probe(port=port) == (1, "unhealthy: no answer from the head that its secret signed")
+        ended = node("worker", beacon_port=port)
+        over.set()
+    assert ended.code == 34
+    assert "another group's secret, so copy the head's GROUP_SECRET_FILE to this node" in ended.err
+    assert "\x1b" not in ended.err
+
+
+SILENT = 6000
+
+
+def test_thousands_of_silent_connections_starve_no_worker(group: Group) -> None:
+    group.start("17")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (SILENT + 500, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    silent = []
+    try:
+        for number in range(SILENT):
+            # From many addresses, for those of one take room from one another alone.
+            host = f"127.0.{1 + number % 200}.{1 + number // 200 % 200}"
+            connection = socket.create_connection((HEAD, group.port), timeout=5, source_address=(host, 0))
+            connection.sendall(b"GET /")
+            silent.append(connection)
+            if number % 1000 == 0:
+                assert group.ask("1", OTHER) == (200, "17")
+        assert [group.probe() for _ in range(3)] == [(0, "healthy: the head serves")] * 3
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_one_host_takes_no_more_than_its_share(group: Group) -> None:
+    group.start("17")
+    held = [socket.create_connection((HEAD, group.port), source_address=(STRANGER, 0)) for _ in range(40)]
+    begun = time.monotonic()
+    assert group.ask("1", OTHER) == (200, "17")
+    assert time.monotonic() - begun < 1
+    for connection in held:
+        # The first of them at once, the last when their time is over.
+        connection.settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+        connection.close()
+
+
+def test_a_beacon_without_a_secret_is_one_sentence(tmp_path: Path) -> None:
+    text = source("group.py", SECRET=f"Path({str(tmp_path / 'none')!r})")
+    words = [sys.executable, "-IS", "-c", text, "beacon", HEAD, "1", "127.0.0.1:9"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 38
+    assert done.stderr.startswith(
+        "beacon: GROUP_SECRET_FILE names no secret that can be read: make one with "
+    )
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_beacon_on_a_taken_port_is_one_sentence(group: Group) -> None:
-    words = [sys.executable, "-IS", "-c", source("group.py"), "beacon", HEAD, str(group.port), "127.0.0.1:9"]
+    text = source("group.py", SECRET=group.secret)
+    words = [sys.executable, "-IS", "-c", text, "beacon", HEAD, str(group.port), "127.0.0.1:9"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=20)
     assert done.returncode == 37
     assert done.stderr == (
@@ -293,35 +465,23 @@ def test_a_beacon_on_a_taken_port_is_one_sentence(group: Group) -> None:
 
 def test_a_second_worker_of_the_same_rank_is_refused(group: Group, node: Callable[..., Ended]) -> None:
     group.start("17")
-    group.ask("/?rank=1&host=10.0.0.9")
+    group.ask("1", STRANGER)
     ended = node("worker", beacon_port=group.port)
     assert ended.code == 35
     assert ended.err == (
-        "node: the rank 1 is 10.0.0.9's: give this node another NODE_RANK in .env,"
+        f"node: the rank 1 is {STRANGER}'s: give this node another NODE_RANK in .env,"
         " then run `docker compose --profile worker up -d`\n"
     )
 
 
-def test_what_a_stranger_claims_does_not_steer_a_terminal(group: Group, node: Callable[..., Ended]) -> None:
+def test_a_node_that_the_head_sees_elsewhere_is_refused(group: Group, node: Callable[..., Ended]) -> None:
+    """Network address translation between the nodes."""
     group.start("17")
-    over = threading.Event()
-
-    def claim() -> None:
-        while not over.wait(0.05):
-            group.ask("/?rank=1&host=%1b%5d0;x%07%c2%9b2J" + "y" * 5000)
-
-    thread = threading.Thread(target=claim)
-    thread.start()
-    try:
-        time.sleep(0.5)
-        texts = [group.probe()[1], node("worker", beacon_port=group.port).err.rstrip("\n")]
-    finally:
-        over.set()
-        thread.join()
-    for text in texts:
-        assert "the rank 1 is ?]0;x?" in text
-        assert text.isprintable()
-        assert len(text) < 1500
+    ended = node("worker", beacon_port=group.port, bound_to=STRANGER)
+    assert ended.code == 31
+    assert ended.err.startswith(
+        f"node: HOST_IP '{OTHER}' is not how the head sees this node, it is reached from {STRANGER} and not from "
+    )
 
 
 def test_a_worker_waits_for_the_head_to_lose_its_former_process(
@@ -363,6 +523,15 @@ def test_a_head_that_never_served_is_no_loss(group: Group) -> None:
         assert group.probe()[1] == "not healthy yet: the head does not serve"
 
 
+def test_a_secret_that_is_gone_ends_no_worker(group: Group) -> None:
+    """Then nothing is known of the group."""
+    group.start("17")
+    group.probe()
+    (group.folder / "group-secret").unlink()
+    line = "unhealthy: GROUP_SECRET_FILE names no secret that can be read"
+    assert [group.probe() for _ in range(4)] == [(1, line)] * 4
+
+
 SPARED = "PID 1 did not start vllm or ray, so this is not its container: nothing is killed"
 
 
@@ -400,7 +569,9 @@ def test_a_head_that_was_started_anew_ends_a_worker(group: Group) -> None:
 @pytest.mark.parametrize("word", ["vllm", "ray", "other"])
 def test_a_lost_head_kills_all_but_the_init(tmp_path: Path, word: str) -> None:
     """A shell stands for Docker's init; `word` is on its command line."""
-    (tmp_path / "group.py").write_text(source("group.py", MISSES=1))
+    (tmp_path / "group-secret").write_text(SECRET)
+    secret = f"Path({str(tmp_path / 'group-secret')!r})"
+    (tmp_path / "group.py").write_text(source("group.py", MISSES=1, SECRET=secret))
     (tmp_path / "group.json").write_text('["17", 0]')
     (tmp_path / "joins").touch()
     init = f"""

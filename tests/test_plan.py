@@ -171,6 +171,7 @@ def test_nodes_are_pure_text_and_its_commands_are_said() -> None:
         "    ernie-deploy doctor --write-env --node-rank 0 --head ADDR h100 --model 300b --nodes 2",
         "    docker compose --profile head up -d --wait",
         "  node 1, a worker:",
+        "    scp -rp ADDR:FOLDER/group-secret .",
         "    ernie-deploy doctor --write-env --node-rank 1 --head ADDR h100 --model 300b --nodes 2",
         "    docker compose --profile worker up -d --wait",
         "",

@@ -31,6 +31,8 @@ class Files(Struct, frozen=True, kw_only=True):
     token: Stat | None
     api_key: Stat | None
     key_fault: tuple[str, str] | None
+    group_secret: Stat | None
+    group_folder: Stat | None
     cache: Stat | None
     weights: Stat | None
     stamp: Stat | None
@@ -115,6 +117,8 @@ def look(host: Host, plan: Plan, values: dict[str, str], root: str) -> Files:
         token=host.stat(values["HF_TOKEN_FILE"]),
         api_key=key_stat,
         key_fault=_key_fault(host, plan, values["API_KEY_FILE"], key_stat),
+        group_secret=host.stat(values["GROUP_SECRET_FILE"]),
+        group_folder=host.stat(str(PurePath(values["GROUP_SECRET_FILE"]).parent)),
         cache=host.stat(cache) if is_path(cache) else None,
         weights=host.stat(plan.request.weights) if plan.request.weights else None,
         stamp=host.stat(f"{folder}/{plan.stamp.removeprefix(f'{HF_CACHE}/')}"),

@@ -13,6 +13,7 @@ from ernie_deploy.host import (
     amd_checks,
     docker_checks,
     file_checks,
+    group_secret,
     link,
     machine_checks,
     node_checks,
@@ -21,6 +22,7 @@ from ernie_deploy.host import (
 )
 from ernie_deploy.host.case import Case, Check, look
 from ernie_deploy.host.facts import Facts, collect
+from ernie_deploy.host.file_checks import NO_FILE
 from ernie_deploy.host.findings import Report
 from ernie_deploy.host.guess import guess
 from ernie_deploy.host.probes import Host
@@ -113,6 +115,8 @@ def write_env(subject: Subject, path: Path, environ: Mapping[str, str]) -> dict[
     said = dotenv_values(stream=StringIO(text))
     now = settings.values(subject.plan, subject.catalog, text, environ)
     found = settings.of_host(subject.facts, subject.plan, now) | link.variables(_link(subject, now), now)
+    if subject.plan.several_nodes and now[group_secret.VARIABLE] == NO_FILE and "NODE_RANK" in found:
+        found |= group_secret.ready(path.parent, now["NODE_RANK"])
     new = {name: value for name, value in found.items() if said.get(name) != value}
     if new:
         comments = settings.reasons(subject.facts, subject.plan, now)

@@ -1,11 +1,16 @@
 """Checks of one node among several: its rank, its way to the head, RDMA, and the head's ports."""
 
 from collections.abc import Iterator
+from pathlib import PurePath
+from shlex import quote
 
 from ernie_deploy.host.case import Case
-from ernie_deploy.host.findings import Finding, error, ok, warning
+from ernie_deploy.host.file_checks import NO_FILE, OTHERS, READ
+from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
+from ernie_deploy.host.group_secret import FOLDER
 from ernie_deploy.host.machine_checks import clash
 
+ENTER = 0o1
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, not bound
 
 
@@ -81,4 +86,36 @@ def node_ports(case: Case) -> Iterator[Finding]:
     yield ok("node-ports", f"The ports {', '.join(map(str, numbers))} for the other nodes are free.")
 
 
-CHECKS = (node, rdma, node_ports)
+def group_secret(case: Case) -> Iterator[Finding]:
+    """The nodes have a secret, those who serve can read it, and nobody else of this host."""
+    if not case.plan.several_nodes:
+        return
+    path, (uid, gid) = case.values["GROUP_SECRET_FILE"], case.owner
+    secret, folder = case.files.group_secret, case.files.group_folder
+    rank, head = case.values["NODE_RANK"] or "R", case.values["HEAD_ADDR"] or "ADDR"
+    write = case.command("doctor", "--write-env", "--node-rank", rank, "--head", head)
+    copy = write if rank == "0" else f"scp -rp {head}:FOLDER/{FOLDER} . && {write}"
+    if path == NO_FILE:
+        yield error(
+            "group-secret", "This node has no secret of its group; a stranger could take its rank.", copy
+        )
+    elif secret is None:
+        yield error(
+            "group-secret", f"GROUP_SECRET_FILE={path} does not exist; Compose refuses to start.", copy
+        )
+    elif secret.kind == "closed" or case.facts.docker.other_users:
+        yield unknown("group-secret", f"Whether the nodes can read {path} could not be seen.")
+    elif not secret.size or not secret.allows(uid, gid, READ):
+        yield error(
+            "group-secret",
+            f"{path} is empty, or closed to those who serve, {uid}:{gid}.",
+            f"chmod 444 {quote(path)}",
+        )
+    elif secret.mode & OTHERS and (folder is None or folder.mode & ENTER):
+        sentence = f"Everybody on this host can read {path} ({secret.mode:04o})."
+        yield warning("group-secret", sentence, f"chmod 700 {quote(str(PurePath(path).parent))}")
+    else:
+        yield ok("group-secret", f"{path} is the secret of this group.")
+
+
+CHECKS = (node, group_secret, rdma, node_ports)

@@ -11,6 +11,7 @@ from msgspec import Struct
 from ernie_deploy import containers
 from ernie_deploy.compose import Stack, ask, demand
 from ernie_deploy.errors import ToolFailed
+from ernie_deploy.host.group_secret import ready
 from ernie_deploy.host.link import Link, variables
 from ernie_deploy.rehearsal.override import Rehearsal
 
@@ -60,7 +61,7 @@ def lay_out_nodes(rehearsal: Rehearsal) -> None:
     known = {"HF_TOKEN_FILE": str(rehearsal.folder / "token")}
     addresses = _addresses(rehearsal) if rehearsal.plan.several_nodes else []
     for member in members(rehearsal):
-        own = _own(member.rank, addresses) if addresses else {}
+        own = _own(member.rank, addresses) | ready(rehearsal.folder, "0") if addresses else {}
         assert member.stack.env_file, "every member has one"
         member.stack.env_file.write_text("".join(f"{k}={v}\n" for k, v in {**known, **own}.items()))
 

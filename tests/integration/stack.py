@@ -1,7 +1,11 @@
 """A rehearsed stack that tests may break, and what every request to it is held to."""
 
+import contextlib
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +17,12 @@ from ernie_deploy.rehearsal.override import Rehearsal
 
 # A request may use the whole of its limit and a moment to be judged.
 GRACE_S = 5
+FLOOD_BYTES, FLOOD_WAYS = 20_000_000, 4
+# What keeps the event loop busy, and what keeps the thread that tokenizes.
+FLOODS = {
+    "messages": ('"messages": [', '{"role": "user", "content": "a"},', '{"role": "user", "content": "a"}]'),
+    "text": ('"prompt": "', "ab ", '"'),
+}
 
 
 class Asked(NamedTuple):
@@ -35,6 +45,31 @@ def recovered(fault: str, elapsed_s: float) -> None:
     print(f"recovery | {fault} | {elapsed_s:.0f} s")
 
 
+@contextlib.contextmanager
+def flood(url: str, model: str, kind: str) -> Iterator[None]:
+    """Send large bodies to /tokenize, as a stranger without a key may; nothing is generated."""
+    begin, part, end = FLOODS[kind]
+    body = f'{{"model": "{model}", {begin}{part * (FLOOD_BYTES // len(part))}{end}}}'.encode()
+    over = threading.Event()
+
+    def keep_sending() -> None:
+        while not over.is_set():
+            connection = HTTPConnection(url.removeprefix("http://"), timeout=120)
+            try:
+                with contextlib.closing(connection):
+                    connection.request("POST", "/tokenize", body, {"Content-Type": "application/json"})
+                    connection.getresponse().read()
+            except (OSError, HTTPException):
+                over.wait(1)
+
+    for _ in range(FLOOD_WAYS):
+        threading.Thread(target=keep_sending, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
 class Running:
     """One rehearsed stack that the faults of this file are done to."""
 
@@ -54,6 +89,11 @@ class Running:
         rows = self.engine.containers.get(self.serve().id).top(ps_args=containers.WIDE)["Processes"]
         return [row[1] for row in rows if word in row[-1]]
 
+    def probes(self) -> list[str]:
+        """What the last health checks said."""
+        health = self.engine.containers.get(self.serve().id).attrs["State"]["Health"]
+        return [entry["Output"].strip() for entry in health["Log"]]
+
     def signal(self, name: str, word: str) -> None:
         pids = self.pids(word)
         assert pids, f"no process with {word}"
@@ -69,6 +109,21 @@ class Running:
         begun = time.monotonic()
         while not ((now := self.serve()).restarts > restarts and now.health == "healthy"):
             assert time.monotonic() - begun < limit_s, f"not healthy after {limit_s} s: {now}"
+            time.sleep(0.5)
+        return time.monotonic() - begun
+
+    def answers_again(self, limit_s: float) -> float:
+        """What a flood left in the queues of the API is worked off first."""
+        begun = time.monotonic()
+        while self.ask().ending != "complete":
+            assert time.monotonic() - begun < limit_s, f"no answer after {limit_s} s"
+            time.sleep(1)
+        return time.monotonic() - begun
+
+    def started_anew(self, restarts: int, limit_s: float) -> float:
+        begun = time.monotonic()
+        while self.serve().restarts <= restarts:
+            assert time.monotonic() - begun < limit_s, f"not killed after {limit_s} s"
             time.sleep(0.5)
         return time.monotonic() - begun
 

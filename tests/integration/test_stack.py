@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import FULL, ROOT, kit, missing
-from integration.stack import Running, recovered
+from integration.stack import FLOODS, Running, flood, recovered
 
 from ernie_deploy import containers
 from ernie_deploy.catalog import Catalog
@@ -26,6 +26,9 @@ from ernie_deploy.rehearsal.group import members
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
 SATURATED_S = 300
+FLOODED_S = 170
+# A hang is found within this time.
+FOUND_S = 180
 # The exit code of `fetch`, as docker/weights.py has it. Only where the engine tells it: `docker compose run`
 # of Compose 2.40 ends with 0 on Docker 20.10 whatever the container ended with.
 DISK_FULL = 23
@@ -167,6 +170,47 @@ def test_a_saturated_server_is_left_alone(running: Running) -> None:
     answers = [answer for request in asked for answer in request.result()]
     assert {answer.ending for answer in answers} == {"complete"}
     print(f"saturated for {SATURATED_S} s by 30 clients, {len(answers)} requests complete: not restarted")
+
+
+@full
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_of_large_bodies_kills_nothing(running: Running, kind: str) -> None:
+    """The request runs as the flood begins and is over within it: the engine rests, and the API says nothing."""
+    before, name = running.serve(), running.rehearsal.plan.served_name
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(running.ask, 600, timeout_s=600)
+        running.busy()
+        with flood(running.url(), name, kind):
+            end = time.monotonic() + FLOODED_S
+            while time.monotonic() < end:
+                now = running.serve()
+                assert (now.restarts, now.started_at) == (before.restarts, before.started_at), (
+                    running.probes()
+                )
+                time.sleep(5)
+            lines = running.probes()
+        assert asked.result().ending == "complete"
+    print(f"flooded with {kind} for {FLOODED_S} s, not restarted; the probes said {lines}")
+    recovered(f"flood of {kind} over: the next answer", running.answers_again(300))
+    assert running.serve().restarts == before.restarts
+
+
+@full
+def test_engine_stopped_within_a_flood(running: Running) -> None:
+    before, name = running.serve(), running.rehearsal.plan.served_name
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(running.ask, 20000, timeout_s=240)
+        running.busy()
+        with flood(running.url(), name, "messages"):
+            time.sleep(5)
+            running.signal("STOP", "EngineCore")
+            killed_s = running.started_anew(before.restarts, FOUND_S)
+        recovered("engine stopped within a flood: killed", killed_s)
+        assert asked.result().ending in ("error", "cut")
+    recovered(
+        "engine stopped within a flood: served again", killed_s + running.healthy_again(before.restarts, 400)
+    )
+    assert running.ask().ending == "complete"
 
 
 def snapshot_file(cache: Path) -> Path:
