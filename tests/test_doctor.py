@@ -901,7 +901,7 @@ SECRET_FILE = "./group-secret/secret"
         ("/dev/null", {}, "error", "This node has no secret of its group; a stranger could take its rank."),
         (SECRET_FILE, {}, "error", f"GROUP_SECRET_FILE={SECRET_FILE} does not exist; Compose refuses to start."),
         (SECRET_FILE, {SECRET_FILE: "regular 600 1000 1000 65"}, "error",
-         f"{SECRET_FILE} is empty, or closed to those who serve, 0:0."),
+         f"{SECRET_FILE} is empty, or closed to those who serve, 2000:0."),
         (SECRET_FILE, {SECRET_FILE: "regular 644 1000 1000 65", "group-secret": "directory 755 1000 1000 0"}, "warning",
          f"Everybody on this host can read {SECRET_FILE} (0644)."),
         (SECRET_FILE, {SECRET_FILE: "regular 644 1000 1000 65", "group-secret": "directory 700 1000 1000 0"}, "ok",
