@@ -190,7 +190,7 @@ def test_the_api_key_is_the_heads_alone() -> None:
     head, worker = made["serve"]["entrypoint"], made["worker"]
     assert head[4:7] == ["serve", "/run/secrets/vllm_config", "/tmp/vllm_config.yaml"]
     assert head[11] == "head"
-    assert not worker["secrets"]
+    assert worker["secrets"] == ["group_secret"]
     assert not [
         w for w in (*worker["entrypoint"], *worker["command"]) if "vllm_config" in w or "KEY_FILE" in w
     ]
