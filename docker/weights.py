@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import errno
 import hashlib
+import ipaddress
 import json
+import math
 import os
 import re
 import shutil
@@ -14,12 +16,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
+from urllib.parse import urlsplit
 
 CACHE_DIR = Path("/cache/hf")
 ENGINE_DIR = Path("/cache/engine")
@@ -28,6 +31,10 @@ STACK_DIR = Path("/stack")
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.ttf")
 UNWANTED = ("original/*", "consolidated*", ".*")
 GIT_HASH_DIGITS = 40
+# Of a commit or a small file, and of a large one.
+HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+# Beside what the hub lists: its own notes, and files that arrive twice.
+SPARE_BYTES = 64 << 20
 DISK_MARGIN = 1.05
 PARTIAL_KEPT_S = 600
 PROGRESS_S = 10.0
@@ -109,8 +116,8 @@ class Options(argparse.Namespace):
 
 
 def say(text: str, file: TextIO = sys.stdout) -> None:
-    """Print for the container's log, without secrets."""
-    print(redact(text), file=file, flush=True)
+    """Print for the container's log, without secrets and without what steers a terminal."""
+    print("".join(c if c.isprintable() or c in "\n\t" else "?" for c in redact(text)), file=file, flush=True)
 
 
 def token() -> str:
@@ -121,9 +128,16 @@ def token() -> str:
 
 
 def redact(text: str) -> str:
-    """Blank out whatever may be a token or the password of a proxy."""
-    text = text.replace(token() or "\0", "***")
-    return re.sub(r"hf_[A-Za-z0-9]{8,}|(?<=//)[^/@\s]+(?=@)", "***", text)
+    """Blank out whatever may be a token, or a name and password in a URL: they may hold slashes and signs."""
+    text = re.sub(r"hf_[A-Za-z0-9]{8,}", "***", text.replace(token() or "\0", "***"))
+    return "".join(map(redact_word, re.split(r"(\s)", text)))
+
+
+def redact_word(word: str) -> str:
+    """Blank out all from `//` to the last `@`."""
+    before, slashes, rest = word.partition("//")
+    _, at, host = rest.rpartition("@")
+    return f"{before}{slashes}***{at}{host}" if at else word
 
 
 # --- hashing, and the line that shows how far a long step got ---
@@ -328,6 +342,86 @@ def prepare_environment(options: Options) -> None:
         os.environ.setdefault("SSL_CERT_FILE", bundle)
     os.environ |= {"HF_HOME": str(options.cache_dir), "HF_HUB_VERBOSITY": "error"}
     os.environ |= dict.fromkeys(("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_SHARED_BLOBS"), "1")
+    os.environ["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "localhost,127.0.0.1,::1")))
+
+
+def require_private_way() -> None:
+    """Refuse to send a token unencrypted, but to this host or to the one that a rehearsal names."""
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    host = address.hostname or ""
+    at_home = host in ("localhost", os.environ.get("HF_TOKEN_HTTP_HOST")) or is_loopback(host)
+    if token() and address.scheme != "https" and not at_home:
+        raise KnownError(
+            REFUSED,
+            f"HF_ENDPOINT is {address.scheme}://{host}, so whoever is on the way could read the token in "
+            "HF_TOKEN_FILE: use https, or name no token",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell an address of this host from a name that looks like one."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def mistrust_hub() -> None:
+    """Check what the hub names before huggingface_hub makes paths of it: commits, hashes and files."""
+    from huggingface_hub import HfApi, file_download
+
+    model_info, tree, metadata = HfApi.model_info, HfApi.list_repo_tree, file_download.get_hf_file_metadata
+
+    def checked_info(*args: Any, **options: Any) -> Any:
+        info = model_info(*args, **options)
+        require_hash(info.sha)
+        for file in info.siblings or ():
+            require_inside(file.rfilename)
+        return info
+
+    def checked_tree(*args: Any, **options: Any) -> Iterator[Any]:
+        for entry in tree(*args, **options):
+            require_inside(entry.path)
+            require_hash(*filter(None, [lfs.sha256 if (lfs := getattr(entry, "lfs", None)) else None]))
+            yield entry
+
+    def checked_metadata(*args: Any, **options: Any) -> Any:
+        try:
+            found = metadata(*args, **options)
+        except Exception as error:
+            # A file that is missing at a commit leaves a mark below that commit's name.
+            headers = getattr(getattr(error, "response", None), "headers", {})
+            require_hash(*filter(None, [headers.get("X-Repo-Commit")]))
+            raise
+        require_hash(*filter(None, (found.commit_hash, found.etag)))
+        return found
+
+    HfApi.model_info, HfApi.list_repo_tree = checked_info, checked_tree
+    file_download.get_hf_file_metadata = checked_metadata
+
+
+def require_hash(*names: object) -> None:
+    """Raise unless each is the hash of a commit or of a file."""
+    for name in names:
+        if not (isinstance(name, str) and HASH.fullmatch(name)):
+            raise distrust(f"a hash {name!r:.80}")
+
+
+def require_inside(name: str) -> None:
+    """Raise unless a file's name stays below its folder."""
+    if not name.isprintable() or "\\" in name or {"", ".", ".."} & set(name.split("/")):
+        raise distrust(f"a file {name!r:.80}")
+
+
+def require_weights(names: Iterable[str]) -> None:
+    """Raise where there is nothing to serve among the files."""
+    if not any(name.endswith(".safetensors") for name in names):
+        raise distrust("no weights (*.safetensors)")
+
+
+def distrust(what: str) -> KnownError:
+    """Make the error for an answer that no hub gives."""
+    reason = f"the hub names {what}, likely because HF_ENDPOINT is no hub or a proxy changed its answer"
+    return KnownError(UNFIT, f"{reason}: check both, and the model's name and revision")
 
 
 def snapshot(options: Options, *, local_files_only: bool) -> Path:
@@ -353,6 +447,7 @@ def download(options: Options) -> Path:
 
     info = HfApi().model_info(options.model, revision=options.revision, files_metadata=True, timeout=30)
     files = [file for file in info.siblings or () if wanted(file.rfilename)]
+    require_weights(file.rfilename for file in files)
     sizes = {file.lfs.sha256 if file.lfs else str(file.blob_id): file.size or 0 for file in files}
     blobs = options.storage / "blobs"
     drop_partials(blobs)
@@ -360,8 +455,42 @@ def download(options: Options) -> Path:
     require_space(options.cache_dir, missing)
     say(f"fetch: {missing / 1e9:.1f} GB of {options.model} at {options.revision} to download")
     there, stored = sum(sizes.values()) - missing, stored_bytes(blobs)
-    with progress("fetch", there + missing, lambda: there + stored_bytes(blobs) - stored):
-        return snapshot(options, local_files_only=False)
+    most = stored + DISK_MARGIN * missing + SPARE_BYTES if all(file.size for file in files) else math.inf
+    with (
+        progress("fetch", there + missing, lambda: there + stored_bytes(blobs) - stored),
+        at_most(most, blobs),
+    ):
+        folder = snapshot(options, local_files_only=False)
+    require_sizes(folder, {file.rfilename: file.size for file in files})
+    return folder
+
+
+@contextlib.contextmanager
+def at_most(most_bytes: float, blobs: Path) -> Iterator[None]:
+    """End the process where more arrives than was listed: a thread of a library cannot be ended alone."""
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(1):
+            if stored_bytes(blobs) > most_bytes:
+                for path in blobs.glob("*.incomplete"):
+                    path.unlink(missing_ok=True)
+                say(f"fetch: {distrust('sizes, and sends more')}", sys.stderr)
+                os._exit(UNFIT)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        finished.set()
+
+
+def require_sizes(folder: Path, sizes: Mapping[str, int | None]) -> None:
+    """Raise where a file is not as long as the hub lists it."""
+    for name, size in sizes.items():
+        path = folder / name
+        if size is not None and path.exists() and path.stat().st_size != size:
+            raise distrust(f"{size} bytes for {name} and sent {path.stat().st_size}")
 
 
 def drop_partials(blobs: Path) -> None:
@@ -395,8 +524,10 @@ def stored_bytes(blobs: Path) -> int:
 def download_or_reuse(options: Options) -> Path:
     """Return the folder of the snapshot; without the hub, of one that is already complete."""
     prepare_environment(options)
+    require_private_way()
     try:
         with known_errors(options):
+            mistrust_hub()
             return download(options)
     except KnownError as error:
         folder = complete_snapshot(options) if error.code == UNREACHABLE else None
@@ -418,6 +549,7 @@ def complete_snapshot(options: Options) -> Path | None:
 def verify(folder: Path) -> dict[str, FileStamp]:
     """Hash a snapshot once against the names of its blobs, which are the hashes that the hub gave."""
     expected = {name: blob_name(folder / name) for name in wanted_files(folder)}
+    require_weights(expected)
     found = examine_all(folder, expected)
     wrong = [name for name, entry in found.items() if entry.hash != expected[name]]
     for name in wrong:
@@ -434,7 +566,7 @@ def verify(folder: Path) -> dict[str, FileStamp]:
 def blob_name(path: Path) -> str:
     """Return the hash of a file in a snapshot, which is a link to its blob."""
     name = path.readlink().name if path.is_symlink() else ""
-    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", name):
+    if not HASH.fullmatch(name):
         raise KnownError(
             UNFIT,
             f"the cache keeps no hash for {path.name}, likely because its file system has no symbolic links "

@@ -593,6 +593,7 @@ def test_what_compose_passes_for_unset_variables_is_dropped(monkeypatch: pytest.
     script["prepare_environment"](script["Options"](cache_dir=Path("/cache/hf")))
     assert {name for name in given if not name.startswith("HF_HUB")} == {
         "HF_HOME",
+        "NO_PROXY",
         "REQUESTS_CA_BUNDLE",
         "SSL_CERT_FILE",
     }
