@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import errno
 import hashlib
-import ipaddress
 import json
 import math
 import os
@@ -22,7 +21,6 @@ from fnmatch import fnmatch
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
-from urllib.parse import urlsplit
 
 CACHE_DIR = Path("/cache/hf")
 ENGINE_DIR = Path("/cache/engine")
@@ -347,6 +345,8 @@ def prepare_environment(options: Options) -> None:
 
 def require_private_way() -> None:
     """Refuse to send a token unencrypted, but to this host or to the one that a rehearsal names."""
+    from urllib.parse import urlsplit
+
     address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     host = address.hostname or ""
     at_home = host in ("localhost", os.environ.get("HF_TOKEN_HTTP_HOST")) or is_loopback(host)
@@ -360,6 +360,8 @@ def require_private_way() -> None:
 
 def is_loopback(host: str) -> bool:
     """Tell an address of this host from a name that looks like one."""
+    import ipaddress
+
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return False
