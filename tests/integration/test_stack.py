@@ -87,6 +87,7 @@ def test_a_second_stack_in_another_folder_downloads_nothing_again(running: Runni
         fetched = demand(second.words("run", "--rm", "--no-deps", "-T", "fetch"), timeout_s=60)
     finally:
         ask(second.down(), timeout_s=60)
+        ask(["docker", "volume", "rm", "ernie-second_state"])
     assert "as verified before" in fetched
 
 
@@ -320,6 +321,7 @@ def test_a_token_file_that_is_not_there_is_a_sentence(running: Running, tmp_path
             up(stack, 60, lambda elapsed_s, phase: None)
     finally:
         ask(stack.down(), timeout_s=60)
+        ask(["docker", "volume", "rm", "--force", "ernie-tokenless_state"])
 
 
 # The first is refused before its first byte; the second has room, and no place for another file.
