@@ -237,7 +237,7 @@ def brought_up(log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(runner, "demand", lambda *_, **__: "")
     monkeypatch.setattr(runner, "up", in_vain)
     monkeypatch.setattr(runner.containers, "client", lambda: None)
-    monkeypatch.setattr(runner.containers, "log", lambda *_: log)
+    monkeypatch.setattr(runner.containers, "log_of_start", lambda *_: log)
     monkeypatch.setattr(group.Member, "state", lambda _: SimpleNamespace(id="1", health="starting"))
     rehearsal = override.decide(planned("h100", model="300b", nodes=2), tmp_path, "p")
     runner.bring_up(group.members(rehearsal), lambda *_: None)
