@@ -6,6 +6,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.checksum import with_checksum
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan import Plan
+from ernie_deploy.redaction import redacted
 from ernie_deploy.render import compose_file, defaults_of, environment
 
 VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)[:}]")
@@ -53,7 +54,7 @@ def env_line(name: str, value: str) -> str:
     if value.isprintable() and not set(value) & {"'", "\\"}:
         return f"{name}='{value}'"
     raise UsageError(
-        f"{name} cannot be written to .env: {value[:40]!r}.",
+        f"{name} cannot be written to .env: {redacted(value)[:40]!r}.",
         cause="a quote, a backslash or a line break means something else to Compose than to other readers",
         next_step="choose a path or value without them",
     )

@@ -2,11 +2,12 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ernie_deploy.errors import UsageError
+from ernie_deploy.redaction import redacted
 
 PACKAGE = Path(__file__).parent
 CATALOG = PACKAGE / "catalog"
@@ -18,16 +19,25 @@ ROOT = _SHIPPED if _SHIPPED.is_dir() else PACKAGE.parent
 TEMPLATES = ROOT / "templates"
 DOCKER = ROOT / "docker"
 
+OWNERS = 0o600
 
-def write_whole(path: Path, text: str, *, force: bool = False) -> None:
+
+def write_whole(path: Path, text: str, *, force: bool = False, private: bool = False) -> None:
     """Write `text` to `path` atomically; a file that says something else needs `force`."""
-    write_all({path: text}, force=force)
+    write_all({path: text}, force=force, private=[path] if private else [])
 
 
 def write_all(
-    files: Mapping[Path, str], *, force: bool = False, ours: Callable[[Path], bool] | None = None
+    files: Mapping[Path, str],
+    *,
+    force: bool = False,
+    ours: Callable[[Path], bool] | None = None,
+    private: Collection[Path] = (),
 ) -> None:
-    """Write every file or none; what is there, says something else and is not `ours` needs `force`."""
+    """Write every file or none; what is there, says something else and is not `ours` needs `force`.
+
+    Of the `private` ones, a new file is for its owner alone, and so is any that holds a password.
+    """
     fresh = {path: text for path, text in files.items() if not says(path, text)}
     _refuse(path for path in fresh if os.path.lexists(path) and not (force or (ours and ours(path))))
     _require_files(fresh)
@@ -36,7 +46,7 @@ def write_all(
         with ExitStack() as stack:
             staged = {}
             for at, text in fresh.items():
-                staged[at] = stack.enter_context(_staged(at, text))
+                staged[at] = stack.enter_context(_staged(at, text, private=at in private))
             for put in staged.values():
                 put()
     except OSError as fault:
@@ -77,7 +87,7 @@ def says(path: Path, text: str) -> bool:
 
 
 @contextmanager
-def _staged(path: Path, text: str) -> Iterator[Callable[[], None]]:
+def _staged(path: Path, text: str, *, private: bool) -> Iterator[Callable[[], None]]:
     """The text on the disk, and the function that gives it the name; a file that is there keeps its mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, spare = _opened_beside(path)
@@ -85,11 +95,17 @@ def _staged(path: Path, text: str) -> Iterator[Callable[[], None]]:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
-            if path.is_file() and not path.is_symlink():
-                os.fchmod(handle, stat.S_IMODE(path.stat().st_mode))
+            there = path.is_file() and not path.is_symlink()
+            if there or private:
+                os.fchmod(handle, mode_for(text, path.stat().st_mode if there else OWNERS, private=private))
             yield lambda: _put(handle, spare, path)
     finally:
         spare.unlink(missing_ok=True)
+
+
+def mode_for(text: str, mode: int, *, private: bool) -> int:
+    """The permissions of `mode`, without those of others where a private file's text holds a password."""
+    return stat.S_IMODE(mode) & (OWNERS if private and redacted(text) != text else ~0)
 
 
 def _opened_beside(path: Path) -> tuple[int, Path]:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
+from ernie_deploy.redaction import redacted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -54,9 +56,11 @@ def say(
 ) -> None:
     """Print `text`, cleaned, to standard output, to standard error or to `stream`.
 
+    Standard error is for people, so a password in a URL is blanked out there.
     A JSON document is cleaned by escapes of JSON's own, so that it reads back the same.
     """
     out = stream or (sys.stderr if err else sys.stdout)
+    text = redacted(text) if out is sys.stderr else text
     cleaned = text.translate(_JSON) if as_json else clean(text)
     _write(out, _encodable(cleaned, out, _as_json if as_json else _as_python) + end)
 
@@ -70,7 +74,7 @@ def confirm(question: str) -> None:
 
 def say_coloured(text: str, colours: Mapping[str, str]) -> None:
     """Print `text`; on a terminal, lines that begin with a word of `colours` have it in that colour (COLOURS)."""
-    shown = _encodable(clean(text), sys.stdout, _as_python)
+    shown = _encodable(clean(redacted(text)), sys.stdout, _as_python)
     if in_colour(sys.stdout):
         shown = "\n".join(_coloured(line, colours) for line in shown.split("\n"))
     _write(sys.stdout, f"{shown}\n")

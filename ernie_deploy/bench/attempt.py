@@ -25,6 +25,7 @@ from ernie_deploy.bench.secrecy import masked
 from ernie_deploy.bench.site import Site
 from ernie_deploy.bench.site_compose import fresh_name
 from ernie_deploy.bench.watch import Job, Progress, Watched, watch
+from ernie_deploy.redaction import redacted
 
 RESULT = "result.json"
 CLIENT_FAILED = "client-failed: "
@@ -137,14 +138,17 @@ def _failure(watched: Watched) -> str:
     if watched.fault:
         return f"server-died: {watched.fault}"
     last = next((line.strip() for line in reversed(watched.log) if line.strip()), "it said nothing")
-    return f"{CLIENT_FAILED}vLLM's client ended with {watched.returncode} and left no result: {last}"
+    return (
+        f"{CLIENT_FAILED}vLLM's client ended with {watched.returncode} and left no result: {redacted(last)}"
+    )
 
 
 def _log_tail(bed: Bed, watched: Watched, measured: Measured) -> tuple[str, ...]:
     """vLLM's client loses the cause of a failure, so the server's last words are kept, and the client's."""
     if measured.status in ("valid", "suspect"):
         return ()
-    return (*(f"client: {line}" for line in watched.log[-10:]), *bed.site.log_tail())
+    lines = (*(f"client: {line}" for line in watched.log[-10:]), *bed.site.log_tail())
+    return tuple(map(redacted, lines))
 
 
 def _result(path: Path) -> dict[str, Any]:

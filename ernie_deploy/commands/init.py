@@ -7,6 +7,7 @@ import click
 
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
+from ernie_deploy.redaction import redacted
 from ernie_deploy.terminal import say
 
 EXAMPLE = """\b
@@ -30,7 +31,7 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))
     made = files(plan, catalog, dict(_pair(value) for value in values))
-    write_all({folder / name: text for name, text in made.items()}, force=force)
+    write_all({folder / name: text for name, text in made.items()}, force=force, private=[folder / ".env"])
     say(f"wrote {', '.join(made)} to {folder}", err=True)
     say(f"next: cd {folder} && docker compose up -d --wait", err=True)
 
@@ -38,5 +39,5 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
 def _pair(value: str) -> tuple[str, str]:
     name, equals, said = value.partition("=")
     if not equals:
-        raise UsageError(f"--env {value[:40]!r} is not NAME=VALUE.")
+        raise UsageError(f"--env {redacted(value)[:40]!r} is not NAME=VALUE.")
     return name, said

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import stat
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
@@ -16,7 +15,7 @@ from ernie_deploy.host.case import size_of
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.memory_limit import propose
 from ernie_deploy.memory import GIB
-from ernie_deploy.paths import write_whole
+from ernie_deploy.paths import mode_for, write_whole
 from ernie_deploy.plan import Plan
 from ernie_deploy.render import defaults_of
 
@@ -95,7 +94,7 @@ def write(path: Path, text: str) -> None:
     """Replace a file as a whole; owner and mode stay, and no moment shows a private one to others."""
     place = path.resolve()
     if not place.exists():
-        write_whole(place, text)
+        write_whole(place, text, private=True)
         return
     try:
         _replace(place, text)
@@ -115,7 +114,7 @@ def _replace(place: Path, text: str) -> None:
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".ernie-deploy-") as private:
         made = Path(private) / place.name
         write_whole(made, text)
-        made.chmod(stat.S_IMODE(before.st_mode))
+        made.chmod(mode_for(text, before.st_mode, private=True))
         with contextlib.suppress(PermissionError):
             os.chown(made, before.st_uid, before.st_gid)
         made.replace(place)
