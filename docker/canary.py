@@ -47,7 +47,6 @@ SAMPLE = re.compile(rf"^({'|'.join(METRICS)})(\{{.*\}})? (\S+)", re.MULTILINE)
 SWITCHES = re.compile(r"^(?:non)?voluntary_ctxt_switches:\s*(\d+)", re.MULTILINE)
 ENGINE_LABEL = re.compile(r'[{,]engine="([^"]*)"')
 
-
 # Of each engine that was asked: its HTTP status, 0 for silence, and what is wrong with its answer.
 Answers = dict[str, tuple[int, str]]
 
@@ -233,7 +232,8 @@ def read_answer(server: Server, sent: HTTPConnection) -> tuple[int, str]:
         return status, f"the server refuses the API key (HTTP {status}): it was started with another one"
     if status != HTTPStatus.OK:
         return status, f"HTTP {status} to one token"
-    return status, "" if reply.get("choices") and not reply.get("error") else "an error instead of one token"
+    fine = isinstance(reply, dict) and reply.get("choices") and not reply.get("error")
+    return status, "" if fine else "an error instead of one token"
 
 
 # --- the second witness, where the API does not answer: the kernel ---

@@ -57,7 +57,8 @@ def client() -> "DockerClient":
 
 def states(engine: "DockerClient", project: str) -> list[State]:
     """Every container of a project, by service; one-off runs left out."""
-    found = engine.containers.list(all=True, filters={"label": f"{PROJECT}={project}"})
+    # Compose renames and removes what it makes anew meanwhile.
+    found = engine.containers.list(all=True, filters={"label": f"{PROJECT}={project}"}, ignore_removed=True)
     return sorted(
         (_state(c) for c in found if c.labels.get(ONE_OFF, "False") == "False"), key=lambda s: s.service
     )

@@ -27,7 +27,7 @@ LATE_S = {"flooded": 30.0, "slow": 0.1}
 
 class FakeVllm(ThreadingHTTPServer):
     """Its `mood` is one of ENGINES, or idle, hung-idle, just-busy, engine-dead, half-answer, no-metrics, wrong-name, nonsense,
-    endless-metrics, endless-answer.
+    endless-metrics, endless-answer, not-an-object.
 
     The API of `flooded` answers nothing, that of `slow` its metrics alone, and late.
     """
@@ -67,9 +67,7 @@ class FakeVllm(ThreadingHTTPServer):
             lines += [f'vllm:num_requests_running{{engine="{word}"}} {word}' for word in NONSENSE]
         return "\n".join(lines) + "\n"
 
-    def complete(
-        self, question: dict[str, object], bearer: str, rank: str | None
-    ) -> tuple[int, dict[str, object]]:
+    def complete(self, question: dict[str, object], bearer: str, rank: str | None) -> tuple[int, object]:
         self.questions.append(question)
         self.ranks.append(rank)
         if self.api_key and bearer != f"Bearer {self.api_key}":
@@ -77,6 +75,8 @@ class FakeVllm(ThreadingHTTPServer):
         if self.mood in SILENT or (self.mood == "one-of-two-hung-idle" and rank == "1"):
             self.answers += self.mood == "just-busy"
             self.released.wait()
+        if self.mood == "not-an-object":
+            return 200, [TOKEN]
         if self.mood == "wrong-name":
             return 404, {"error": {"message": "The model does not exist."}}
         if self.mood in ("engine-dead", "half-answer"):

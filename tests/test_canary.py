@@ -410,6 +410,7 @@ LITTLE_MEMORY = "import resource; resource.setrlimit(resource.RLIMIT_AS, (400 <<
         ("endless-metrics", (0, "healthy: one token answered")),
         ("endless-answer", (1, "not healthy yet: no answer to one token (HTTPException)")),
         ("nonsense", (0, "healthy: one token answered")),
+        ("not-an-object", (1, "not healthy yet: an error instead of one token")),
     ],
 )
 def test_an_answer_without_end_or_sense_costs_neither_memory_nor_the_probe(
