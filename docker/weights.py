@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import sys
 import threading
 import time
@@ -31,6 +32,13 @@ UNWANTED = ("original/*", "consolidated*", ".*")
 GIT_HASH_DIGITS = 40
 # Of a commit or a small file, and of a large one.
 HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+# What mkfs leaves at the top of a disk, and what huggingface_hub, its relatives and the kit leave in HF_HOME.
+NOTHING = re.compile(r"lost\+found")
+HF_HOME = re.compile(
+    r"lost\+found|ernie|hub|xet|assets|token|stored_tokens|datasets|modules|metrics|evaluate|accelerate"
+    r"|\.check_for_(skill_)?update_done|\.agent_harnesses\.json"
+)
+HANDED_MODE = 0o2775
 # Beside what the hub lists: its own notes, and files that arrive twice.
 SPARE_BYTES = 64 << 20
 DISK_MARGIN = 1.05
@@ -294,7 +302,7 @@ def prepare(folder: Path, owner: tuple[int, int], need: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if folder.stat().st_uid == os.geteuid() == 0:
         os.chown(folder, *owner)
-        folder.chmod(0o2775)
+        folder.chmod(HANDED_MODE)
     if not allows(folder.stat(), owner, need):
         raise KnownError(
             NOT_WRITABLE,
@@ -303,8 +311,26 @@ def prepare(folder: Path, owner: tuple[int, int], need: int) -> None:
         )
 
 
+def require_own(folder: Path, variable: str, ours: re.Pattern[str], owner: tuple[int, int]) -> None:
+    """Refuse root's folder of other things, such as /etc: its new owner could replace them."""
+    if not folder.exists() or not (info := folder.stat()).st_uid == os.geteuid() == 0:
+        return
+    # A serving user that is root gets what looks like root's; so does whoever comes after it.
+    handed = stat.S_IMODE(info.st_mode) == HANDED_MODE and info.st_gid in (0, owner[1])
+    others = sorted(path.name for path in folder.iterdir() if not ours.fullmatch(path.name))
+    if others and not handed:
+        raise KnownError(
+            NOT_WRITABLE,
+            f"{variable} names a folder of root's that holds {others[0]!r:.80}, which is nothing of the kit's, so it "
+            f"is not handed to the serving user: set {variable} to an empty folder, such as a new one in it",
+        )
+
+
 def prepare_folders(options: Options) -> None:
     """Prepare what the engine writes to and what it only reads."""
+    require_own(options.engine_dir, "ENGINE_CACHE_DIR", NOTHING, options.owner)
+    if not options.weights:
+        require_own(options.cache_dir, "HF_CACHE_DIR", HF_HOME, options.owner)
     for folder in (options.engine_dir, options.stack_dir):
         prepare(folder, options.owner, need=7)
     if not options.weights:

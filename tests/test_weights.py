@@ -607,3 +607,78 @@ def test_fetch_ends_the_waiting_after_failed_starts_when_the_weights_are_well(of
     assert count.exists()
     assert offline.fetch().code == 0
     assert not count.exists()
+
+
+HF_HOME_OF_A_USER = ("hub/models--a--b/refs", "xet/logs", "token", "stored_tokens", ".check_for_update_done")
+
+
+def folder_of_root(path: Path, *entries: str) -> Path:
+    path.mkdir()
+    path.chmod(0o755)
+    for entry in entries:
+        (path / entry).parent.mkdir(parents=True, exist_ok=True)
+        (path / entry).touch()
+    return path
+
+
+def owners(*folders: Path) -> list[tuple[int, int, int, list[str]]]:
+    infos = [(folder.stat(), sorted(path.name for path in folder.iterdir())) for folder in folders]
+    return [(info.st_uid, info.st_gid, info.st_mode & 0o7777, names) for info, names in infos]
+
+
+@needs_root
+@pytest.mark.parametrize("owner", ["2000:0", "0:0", "3000:3000"])
+@pytest.mark.parametrize(
+    ("variable", "entries"),
+    [
+        ("HF_CACHE_DIR", ("disk/file",)),
+        ("HF_CACHE_DIR", ("etc/shadow", "hub/models--a--b/refs")),
+        ("HF_CACHE_DIR", ("a\nserve: healthy",)),
+        ("ENGINE_CACHE_DIR", ("passwd", "shadow")),
+        ("ENGINE_CACHE_DIR", ("hub/models--a--b/refs",)),
+    ],
+)
+def test_a_host_folder_of_other_things_is_refused_and_left_as_it_is(
+    variable: str, entries: tuple[str, ...], owner: str, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path)
+    folders = [
+        folder_of_root(stack.cache, *(entries if variable == "HF_CACHE_DIR" else ())),
+        folder_of_root(stack.engine, *(entries if variable == "ENGINE_CACHE_DIR" else ())),
+    ]
+    entry = entries[0].partition("/")[0].replace("\n", "\\n")
+    before = owners(*folders)
+    done = stack.fetch("--owner", owner)
+    why = f"{variable} names a folder of root's that holds '{entry}', which is nothing of the kit's"
+    assert (done.code, done.out) == (25, "")
+    assert done.err.startswith(f"fetch: {why}")
+    assert f"set {variable} to an empty folder" in done.err
+    assert done.err.count("\n") == 1
+    assert owners(*folders) == before
+    assert not stack.state.exists()
+
+
+@needs_root
+@pytest.mark.parametrize("entries", [(), ("lost+found/x",), HF_HOME_OF_A_USER])
+@pytest.mark.parametrize("owner", ["2000:0", "0:0", "3000:3000"])
+def test_fresh_folders_and_a_used_hub_cache_are_handed_over(
+    entries: tuple[str, ...], owner: str, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path)
+    folder_of_root(stack.cache, *entries)
+    folder_of_root(stack.engine, *(name for name in entries if "lost" in name))
+    arguments = (*ARGUMENTS, str(fill(tmp_path / "weights"))) if not entries else ()
+    assert stack.fetch("--owner", owner, *arguments).code == (0 if arguments else 22)
+    uid, gid = map(int, owner.split(":"))
+    handed = [stack.engine] if arguments else [stack.engine, stack.cache, stack.cache / "hub"]
+    assert {found[:3] for found in owners(*handed)} == {(uid, gid, 0o2775)}
+
+
+@needs_root
+@pytest.mark.parametrize("owner", ["2000:0", "0:0", "3000:3000"])
+def test_what_a_stack_of_roots_left_is_taken_by_the_next(owner: str, tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    arguments = (*ARGUMENTS, str(fill(tmp_path / "weights")))
+    assert stack.fetch("--owner", "0:0", *arguments).code == 0
+    (stack.engine / "vllm").mkdir()
+    assert stack.fetch("--owner", owner, *arguments).code == 0
