@@ -77,11 +77,11 @@ class Done(Struct, frozen=True):
     stderr: str
 
 
-def ask(words: Sequence[str], *, timeout_s: float = QUICK_S) -> Done:
+def ask(words: Sequence[str], *, timeout_s: float = QUICK_S, cwd: str | None = None) -> Done:
     """Run a command to its end and return what it said; raises `ToolMissing`."""
     _present(words[0])
     try:
-        done = subprocess.run(words, capture_output=True, timeout=timeout_s, check=False, **READ)
+        done = subprocess.run(words, capture_output=True, timeout=timeout_s, check=False, cwd=cwd, **READ)
     except subprocess.TimeoutExpired as late:
         raise ToolFailed(f"`{shlex.join(words)}` did not end within {timeout_s:g} s.") from late
     return Done(done.returncode, done.stdout, done.stderr)
@@ -100,7 +100,11 @@ def demand(words: Sequence[str], *, timeout_s: float = QUICK_S) -> str:
 
 @contextmanager
 def started(
-    words: Sequence[str], *, output: IO[str] | None = None, env: Mapping[str, str] | None = None
+    words: Sequence[str],
+    *,
+    output: IO[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
 ) -> "Iterator[subprocess.Popen[str]]":
     """Run a command beside the block, its output in a file or on one pipe; it never outlives the block.
 
@@ -109,7 +113,7 @@ def started(
     _present(words[0])
     process = subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=output or subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=env, process_group=0, **READ,
+        env=env, cwd=cwd, process_group=0, **READ,
     )  # fmt: skip
     try:
         yield process

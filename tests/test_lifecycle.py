@@ -351,3 +351,38 @@ def test_down_as_json_says_what_is_down_or_fails(tmp_path: Path, code: int) -> N
     assert done.returncode == code
     if not code:
         assert json.loads(done.stdout) == {"file": "compose.yml", "down": True, "volumes_removed": []}
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("--api-key-file",), "--api-key-file"), (("--user", "2000:2000"), "--user"), (("--bind", "10.0.0.4"), "--bind"),
+        (("--bind", "127.0.0.1"), "--bind"), (("--security", "strict"), "--security"), (("--model", "21b"), "--model"),
+        (("--weights", "/w"), "--weights"), (("--set", "seed=1"), "--set"), (("--nodes", "1"), "--nodes"),
+        (("--gpus", "0"), "--gpus"), (("compose.yml", "--", "--seed=1"), "--"),
+    ],
+)  # fmt: skip
+def test_no_option_is_dropped_where_a_file_is_started(
+    words: tuple[str, ...], name: str, tmp_path: Path
+) -> None:
+    """`up --api-key-file` on a file that was rendered without it started a server without a key."""
+    env = {"PYTHONPATH": str(ROOT)}
+    assert kit("render", "h100", "-o", str(tmp_path / "compose.yml")).returncode == 0
+    done = kit("up", "--dry-run", *words, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {name} cannot change compose.yml." in done.stderr
+    assert "ernie-deploy render h100" in done.stderr
+    assert kit("up", "--dry-run", cwd=tmp_path, env=env).returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--help", "-h", "--version"])
+def test_a_header_with_an_eager_option_ends_nothing(option: str, tmp_path: Path) -> None:
+    """click printed render's help and exited with 0: `up && announce` lied."""
+    file = tmp_path / "compose.yml"
+    file.write_text(f"# ernie-deploy render h100 {option}\nname: x\nservices: {{serve: {{image: x}}}}\n")
+    assert request_of_file(file) is None
+    up = kit("up", "--dry-run", "--no-preflight", str(file))
+    assert up.stdout.startswith(f"docker compose --file {file} up"), up.stderr
+    plan = kit("bench", "plan", "-f", str(file))
+    assert plan.returncode == 2
+    assert "The file's first line is no command of this version" in plan.stderr

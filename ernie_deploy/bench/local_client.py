@@ -3,15 +3,18 @@
 import os
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 from ernie_deploy.compose import ask
 from ernie_deploy.errors import ToolFailed
 
 # vLLM's client has no option for it.
 KEY_VARIABLE = "OPENAI_API_KEY"
-# Prompts as vLLM's Rust client makes them differ; and without the last one, the token that `hf auth login`
-# left in HOME is read.
-ALWAYS = {"VLLM_USE_RUST_BENCH": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+# Prompts as vLLM's Rust client makes them differ. Without the third one, the token that `hf auth login` left
+# in HOME is read; without the last one, the Pythons that vLLM starts import from their working directory.
+ALWAYS = {
+    "VLLM_USE_RUST_BENCH": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "PYTHONSAFEPATH": "1",
+}  # fmt: skip
 NEEDED = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
@@ -48,5 +51,17 @@ def version() -> str:
         first = Path(shutil.which("vllm") or "").read_bytes()[:200].splitlines()[0].decode()
         if first.startswith("#!") and "python" in first:
             question = "import importlib.metadata as m; print(m.version('vllm'))"
-            return ask([*first[2:].split(), "-c", question]).stdout.strip()
+            with empty_folder() as nowhere:
+                return ask([*first[2:].split(), "-I", "-c", question], cwd=nowhere).stdout.strip()
     return ""
+
+
+def empty_folder() -> AbstractContextManager[str]:
+    """A working directory with nothing in it, for the block.
+
+    In the operator's own, a module of the standard library's name would be imported, and transformers takes
+    a folder for the repository of the same name.
+    """
+    from tempfile import TemporaryDirectory
+
+    return TemporaryDirectory(prefix="ernie-deploy-")

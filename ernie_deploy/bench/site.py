@@ -89,8 +89,8 @@ class Attached:
         ]  # fmt: skip
 
     def place(self, results: Path, dataset: Path | None) -> Place:
-        """The host's own paths."""
-        return Place(results=str(results), dataset=str(dataset or ""))
+        """The host's own paths, whole: the client has a working directory of its own."""
+        return Place(results=str(results.absolute()), dataset=str(dataset.absolute()) if dataset else "")
 
     def command(self, words: Sequence[str], results: Path, dataset: Path | None) -> list[str]:  # noqa: ARG002 - the site's shape
         """vLLM's own client."""
@@ -100,10 +100,14 @@ class Attached:
     def client(
         self, words: Sequence[str], results: Path, dataset: Path | None, log: IO[str]
     ) -> "Iterator[subprocess.Popen[str]]":
-        """Run the local client; raises `ToolMissing` where there is no vLLM."""
+        """Run the local client in an empty folder; raises `ToolMissing` where there is no vLLM."""
+        environment = local_client.environment(self.endpoint.url, api_key=self.endpoint.api_key)
+        command = self.command(words, results, dataset)
         try:
-            environment = local_client.environment(self.endpoint.url, api_key=self.endpoint.api_key)
-            with started(self.command(words, results, dataset), output=log, env=environment) as process:
+            with (
+                local_client.empty_folder() as nowhere,
+                started(command, output=log, env=environment, cwd=nowhere) as process,
+            ):
                 yield process
         except ToolMissing as fault:
             raise ToolMissing(

@@ -20,10 +20,15 @@ def attached(options: dict[str, Any], plan: "Plan | None") -> "Attached":
     model = plan.model if plan else _named(options["model"])
     return Attached(
         options["attach"],
-        tokenizer=options["tokenizer"] or _tokenizer(model),
+        tokenizer=_whole(options["tokenizer"]) or _tokenizer(model),
         trust_remote_code=bool(model and model.trust_remote_code),
         api_key=_api_key(options["api_key_file"]),
     )
+
+
+def _whole(tokenizer: str) -> str:
+    """The user's own tokenizer; a folder by its whole path, as the client works elsewhere."""
+    return str(Path(tokenizer).absolute()) if tokenizer and Path(tokenizer).exists() else tokenizer
 
 
 def _named(model_id: str) -> "Model | None":

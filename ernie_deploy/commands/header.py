@@ -13,5 +13,6 @@ def request_of_header(head: str) -> Request:
     from ernie_deploy.commands.render import render
 
     words = shlex.split(head.removeprefix(RENDERED))
-    options = render.make_context("render", words).params
+    # An eager option such as --help would print, and end the command that only reads the line.
+    options = render.make_context("render", words, help_option_names=[]).params
     return request_of({name: options[name] for name in Request.__struct_fields__})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ernie_deploy.commands.options import request_of, request_options
+from ernie_deploy.commands.options import given_request_options, request_of, request_options
 from ernie_deploy.errors import UsageError
 from ernie_deploy.terminal import say
 
@@ -75,7 +75,28 @@ def _asked_for(options: dict[str, Any]) -> tuple[Path, "Request | None"]:
     from ernie_deploy.commands.preflight import request_of_file
 
     path = _existing(Path(options["target"] or "compose.yml"))
-    return path, request_of_file(path)
+    request = request_of_file(path)
+    if given := given_request_options(click.get_current_context()):
+        raise _rendered_already(path, request, given)
+    return path, request
+
+
+def _rendered_already(path: Path, request: "Request | None", given: dict[str, click.Parameter]) -> UsageError:
+    """The refusal of options that a file cannot take any more, with the command that renders them into it."""
+    import shlex
+
+    from msgspec.structs import replace
+
+    from ernie_deploy.request import command_words
+
+    options = click.get_current_context().params
+    names = ", ".join(param.opts[0] if isinstance(param, click.Option) else "--" for param in given.values())
+    words = command_words(replace(request, **{name: options[name] for name in given})) if request else []
+    return UsageError(
+        f"{names} cannot change {path}.",
+        cause="`up` starts a file as it is; what a request says is rendered into it",
+        next_step=f"ernie-deploy render {shlex.join(words) or 'TARGET OPTIONS'} -o {shlex.quote(str(path))} --force, then up",
+    )
 
 
 def _check_host(file: Path, request: "Request | None") -> None:

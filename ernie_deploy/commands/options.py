@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ernie_deploy.errors import UsageError
 from ernie_deploy.request import LOOPBACK, Request
@@ -87,6 +88,20 @@ def request_options(command: AnyCommand) -> AnyCommand:
     for option in reversed(OPTIONS):
         command = option(command)
     return command
+
+
+def given_request_options(context: click.Context) -> dict[str, click.Parameter]:
+    """The options of a request that stand on the command line, TARGET left out, even where they say a default."""
+    given = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+    return {
+        name: param
+        for param in context.command.params
+        if (name := param.name or "") in Request.__struct_fields__
+        and name != "target"
+        and context.get_parameter_source(name) in given
+        # An argument that may be empty always counts as given.
+        and (isinstance(param, click.Option) or context.params[name])
+    }
 
 
 def request_of(options: dict[str, Any]) -> Request:

@@ -85,7 +85,13 @@ def lay_out(rehearsal: Rehearsal, compose_text: str) -> str:
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True)
     demand(
-        [sys.executable, str(DOCKER / "rehearsal/checkpoints.py"), str(checkpoints), rehearsal.checkpoint],
+        [
+            sys.executable,
+            "-I",
+            str(DOCKER / "rehearsal/checkpoints.py"),
+            str(checkpoints),
+            rehearsal.checkpoint,
+        ],
         timeout_s=CHECKPOINT_S,
     )
     (checkpoints / "map.json").write_text(json.dumps(hub_map(rehearsal.plan, rehearsal.checkpoint)))
