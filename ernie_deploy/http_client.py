@@ -54,10 +54,10 @@ def read_json(text: str | bytes) -> Any:
         raise ValueError("JSON that is nested too deeply") from fault
 
 
-def lines(url: str, body: Any, *, silence_s: float, limit_s: float) -> Iterator[bytes]:
+def lines(url: str, body: Any, *, key: str = "", silence_s: float, limit_s: float) -> Iterator[bytes]:
     """The lines of a streamed answer as they come; raises OSError."""
     left = MOST_STREAM_BYTES
-    with opened(url, body, limit_s=limit_s, silence_s=silence_s) as answer:
+    with opened(url, body, key=key, limit_s=limit_s, silence_s=silence_s) as answer:
         while line := answer.readline(left + 1):
             left -= len(line)
             if left < 0:

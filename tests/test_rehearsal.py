@@ -14,6 +14,7 @@ from ernie_deploy.compose import Done
 from ernie_deploy.errors import NotReady, Refused, ToolFailed, ToolMissing
 from ernie_deploy.rehearsal import fit, group, group_proofs, override, proofs, runner
 from ernie_deploy.rehearsal.client import Answer, Said
+from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.proofs import Disproved
 
 # Of every tiny checkpoint.
@@ -188,7 +189,7 @@ def completions(tensor: int, together: list[Said], alone: list[Said], monkeypatc
     monkeypatch.setattr(group_proofs, "_alone", lambda _: nullcontext())
     plan = planned("mi300x", tp=tensor)
     stage = group_proofs.Stage(
-        rehearsal=override.decide(plan, Path("f"), "p"), members=(), base_url="", token=""
+        rehearsal=override.decide(plan, Path("f"), "p"), members=(), base_url="", planted=Planted(token="")
     )
     return group_proofs.as_one_node(stage)
 
@@ -279,7 +280,9 @@ def drained(last: Answer, monkeypatch: pytest.MonkeyPatch, *, held: bool = True)
     monkeypatch.setattr(proofs.containers, "client", lambda: engine)
     monkeypatch.setattr(group.Member, "state", lambda _: SimpleNamespace(id="1"))
     rehearsal = override.decide(planned("h100"), Path("f"), "p")
-    stage = proofs.Stage(rehearsal=rehearsal, members=group.members(rehearsal), base_url="", token="")
+    stage = proofs.Stage(
+        rehearsal=rehearsal, members=group.members(rehearsal), base_url="", planted=Planted(token="")
+    )
     try:
         return proofs.drains(stage), done
     except Disproved as fault:

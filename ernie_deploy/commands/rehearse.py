@@ -89,9 +89,9 @@ def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) ->
     for sentence in rehearsal.replaced:
         say(f"replaced  {sentence}", err=True)
     try:
-        token = runner.lay_out(rehearsal, compose_text)
+        planted = runner.lay_out(rehearsal, compose_text)
         with shower(sys.stderr) as show:
-            proofs = runner.rehearse(rehearsal, token, show, lambda proof: say(_line(proof), err=True))
+            proofs = runner.rehearse(rehearsal, planted, show, lambda proof: say(_line(proof), err=True))
     finally:
         if not keep:
             for left in take_down(rehearsal):

@@ -1,13 +1,15 @@
 """Asks a rehearsed server as a user would, and judges each answer: complete, clean error or cut."""
 
+from http import HTTPStatus
 from typing import Any, Literal
 
 from msgspec import Struct
 
-from ernie_deploy.http_client import BadStatus, ask_json, lines, read_json
+from ernie_deploy.http_client import BadStatus, ask, ask_json, lines, read_json
 
 # Of a stream that goes on and on.
 LONGEST_S = 3600.0
+COMPLETION_S = 120.0
 Ending = Literal["complete", "error", "cut"]
 
 
@@ -20,7 +22,9 @@ class Answer(Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
-def chat(base_url: str, model: str, *, max_tokens: int, stream: bool, timeout_s: float = 120) -> Answer:
+def chat(  # noqa: PLR0913 - each is another caller's to choose
+    base_url: str, model: str, *, max_tokens: int, stream: bool, timeout_s: float = 120, api_key: str = ""
+) -> Answer:
     """One chat request, judged."""
     body: dict[str, Any] = {
         "model": model,
@@ -34,8 +38,8 @@ def chat(base_url: str, model: str, *, max_tokens: int, stream: bool, timeout_s:
     try:
         url = f"{base_url}/v1/chat/completions"
         if not stream:
-            return _whole(ask_json(url, body, limit_s=timeout_s))
-        return _streamed(lines(url, body, silence_s=timeout_s, limit_s=LONGEST_S))
+            return _whole(ask_json(url, body, key=api_key, limit_s=timeout_s))
+        return _streamed(lines(url, body, key=api_key, silence_s=timeout_s, limit_s=LONGEST_S))
     except BadStatus as error:
         return Answer(ending="error", text="", tokens=0, detail=f"HTTP {error.code}")
     except (OSError, ValueError) as fault:
@@ -54,7 +58,7 @@ class Said(Struct, frozen=True):
         return list(zip(self.tokens, self.logprobs, strict=True))
 
 
-def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, timeout_s: float = 120) -> Said:
+def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, api_key: str = "") -> Said:
     """The greedy completion of a prompt; raises OSError where there is none, or none that can be read."""
     body = {
         "model": model,
@@ -65,10 +69,20 @@ def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, timeout
         "logprobs": 1,
     }
     try:
-        found = ask_json(f"{base_url}/v1/completions", body, limit_s=timeout_s)["choices"][0]["logprobs"]
+        answer = ask_json(f"{base_url}/v1/completions", body, key=api_key, limit_s=COMPLETION_S)
+        found = answer["choices"][0]["logprobs"]
         return Said(found["tokens"], found["token_logprobs"])
     except (ValueError, LookupError, TypeError) as fault:
         raise OSError(f"no completion: {fault!r}") from fault
+
+
+def status(url: str, body: Any = None, *, api_key: str = "") -> int:
+    """The status that one request is answered with, OK for any of 2xx; raises OSError where nothing answers."""
+    try:
+        ask(url, body, key=api_key, limit_s=COMPLETION_S)
+    except BadStatus as answer:
+        return answer.code
+    return HTTPStatus.OK
 
 
 def _whole(answer: dict[str, Any]) -> Answer:

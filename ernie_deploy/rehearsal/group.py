@@ -14,6 +14,7 @@ from ernie_deploy.errors import ToolFailed
 from ernie_deploy.host.group_secret import ready
 from ernie_deploy.host.link import Link, variables
 from ernie_deploy.rehearsal.override import Rehearsal
+from ernie_deploy.rehearsal.planted import variables as variables_of_secrets
 
 # For measurements between networks (RFC 2544), so nobody's own.
 SUBNETS = list(IPv4Network("198.18.0.0/15").subnets(new_prefix=24))
@@ -58,7 +59,7 @@ def _member(rehearsal: Rehearsal, rank: int) -> Member:
 
 def lay_out_nodes(rehearsal: Rehearsal) -> None:
     """Write every node's .env, and make the network that their addresses are on; raises `ToolFailed`."""
-    known = {"HF_TOKEN_FILE": str(rehearsal.folder / "token")}
+    known = variables_of_secrets(rehearsal)
     addresses = _addresses(rehearsal) if rehearsal.plan.several_nodes else []
     for member in members(rehearsal):
         own = _own(member.rank, addresses) | ready(rehearsal.folder, "0") if addresses else {}

@@ -47,7 +47,10 @@ def as_one_node(stage: Stage) -> str:
 
 def _completions(stage: Stage) -> list[Said]:
     name = stage.rehearsal.plan.served_name
-    return [complete(stage.base_url, name, prompt, max_tokens=TOKENS) for prompt in PROMPTS]
+    return [
+        complete(stage.base_url, name, prompt, max_tokens=TOKENS, api_key=stage.planted.api_key)
+        for prompt in PROMPTS
+    ]
 
 
 def _the_same(together: list[Said], alone: list[Said]) -> str:
@@ -102,7 +105,8 @@ def _like(stage: Stage, head: "Container", engine: "DockerClient") -> "Container
 def _words_alone(stage: Stage) -> list[str]:
     plan = stage.rehearsal.plan
     of_nodes = {setting.name for setting in node_settings(plan.request, plan.topology, plan.ports)}
-    kept = [setting for setting in plan.settings if setting.name not in of_nodes]
+    # The launcher, which writes the key's configuration, is not started.
+    kept = [setting for setting in plan.settings if setting.name not in of_nodes | {"config"}]
     return [plan.positional_model, *words(kept), "--host=0.0.0.0", "--port=8000"]
 
 

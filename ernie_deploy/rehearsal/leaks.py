@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ernie_deploy import containers
 from ernie_deploy.compose import Stack, demand
+from ernie_deploy.rehearsal.planted import KEY_FILE, TOKEN_FILE
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
 Place = tuple[str, bytes]
 VOLUMES = ("/cache/hf", "/cache/engine", "/stack")
-# The one file that is to hold the token.
-TOKEN_FILE = "token"  # noqa: S105 - a name
 PROCESSES = r"for p in /proc/[0-9]*; do cat $p/environ $p/cmdline; echo; done 2>/dev/null || true"
 
 
@@ -34,7 +33,7 @@ def places(stack: Stack, project: str, folder: Path) -> Iterator[Place]:
 
 def _files(folder: Path) -> Iterator[Place]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path != folder / TOKEN_FILE:
+        if path.is_file() and path not in (folder / TOKEN_FILE, folder / KEY_FILE):
             yield f"file {path.relative_to(folder)}", path.read_bytes()
 
 

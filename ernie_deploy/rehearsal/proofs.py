@@ -12,10 +12,11 @@ from msgspec import Struct
 from ernie_deploy import containers, metrics
 from ernie_deploy.compose import Stack, ask, demand
 from ernie_deploy.memory import GIB
-from ernie_deploy.rehearsal.client import Answer, chat
+from ernie_deploy.rehearsal.client import Answer, chat, status
 from ernie_deploy.rehearsal.group import Member
 from ernie_deploy.rehearsal.leaks import places
 from ernie_deploy.rehearsal.override import KV_CACHE_GIB, Rehearsal, tiny_kv_bytes
+from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.waiting import came
 
 BENCH_S = 300
@@ -36,12 +37,12 @@ class Disproved(Exception):
 
 
 class Stage(Struct, frozen=True, kw_only=True):
-    """A rehearsal that is up: its members, where it serves, and the token that was planted."""
+    """A rehearsal that is up: its members, where it serves, and the secrets that were planted."""
 
     rehearsal: Rehearsal
     members: tuple[Member, ...]
     base_url: str
-    token: str
+    planted: Planted
 
     @property
     def stack(self) -> Stack:
@@ -102,7 +103,8 @@ def streams(stage: Stage) -> str:
 
 
 def _asked(stage: Stage, tokens: int, *, stream: bool = True) -> Answer:
-    return chat(stage.base_url, stage.rehearsal.plan.served_name, max_tokens=tokens, stream=stream)
+    name, key = stage.rehearsal.plan.served_name, stage.planted.api_key
+    return chat(stage.base_url, name, max_tokens=tokens, stream=stream, api_key=key)
 
 
 def _complete(answer: Answer, tokens: int) -> int:
@@ -140,18 +142,34 @@ def _bench_command(stage: Stage) -> list[str]:
 
 
 def keeps_the_secret(stage: Stage) -> str:
-    """The planted token is in no file, inspection, image, log, process or volume."""
+    """What was planted is in no file, inspection, image, log, process or volume."""
     # Nodes share the rendered files and the image, which are counted once.
     seen = {
         place
         for member in stage.members
         for place in places(member.stack, member.stack.project, stage.rehearsal.folder)
     }
-    found = sorted(name for name, content in seen if stage.token.encode() in content)
+    found = sorted(name for name, content in seen if any(secret in content for secret in stage.planted.all))
     if found:
-        raise Disproved(f"the token stands in: {', '.join(found)}")
+        raise Disproved(f"a secret stands in: {', '.join(found)}")
     kinds = sorted({name.partition(" ")[0] for name, _ in seen})
     return f"in none of {len(seen)} places ({', '.join(kinds)})"
+
+
+def asks_for_the_key(stage: Stage) -> str:
+    """/v1 is closed without the key and open with it."""
+    body = {
+        "model": stage.rehearsal.plan.served_name,
+        "messages": [{"role": "user", "content": "1"}],
+        "max_tokens": 1,
+    }
+    seen = {}
+    for path, question in (("/v1/models", None), ("/v1/chat/completions", body)):
+        for key in ("", f"{stage.planted.api_key}x", stage.planted.api_key):
+            seen[path, key] = status(f"{stage.base_url}{path}", question, api_key=key)
+    if list(seen.values()) != [401, 401, 200] * 2:
+        raise Disproved(f"without a key, with a wrong one and with the right one: {list(seen.values())}")
+    return "401 without it or with another, 200 with it, on /v1/models and /v1/chat/completions"
 
 
 def caches_as_planned(stage: Stage) -> str:

@@ -1,7 +1,6 @@
 """Takes a rehearsal from nothing to a verdict: checkpoint, image, up, proofs, down."""
 
 import json
-import secrets
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from ernie_deploy.plan import Plan
 from ernie_deploy.rehearsal import group_proofs, proofs
 from ernie_deploy.rehearsal.group import Member, address, lay_out_nodes, members
 from ernie_deploy.rehearsal.override import IMAGE, Rehearsal, hub_map, override_file
+from ernie_deploy.rehearsal.planted import Planted, plant
 from ernie_deploy.rehearsal.proofs import Disproved, Stage
 
 UP_S = 600
@@ -41,17 +41,18 @@ class Proof(Struct, frozen=True, kw_only=True):
 
 def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
     """What is shown, in order."""
-    group = plan.several_nodes
+    group, guarded = plan.several_nodes, plan.request.api_key_file
     drafting = [("MTP drafts", proofs.drafts)] if plan.setting("speculative-config") else []
     return [
         ("weights fetched and verified", proofs.fetched_and_verified),
         ("hardening in force", proofs.hardened),
         ("KV cache as planned", proofs.caches_as_planned),
+        *([("key asked for", proofs.asks_for_the_key)] if guarded else []),
         ("chat answer", proofs.answers),
         ("streamed answer", proofs.streams),
         *drafting,
         ("benchmark cell", proofs.benchmarks),
-        ("token kept secret", proofs.keeps_the_secret),
+        ("token and key kept secret" if guarded else "token kept secret", proofs.keeps_the_secret),
         ("drain on stop", proofs.drains),
         ("restart offline", proofs.becomes_healthy),
         ("engine killed, comes back", proofs.restarts),
@@ -76,12 +77,12 @@ def unproven(plan: Plan) -> list[str]:
     return said
 
 
-def lay_out(rehearsal: Rehearsal, compose_text: str) -> str:
-    """Write every file of the rehearsal, make the network of its nodes and return the planted token.
+def lay_out(rehearsal: Rehearsal, compose_text: str) -> Planted:
+    """Write every file of the rehearsal, make the network of its nodes and return the planted secrets.
 
     Raises `ToolFailed` where a script or Docker refuses.
     """
-    folder, token = rehearsal.folder, f"hf_{secrets.token_hex(17)}"
+    folder = rehearsal.folder
     checkpoints = folder / "checkpoints"
     checkpoints.mkdir(parents=True)
     demand(
@@ -97,10 +98,9 @@ def lay_out(rehearsal: Rehearsal, compose_text: str) -> str:
     (checkpoints / "map.json").write_text(json.dumps(hub_map(rehearsal.plan, rehearsal.checkpoint)))
     (folder / "compose.yml").write_text(compose_text)
     (folder / "rehearsal.yml").write_text(override_file(rehearsal))
-    (folder / "token").touch(mode=0o600)
-    (folder / "token").write_text(token)
+    planted = plant(rehearsal)
     lay_out_nodes(rehearsal)
-    return token
+    return planted
 
 
 def require_image(*, build_base: bool = False) -> None:
@@ -118,13 +118,15 @@ def require_image(*, build_base: bool = False) -> None:
         raise ToolFailed(f"Building the image {IMAGE} ended with {code}.", cause="its own words stand above")
 
 
-def rehearse(rehearsal: Rehearsal, token: str, show: Show, tell: Callable[[Proof], None]) -> list[Proof]:
+def rehearse(
+    rehearsal: Rehearsal, planted: Planted, show: Show, tell: Callable[[Proof], None]
+) -> list[Proof]:
     """Bring it up and show everything; a proof that fails does not stop the later ones."""
     group = members(rehearsal)
     started = bring_up(group, show)
     first = Proof(what="healthy", holds=True, detail=_own_start(started), elapsed_s=started.elapsed_s)
     tell(first)
-    stage = Stage(rehearsal=rehearsal, members=group, base_url=address(rehearsal), token=token)
+    stage = Stage(rehearsal=rehearsal, members=group, base_url=address(rehearsal), planted=planted)
     return [first, *_shown(stage, tell)]
 
 

@@ -10,6 +10,7 @@ from ernie_deploy.compose import ask
 from ernie_deploy.rehearsal import runner
 from ernie_deploy.rehearsal.group import members
 from ernie_deploy.rehearsal.override import Rehearsal, decide
+from ernie_deploy.rehearsal.planted import Planted
 
 
 @pytest.fixture(scope="session")
@@ -18,14 +19,14 @@ def rehearsal(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def token(rehearsal: Rehearsal) -> str:
+def planted(rehearsal: Rehearsal) -> Planted:
     """The token that was planted where the stack reads it."""
     return runner.lay_out(rehearsal, rendered("cpu"))
 
 
 # The fixtures of pytest-docker: its compose files, project, start and end.
 @pytest.fixture(scope="session")
-def docker_compose_file(rehearsal: Rehearsal, token: str) -> list[str]:
+def docker_compose_file(rehearsal: Rehearsal, planted: Planted) -> list[str]:
     return [str(file) for file in members(rehearsal)[0].stack.files]
 
 

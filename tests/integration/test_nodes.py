@@ -22,6 +22,7 @@ from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import Member, address, members, take_down
 from ernie_deploy.rehearsal.group_proofs import RANK
 from ernie_deploy.rehearsal.override import Rehearsal, decide
+from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.proofs import ENGINE, RECOVERY_S, Stage, killed, until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
@@ -61,7 +62,9 @@ def stage(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
     try:
         runner.lay_out(rehearsal, rendered("h100", **TWO))
         runner.bring_up(group, lambda *_: None)
-        yield Stage(rehearsal=rehearsal, members=group, base_url=address(rehearsal), token="")
+        yield Stage(
+            rehearsal=rehearsal, members=group, base_url=address(rehearsal), planted=Planted(token="")
+        )
     except Exception:
         tell(group)
         raise

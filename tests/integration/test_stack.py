@@ -22,6 +22,7 @@ from ernie_deploy.lifecycle import up
 from ernie_deploy.rehearsal import proofs
 from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import members
+from ernie_deploy.rehearsal.planted import Planted
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
@@ -34,7 +35,7 @@ FOUND_S = 180
 DISK_FULL = 23
 
 
-CASES = [["h100", "--profile", "mtp"]]
+CASES = [["h100", "--profile", "mtp"], ["h100", "--api-key-file"]]
 MORE = [["mi300x"], ["h100"], ["h200"], ["cpu"], ["mi300x", "--profile", "mtp"], ["h200", "--profile", "mtp"],
         ["h100", "--model", "300b"], ["h100", "--model", "vl-28b"], ["h100", "--model", "300b", "--nodes", "2"],
         ["h100", "--model", "300b", "--nodes", "2", "--profile", "mtp"]]  # fmt: skip
@@ -49,7 +50,7 @@ def test_rehearsal(docker_engine: None, words: list[str]) -> None:
     assert "FAIL" not in done.stdout
     shown = [line[6:34].strip() for line in done.stdout.splitlines() if line.startswith("ok ")]
     assert shown[0] == "healthy"
-    assert len(shown) == 12 + ("mtp" in words) + 2 * ("--nodes" in words)
+    assert len(shown) == 12 + ("mtp" in words) + ("--api-key-file" in words) + 2 * ("--nodes" in words)
 
 
 def test_engine_killed_while_streaming(running: Running) -> None:
@@ -369,11 +370,11 @@ def leak_into_an_environment(running: Running, token: str) -> None:
     ],
     ids=["file", "volume", "environment"],
 )
-def test_a_leak_of_the_token_is_found(running: Running, token: str, leak: object, place: str) -> None:
+def test_a_leak_of_the_token_is_found(running: Running, planted: Planted, leak: object, place: str) -> None:
     group = members(running.rehearsal)
-    stage = proofs.Stage(rehearsal=running.rehearsal, members=group, base_url=running.url(), token=token)
+    stage = proofs.Stage(rehearsal=running.rehearsal, members=group, base_url=running.url(), planted=planted)
     proofs.keeps_the_secret(stage)
-    leak(running, token)  # type: ignore[operator]
+    leak(running, planted.token)  # type: ignore[operator]
     try:
         with pytest.raises(proofs.Disproved, match=place):
             proofs.keeps_the_secret(stage)
