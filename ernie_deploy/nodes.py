@@ -8,7 +8,7 @@ from ernie_deploy.request import Request
 from ernie_deploy.topology import Topology
 
 # Of no use on a worker: it has no API server.
-OF_THE_API = ("host", "port", "config")
+OF_THE_API = ("host", "port", "config", "disable-fastapi-docs")
 
 
 def profile_of(rank: int) -> str:

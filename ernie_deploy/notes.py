@@ -8,7 +8,7 @@ from ernie_deploy.catalog.schema import Target
 from ernie_deploy.layout import Layout
 from ernie_deploy.memory import serve_memory_gib
 from ernie_deploy.pairing import Pairing, find
-from ernie_deploy.request import Request
+from ernie_deploy.request import Request, beyond_loopback
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -20,6 +20,20 @@ def warnings_on(pairing: Pairing, layout: Layout, request: Request) -> Iterator[
     moving = [revision for revision in revisions if not COMMIT.fullmatch(revision)]
     if moving and find(layout.settings, "trust-remote-code") and not request.weights:
         yield MOVABLE_CODE.format(hf_id=pairing.model.hf_id, revision=moving[0])
+    if beyond_loopback(request.bind):
+        yield f"{PUBLISHED.format(bind=request.bind)} {_open_routes(pairing, request)} {GATEWAY}"
+
+
+def _open_routes(pairing: Pairing, request: Request) -> str:
+    """What answers without a key, in a sentence."""
+    if not request.api_key_file:
+        return "Everybody who reaches it can use the model and every other route: no key is asked for."
+    known, opened = pairing.engine.api_key, {s.name for s in pairing.user if s.value is False}
+    *others, last = known.left_open({"disable-fastapi-docs"} - opened)
+    return (
+        f"vLLM's API key guards {', '.join(known.guards)} alone: {', '.join(others)} and {last}"
+        " answer without it, /invocations whatever /v1 answers."
+    )
 
 
 def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
@@ -33,6 +47,8 @@ def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
         notes.append(f"FP8 was chosen {why}; --profile bf16 keeps BF16 where it fits.")
     if request.security == "vendor":
         notes.append(SECURITY_NOTES[target.vendor])
+    if request.api_key_file and not beyond_loopback(request.bind):
+        notes.append(_open_routes(pairing, request))
     notes += _notes_on_nodes(layout, request)
     notes.append(NO_LIMIT if target.gpus else LIMIT.format(gib=serve_memory_gib(layout.memory)))
     notes += [EGRESS, *([VISION_EGRESS, REQUESTS] if model.vision else [])]
@@ -74,6 +90,11 @@ def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:
     return notes
 
 
+PUBLISHED = "The API is published beyond this host, on {bind}."
+GATEWAY = (
+    "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or let a reverse proxy of yours"
+    " pass on the paths that clients need."
+)
 MOVABLE_CODE = (
     "Code out of {hf_id} is run at the revision {revision}, which its owner can move: read that code, then pin it"
     " with --set revision=COMMIT (40 digits; tokenizer and code follow)."

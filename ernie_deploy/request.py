@@ -136,6 +136,16 @@ def check_words(request: Request) -> None:
             )
 
 
+def beyond_loopback(address: str) -> bool:
+    """Whether other hosts can reach what is published on an address of --bind."""
+    import ipaddress
+
+    try:
+        return not ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return address != "localhost"
+
+
 def command_words(request: Request) -> list[str]:
     """The command-line words that ask for exactly this, in one fixed order."""
     options: list[tuple[str, object]] = [

@@ -32,9 +32,6 @@ MARK = "# <-"
 ALLOWED_WARNINGS = {
     "ED119": "VL models need their repository's code; commits are pinned by a later lock, not by the catalog",
 }
-ALLOWED_NOTES = {
-    "ED202": "with --bind and --api-key-file: the key guards what vLLM guards, a gateway does the rest",
-}
 
 
 def found(text, name="compose.yml"):
@@ -105,7 +102,7 @@ def test_ids_tell_the_floor_of_their_rule():
 
 
 def unexpected(text):
-    allowed = {("warning", id_) for id_ in ALLOWED_WARNINGS} | {("note", id_) for id_ in ALLOWED_NOTES}
+    allowed = {("warning", id_) for id_ in ALLOWED_WARNINGS}
     return [(f.severity, f.id, f.sentence) for f in found(text) if (f.severity, f.id) not in allowed]
 
 
@@ -120,7 +117,7 @@ def rendered():
 
 
 REQUESTS = [
-    Request(target="h100", model="300b", profiles=("mtp",), api_key_file=True, bind="0.0.0.0"),
+    Request(target="h100", model="300b", profiles=("mtp",), api_key_file=True),
     Request(target="mi300x", user="1000:1000"),
     Request(target="h100", gpus_cdi=True, dp=4),
     Request(target="h200", model="vl-424b", weights="/srv/weights"),
@@ -140,9 +137,49 @@ def test_the_published_settings_carry_what_is_wrong_with_them():
     assert {(f.id, f.severity) for f in found(text)} == {("ED118", "warning")}
 
 
-def test_a_rendering_for_every_address_needs_a_key():
-    text = compose_file(resolve(CATALOG, Request(target="h100", bind="0.0.0.0")), CATALOG.defaults)
-    assert [(f.id, f.severity) for f in found(text)] == [("ED201", "error")]
+@pytest.mark.parametrize("nodes", [1, 2])
+@pytest.mark.parametrize(("api_key_file", "id_"), [(False, "ED201"), (True, "ED202")])
+def test_a_rendering_for_every_address_is_an_error_with_a_key_too(nodes, api_key_file, id_):
+    request = Request(target="h100", model="300b", bind="0.0.0.0", api_key_file=api_key_file, nodes=nodes)
+    text = compose_file(resolve(CATALOG, request), CATALOG.defaults)
+    assert [(f.id, f.severity) for f in found(text)] == [(id_, "error")]
+    if api_key_file:
+        (finding,) = found(text)
+        assert "/invocations" in finding.sentence
+        assert "/docs" not in finding.sentence
+
+
+def open_routes(text):
+    return [finding.sentence for finding in found(text) if finding.id == "ED202"]
+
+
+def test_what_a_key_leaves_open_is_named():
+    ports = 'ports: ["8000:8000"]'
+    (named,) = open_routes(serve(ports, command="m --api-key sk-a"))
+    assert {"/invocations,", "/tokenize,", "/metrics,", "/openapi.json"} <= set(named.split())
+    (fewer,) = open_routes(serve(ports, command="m --api-key sk-a --disable-fastapi-docs"))
+    assert "/invocations" in fewer
+    assert "/openapi.json" not in fewer
+    (again,) = open_routes(
+        serve(ports, command="m --api-key sk-a --disable-fastapi-docs --no-disable-fastapi-docs")
+    )
+    assert "/openapi.json" in again
+    assert ids(serve(ports, command="m --ssl-cert-reqs 2")).isdisjoint({"ED201", "ED202"})
+    assert ids(serve('ports: ["127.0.0.1:8000:8000"]', command="m --api-key a")).isdisjoint(
+        {"ED201", "ED202"}
+    )
+
+
+def test_a_gateway_before_vllm_is_no_error():
+    text = serve(command="m --api-key sk-a") + '  gateway:\n    image: caddy:2\n    ports: ["443:443"]\n'
+    assert ids(text).isdisjoint({"ED201", "ED202"})
+
+
+def test_a_configuration_that_vllm_passes_over_holds_no_key():
+    ports = 'ports: ["8000:8000"]'
+    assert {"ED133", "ED201"} <= ids(serve(ports, command="m --config=/c.yaml"))
+    assert "ED133" not in ids(serve(ports, command="m --config /c.yaml"))
+    assert "ED133" not in ids(serve(ports, command="m --config ${CONFIG}"))
 
 
 @pytest.mark.parametrize(
@@ -160,12 +197,12 @@ def test_the_vendors_docker_run():
         for severity in ("error", "warning", "note")
     }
     assert by_severity == {
-        "error": ["ED102", "ED203", "ED205", "ED206", "ED220"],
+        "error": ["ED102", "ED202", "ED203", "ED205", "ED206", "ED220"],
         "warning": [
             "ED118", "ED205", "ED207", "ED208", "ED209", "ED223", "ED224",
             "ED301", "ED303", "ED305", "ED306", "ED312", "ED321", "ED324", "ED325", "ED328",
         ],
-        "note": ["ED202", "ED225", "ED323", "ED329"],
+        "note": ["ED225", "ED323", "ED329"],
     }  # fmt: skip
 
 
@@ -691,7 +728,7 @@ def test_errors_exit_10_and_warnings_0(capsys, tmp_path):
     code, out, err = run(capsys, "check", str(good), str(bad))
     assert (code, err) == (10, "")
     assert out.index(f"{good}:2: warning") < out.index(f"{bad}:9: error ED203 ernie: ")
-    assert out.splitlines()[-1].startswith("2 files: 5 errors, ")
+    assert out.splitlines()[-1].startswith("2 files: 6 errors, ")
     assert run(capsys, "check", str(good))[0] == 0
 
 

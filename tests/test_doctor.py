@@ -603,8 +603,16 @@ def test_a_published_address_without_a_key() -> None:
     has(
         examined("h100", "h100", bind="0.0.0.0"),
         "warn exposure The API is published on 0.0.0.0, and asks nobody for a key.",
-        " next: ernie-deploy render h100 --api-key-file --bind 0.0.0.0",
+        " next: set BIND_ADDR=127.0.0.1 in .env, and forward the port or put a reverse proxy of yours before it",
     )
+
+
+def test_a_published_address_with_a_key() -> None:
+    found = "\n".join(lines(examined("h100", "h100", bind="0.0.0.0", api_key_file=True)))
+    assert "warn exposure The API is published on 0.0.0.0, and /invocations, /generative_scoring, " in found
+    assert "/docs" not in found
+    kept = lines(examined("h100", "h100", api_key_file=True, env="BIND_ADDR=127.0.0.2\n"))
+    assert not [line for line in kept if "exposure" in line]
 
 
 def test_the_machine_itself() -> None:

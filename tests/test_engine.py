@@ -355,6 +355,28 @@ def test_vllm_asks_for_the_keys_that_were_read_and_for_no_others(engine: str) ->
         assert {text: (keys, theirs) for (text, keys), theirs in asked if theirs != keys} == {}, way
 
 
+UNAUTHORIZED, NOT_FOUND = 401, 404
+
+
+def test_what_the_key_leaves_open_is_what_the_catalog_says(engine: str) -> None:
+    """Every route of vLLM's own app, asked without the key that it was started with."""
+    known, argv = Catalog().engine.api_key, vllm_words(planned("h100", api_key_file=True))
+    files = {argv[argv.index("--config") + 1]: '{"api-key": ["sk-a"]}'}
+    with_docs = [word for word in argv if word != "--disable-fastapi-docs"]
+    assert len(with_docs) == len(argv) - 1
+    jobs: Jobs = [
+        {"id": name, "kind": "routes", "argv": words_, "files": files}
+        for name, words_ in (("rendered", argv), ("with docs", with_docs))
+    ]
+    verdicts = judged(engine, jobs)
+    for name, flags in (("rendered", {"disable-fastapi-docs"}), ("with docs", set())):
+        statuses = verdicts[name]["statuses"]
+        assert NOT_FOUND not in statuses.values()
+        opened = {path for path, status in statuses.items() if status != UNAUTHORIZED}
+        assert opened == set(known.left_open(flags)), name
+        assert {path for path in statuses if path.startswith(tuple(known.guards))} == set(statuses) - opened
+
+
 def any_files() -> list[str]:
     """Files with any keys that are taken, each written in several ways."""
     files: list[str] = []

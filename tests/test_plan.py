@@ -15,7 +15,7 @@ from ernie_deploy.flags import words
 from ernie_deploy.memory import Budget, _stage_bytes, parameters, plan_memory
 from ernie_deploy.topology import Topology, pipeline_stages, refusal
 
-KIT = ["--shutdown-timeout=60"]
+KIT = ["--shutdown-timeout=60", "--disable-fastapi-docs"]
 MTP = '--speculative-config={"method":"mtp","num_speculative_tokens":1}'
 VL_REVISION = [f"--{name}=refs/pr/17" for name in ("revision", "tokenizer-revision", "code-revision")]
 VL = ["--trust-remote-code"]
@@ -100,6 +100,7 @@ def test_published_command_over_nodes_has_its_rendering(
     plan = planned(target, nodes=2, **request_)
     kit = KIT + (MEDIA if plan.model.vision else [])
     assert sorted(words(plan.settings)) == sorted([*argv, *kit]), line
+    kit.remove("--disable-fastapi-docs")
     of_worker = [w for w in argv if not w.startswith(("--host=", "--port="))]
     assert sorted(words(plan.worker_settings)) == sorted([*of_worker, *kit, "--headless"])
     assert plan.topology.gpus * plan.topology.nodes == plan.topology.ranks == 16

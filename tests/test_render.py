@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, planned, rendered
+from conftest import ROOT, kit, planned, rendered
 from dotenv import dotenv_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -66,6 +66,7 @@ def test_serve_command_of_the_default_amd_stack_line_by_line() -> None:
         '      - "--tensor-parallel-size=4"  # recipe Ernie4.5.md:181',
         '      - "--gpu-memory-utilization=0.9"  # recipe Ernie4.5.md:182',
         '      - "--shutdown-timeout=60"  # kit: streams end before the container does',
+        '      - "--disable-fastapi-docs"  # kit: no page that lists every route to everybody',
     ]
 
 
@@ -235,7 +236,13 @@ def test_the_services_of_two_nodes_line_by_line() -> None:
         "--node-rank=", "--master-addr=", "--master-port=29501",
     ]  # fmt: skip
     head, worker, beacon = made["serve"], made["worker"], made["beacon"]
-    assert head["command"] == [*shared, "--host=127.0.0.1", "--port=8000", "--shutdown-timeout=60"]
+    assert head["command"] == [
+        *shared,
+        "--host=127.0.0.1",
+        "--port=8000",
+        "--shutdown-timeout=60",
+        "--disable-fastapi-docs",
+    ]
     assert worker["command"] == [*shared, "--shutdown-timeout=60", "--headless"]
     assert beacon["command"] == ["beacon", "", "29502", "127.0.0.1:8000"]
     assert worker["healthcheck"]["test"][5:] == ["probe", "", "29502", "", ""]  # type: ignore[index]
@@ -464,3 +471,40 @@ def test_what_is_compiled_lies_where_it_may_execute(target: str) -> None:
     assert {"h100": "FLASHINFER_WORKSPACE_BASE", "mi300x": "", "cpu": "TVM_FFI_CACHE_DIR"}[target] in [
         cache.variable for cache in caches
     ]
+
+
+# --- what is published is said ---
+
+
+@pytest.mark.parametrize(
+    ("words", "warned"),
+    [
+        (["--bind", "0.0.0.0"], ["no key is asked for"]),
+        (["--bind", "10.1.2.3", "--api-key-file"], ["on 10.1.2.3", "/invocations", "/tokenize", "/metrics"]),
+        (["--bind", "10.1.2.3", "--api-key-file", "--nodes", "2", "--model", "300b"], ["/invocations"]),
+        (["--api-key-file"], []),
+        (["--bind", "127.0.0.2"], []),
+        (["--bind", "::1"], []),
+    ],
+)
+@pytest.mark.parametrize("command", ["render", "init"])
+def test_what_is_published_beyond_this_host_is_warned_of(
+    command: str, words: list[str], warned: list[str], tmp_path: Path
+) -> None:
+    folder = [str(tmp_path / "s")] if command == "init" else []
+    done = kit(command, *folder, "h100", *words)
+    assert done.returncode == 0, done.stderr
+    loud = [line for line in done.stderr.splitlines() if line.startswith("warning: The API is published")]
+    assert len(loud) == bool(warned)
+    assert all(word in loud[0] for word in warned)
+    assert "/docs" not in done.stderr
+
+
+def test_the_plan_says_what_a_key_leaves_open() -> None:
+    (note,) = [note for note in planned("h100", api_key_file=True).notes if "/invocations" in note]
+    assert note.startswith("vLLM's API key guards /v1, /v2, /inference, /cohere alone: ")
+    opened = planned("h100", api_key_file=True, pairs=("disable-fastapi-docs=false",)).notes
+    assert [note for note in opened if "/openapi.json" in note]
+    published = planned("h100", api_key_file=True, bind="0.0.0.0")
+    assert [w for w in published.warnings if "/invocations" in w and "ssh" in w]
+    assert not [note for note in planned("h100").notes if "/invocations" in note]

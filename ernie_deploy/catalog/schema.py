@@ -1,5 +1,6 @@
 """The catalog's types: what a model, a target, an engine, a profile and a recipe row are."""
 
+from collections.abc import Collection
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct, field
@@ -141,13 +142,35 @@ class RequestLimit(Fact, frozen=True):
     host_variable: str = ""
 
 
+class OpenRoute(Fact, frozen=True):
+    """A path that asks for no API key; `closed_by` is the flag without which it is served."""
+
+    path: str
+    does: str
+    source: str
+    closed_by: str = ""
+
+
+class ApiKey(Fact, frozen=True):
+    """What vLLM's own API key guards, by the beginning of the path, and what it leaves open."""
+
+    guards: list[str]
+    source: str
+    open: list[OpenRoute]
+
+    def left_open(self, flags: Collection[str]) -> list[str]:
+        """The paths that are open on a server with these flags, the most harmful first."""
+        return [route.path for route in self.open if route.closed_by not in flags]
+
+
 class Engine(Fact, frozen=True):
-    """One pinned vLLM version: an image per vendor, its limits of a request, its caches and the lifetimes of its flags."""
+    """One pinned vLLM version: an image per vendor, what its API key leaves open, its limits of a request, its caches and the lifetimes of its flags."""
 
     version: str
     gpu_memory_utilization: float
     gpu_memory_utilization_source: str
     images: dict[Vendor, Image]
+    api_key: ApiKey
     request_limits: list[RequestLimit]
     caches: list[Cache]
     lifetimes: list[Lifetime]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.hardware import uses_ray
 from ernie_deploy.check.plumbing import Port
@@ -49,7 +50,7 @@ SWITCHES = {
     "ED201",
     "error",
     "The API is published beyond this host without an API key.",
-    remedy='publish it as "127.0.0.1:8000:8000", or give vLLM a key: --config with a secret file',
+    remedy='publish it as "127.0.0.1:8000:8000"; to others, publish a gateway before it',
     source="vLLM 0.32.0 docs/usage/security.md; Docker publishes on every address and past the firewall",
 )
 def open_api(service: Service) -> Iterator[Spot]:
@@ -63,25 +64,42 @@ def open_api(service: Service) -> Iterator[Spot]:
 
 @rule(
     "ED202",
-    "note",
-    "The API key guards /v1, /v2, /inference and /cohere alone.",
-    remedy="put a gateway with a list of allowed paths before it",
+    "error",
+    "vLLM is published beyond this host, and its API key leaves routes open.",
+    remedy='publish it as "127.0.0.1:8000:8000", and to others a gateway with a list of allowed paths before it',
     source="run with vLLM 0.32.0 (authenticate.py GUARDED_PREFIX): /invocations infers without a key",
 )
 def half_guarded_api(service: Service) -> Iterator[Spot]:
     """A published server that relies on vLLM's own key."""
-    if service.answers and _has_key(service):
+    if service.answers and _has_key(service) and not _wants_certificate(service):
+        routes = ", ".join(service.stack.catalog.engine.api_key.left_open(_switches(service)))
         for line, where in _exposures(service):
-            sentence = f"/invocations, /tokenize and /metrics answer without the key on {where}"
-            yield Spot(line, sentence)
+            yield Spot(line, f"without the key, {where} answers {routes}")
 
 
 def _has_key(service: Service) -> bool:
     """Whether clients must show a key or a certificate, as far as the file says."""
     argv, word = service.serve, service.environment.get("VLLM_API_KEY")
-    if argv is None or argv.text("api-key") or argv.has("config") or argv.text("ssl-cert-reqs") == "2":
+    if argv is None or argv.text("api-key") or _reads_config(argv) or _wants_certificate(service):
         return True
     return word is not None and (word.null or word.text != "")
+
+
+def _reads_config(argv: Argv) -> bool:
+    """Whether vLLM reads a configuration file, which may hold a key; `--config=FILE` it passes over."""
+    argument = argv.last("config")
+    return argument is not None and not argument.equals
+
+
+def _wants_certificate(service: Service) -> bool:
+    """Whether no client without a certificate is let in, to any route."""
+    return service.serve is not None and service.serve.text("ssl-cert-reqs") == "2"
+
+
+def _switches(service: Service) -> set[str]:
+    """The flags of the server that are on."""
+    argv = service.serve
+    return {argument.name for argument in argv.arguments if argv.has(argument.name)} if argv else set()
 
 
 def _exposures(service: Service) -> Iterator[tuple[int, str]]:

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.findings import Spot, rule
+from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import API_PORT, Service, neighbours
 from ernie_deploy.check.values import shown, whole
 
@@ -107,3 +108,24 @@ def deaf_health_check(service: Service) -> Iterator[Spot]:
     if asked and port not in asked:
         line = service.line_of("healthcheck")
         yield Spot(line, f"it asks port {', '.join(map(str, sorted(asked)))}, vLLM listens on {port}")
+
+
+@rule(
+    "ED133",
+    "error",
+    "vLLM does not read this configuration file.",
+    remedy="write `--config FILE.yaml` as two words",
+    source="vLLM 0.32.0 vllm/utils/argparse_utils.py parse_args and load_config_file",
+)
+def unread_configuration(service: Service) -> Iterator[Spot]:
+    """A name that stops vLLM at its start, and a spelling that it passes over, with the API key in it."""
+    argument = service.argv.last("config") if service.argv else None
+    if argument is None or not known(argument.value):
+        return
+    if argument.equals:
+        yield Spot(
+            argument.line, "`--config=FILE` is passed over without a word, and an API key in it with it"
+        )
+    elif not argument.value.endswith((".yaml", ".yml")):
+        name = shown(argument.value.rpartition("/")[2])
+        yield Spot(argument.line, f"vLLM takes names that end in .yaml or .yml, and {name} does not")

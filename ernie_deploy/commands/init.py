@@ -30,6 +30,8 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
 
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))
+    for sentence in plan.warnings:
+        say(f"warning: {sentence}", err=True)
     made = files(plan, catalog, dict(_pair(value) for value in values))
     write_all({folder / name: text for name, text in made.items()}, force=force, private=[folder / ".env"])
     say(f"wrote {', '.join(made)} to {folder}", err=True)

@@ -9,7 +9,7 @@ from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.layout import CPU_KV_CACHE_GIB
 from ernie_deploy.memory import GIB
 from ernie_deploy.plan import value_of
-from ernie_deploy.request import LOOPBACK
+from ernie_deploy.request import beyond_loopback
 
 # What vLLM 0.32's images are published for; ROCm knows x86-64 only.
 ARCHITECTURES: dict[Vendor, tuple[str, ...]] = {
@@ -160,13 +160,17 @@ def _taken(case: Case, where: str, number: str) -> Finding:
 
 
 def exposure(case: Case) -> Iterator[Finding]:
-    """Who can reach the API must know a key."""
+    """Nobody else reaches the API: vLLM's key leaves routes open."""
     address = case.values["BIND_ADDR"]
-    if address not in (LOOPBACK, "[::1]", "::1", "localhost") and not case.plan.request.api_key_file:
-        yield warning(
-            "exposure", f"The API is published on {address}, and asks nobody for a key.",
-            case.command("render", api_key_file=True),
-        )  # fmt: skip
+    if not beyond_loopback(address):
+        return
+    asks = "asks nobody for a key"
+    if case.plan.request.api_key_file:
+        asks = f"{', '.join(case.engine.api_key.left_open({'disable-fastapi-docs'}))} ask for no key"
+    yield warning(
+        "exposure", f"The API is published on {address}, and {asks}.",
+        "set BIND_ADDR=127.0.0.1 in .env, and forward the port or put a reverse proxy of yours before it",
+    )  # fmt: skip
 
 
 CHECKS = (architecture, clock, memory, memory_limit, shared_memory, disk, port, exposure)

@@ -16,7 +16,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # Before vLLM is imported: otherwise its log goes to stdout, and its hub client to the network.
@@ -207,6 +207,28 @@ def keys_verdict(job: Job) -> Verdict:
     return {"keys": keys}
 
 
+def routes_verdict(job: Job) -> Verdict:
+    """The status of every route of the server's app to somebody without the key; nothing is behind the app."""
+    from starlette.testclient import TestClient
+    from vllm.entrypoints.launchers.app import build_app
+
+    app = build_app(parse_serve(job["argv"]), ("generate", "render"))
+    client = TestClient(app, raise_server_exceptions=False)
+    asked = dict(routes_of(app.routes))
+    return {
+        "statuses": {path: client.request(methods[0], path).status_code for path, methods in asked.items()}
+    }
+
+
+def routes_of(routes: list[Any]) -> Iterator[tuple[str, list[str]]]:
+    """Path and methods of each route; FastAPI keeps those of a router together."""
+    for route in routes:
+        if hasattr(route, "original_router"):
+            yield from routes_of(route.original_router.routes)
+        else:
+            yield route.path, sorted((getattr(route, "methods", None) or {"GET"}) - {"HEAD"})
+
+
 def bench_verdict(job: Job) -> Verdict:
     parse_words(bench_parser(), job["argv"])
     return {}
@@ -216,6 +238,7 @@ VERDICTS: dict[str, Callable[[Job], Verdict]] = {
     "serve": serve_verdict,
     "bench": bench_verdict,
     "keys": keys_verdict,
+    "routes": routes_verdict,
 }
 
 
