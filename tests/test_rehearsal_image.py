@@ -54,7 +54,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return settings
 
 
-def inputs(image: str = "python:3.12-slim", torch_index: str = "") -> object:
+def inputs(image: str = build.BASE, torch_index: str = "") -> object:
     return build.Inputs(argparse.Namespace(base=image, torch_index=torch_index))
 
 
@@ -91,7 +91,8 @@ def test_of_a_folder_of_wheels_only_torch_for_cpu_enters_the_build(
     build.lay_out(inputs(), tmp_path)
     entered = {str(path.relative_to(tmp_path / "context")) for path in (tmp_path / "context").rglob("*")}
     torch = "wheels/torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl"
-    assert entered == {"Dockerfile", "install_engine.py", ".dockerignore", "wheels", torch}
+    locks = {"engine.lock", "torch-cpu.lock", "torch-cuda.lock"}
+    assert entered == {"Dockerfile", "install_engine.py", ".dockerignore", "wheels", torch} | locks
 
 
 def test_secrets_are_files_and_nothing_else_of_the_build(host: dict[str, str], tmp_path: Path) -> None:

