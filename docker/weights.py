@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from http import HTTPStatus
 from pathlib import Path
@@ -772,16 +773,17 @@ def serve(arguments: list[str]) -> None:
 
 
 def back_off(path: Path) -> None:
-    """Count this start; the healthcheck deletes the count of an engine that became healthy."""
-    starts = 0
+    """Count this start, and note the first; the healthcheck deletes both for an engine that became healthy."""
+    starts, first = 0, datetime.now(UTC).isoformat(timespec="milliseconds")
     with contextlib.suppress(OSError, ValueError):
-        starts = int(path.read_text())
+        count, *noted = path.read_text().split()
+        starts, first = int(count), next(iter(noted), first)
     with contextlib.suppress(OSError):
-        path.write_text(f"{starts + 1}\n")
+        path.write_text(f"{starts + 1} {first}\n")
     if starts >= FAILED_STARTS:
         say(
-            f"serve: {starts} starts in a row never became healthy, likely for the reason in the log above: "
-            f"waiting {BACK_OFF_S:.0f} s; after a repair, {AGAIN}"
+            f"serve: {starts} starts in a row never became healthy, the first of them at {first}, "
+            f"likely for the reason in the log above: waiting {BACK_OFF_S:.0f} s; after a repair, {AGAIN}"
         )
         end = time.monotonic() + BACK_OFF_S
         # `fetch` deletes the counts at its end.

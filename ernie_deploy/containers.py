@@ -1,5 +1,6 @@
 """What the Docker engine knows of a stack's containers, read through its API."""
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,12 @@ if TYPE_CHECKING:
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
-# What the launcher says before it waits (docker/weights.py): the engine's own words are those of starts before.
-WAITS = " starts in a row never became healthy"
+# What the launcher says before it waits (docker/weights.py): the engine's own words are those of starts before. Only
+# scripts have printed until then, so a client, whose words come into the log once the API serves, cannot say it.
+WAITS = re.compile(
+    r"(?:(?:api-key|node|serve): .{0,2000}\n){0,100}?"
+    r"serve: \d{1,9} starts in a row never became healthy, the first of them at ([\dT:.+-]{1,40}), "
+)
 # A start of several GPUs prints less than a megabyte; what a server prints later has no end.
 MOST_OF_START_BYTES = 8 << 20
 # For `top`: without it the daemon's COLUMNS may cut the arguments off.
@@ -92,26 +97,33 @@ def log(engine: "DockerClient", container_id: str, lines: int = 400) -> str:
 
 
 def log_of_start(engine: "DockerClient", state: State) -> str:
-    """What a container printed first since it was started; where its launcher waits after failed starts, theirs too."""
+    """What a container printed first since it was started; where its launcher waits after failed starts, theirs before.
+
+    Nothing older comes with it: of a start that served, the log has a client's words too.
+    """
     from docker.errors import APIError
 
     # Docker says year 1 of one that was never started.
     began = max(0.0, _moment(state.started_at)) or None
     try:
-        parts = engine.containers.get(state.id).logs(since=began, stream=True, follow=False)
-        text = _first(parts, MOST_OF_START_BYTES).decode("utf-8", "replace")
+        container = engine.containers.get(state.id)
+        text = _first(container.logs(since=began, stream=True, follow=False))
+        if waits := WAITS.match(text):
+            failed = container.logs(since=_moment(waits[1]), until=began, stream=True, follow=False)
+            return _first(failed) + text
     except APIError:
         return ""
-    return log(engine, state.id) if WAITS in text else text
+    return text
 
 
-def _first(parts: Iterable[bytes], most_bytes: int) -> bytes:
+def _first(parts: Iterable[bytes]) -> str:
+    """The first MOST_OF_START_BYTES of a log."""
     read = bytearray()
     for part in parts:
         read += part
-        if len(read) >= most_bytes:
+        if len(read) >= MOST_OF_START_BYTES:
             break
-    return bytes(read[:most_bytes])
+    return read[:MOST_OF_START_BYTES].decode("utf-8", "replace")
 
 
 def seconds_until(engine: "DockerClient", state: State, words: str) -> float | None:

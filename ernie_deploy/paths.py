@@ -88,22 +88,31 @@ def says(path: Path, text: str) -> bool:
 
 @contextmanager
 def _staged(path: Path, text: str, *, private: bool) -> Iterator[Callable[[], None]]:
-    """The text on the disk, and the function that gives it the name; a file that is there keeps its mode."""
+    """The text on the disk, and the function that gives it the name; a file that is there keeps its owner and mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, spare = _opened_beside(path)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            # Before the text is in it: the spare may have a name that others know.
+            _protect(handle, path, text, private=private)
             file.write(text)
             file.flush()
-            there = path.is_file() and not path.is_symlink()
-            if there or private:
-                os.fchmod(handle, mode_for(text, path.stat().st_mode if there else OWNERS, private=private))
             yield lambda: _put(handle, spare, path)
     finally:
         spare.unlink(missing_ok=True)
 
 
-def mode_for(text: str, mode: int, *, private: bool) -> int:
+def _protect(handle: int, path: Path, text: str, *, private: bool) -> None:
+    before = path.stat() if path.is_file() and not path.is_symlink() else None
+    if before:
+        # Only root may give a file to its owner.
+        with suppress(PermissionError):
+            os.fchown(handle, before.st_uid, before.st_gid)
+    if before or private:
+        os.fchmod(handle, _mode_for(text, before.st_mode if before else OWNERS, private=private))
+
+
+def _mode_for(text: str, mode: int, *, private: bool) -> int:
     """The permissions of `mode`, without those of others where a private file's text holds a password."""
     return stat.S_IMODE(mode) & (OWNERS if private and redacted(text) != text else ~0)
 

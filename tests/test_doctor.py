@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -805,8 +807,7 @@ def test_write_env_makes_a_file_and_refuses_what_it_cannot_read(tmp_path: Path) 
 
 def proposed(host: str, target: str, env: dict[str, str] | None = None, **options: object) -> str | None:
     subject = examine.meet(FixtureHost(host), Catalog(), Request(target=target, **options))  # type: ignore[arg-type]
-    now = settings.values(subject.plan, Catalog(), "", env or {})
-    return settings.of_host(subject.facts, subject.plan, now).get("SERVE_MEMORY")
+    return examine.judge(subject, "", env or {}).environment.get("SERVE_MEMORY")
 
 
 def test_a_gpu_nodes_memory_less_a_reserve_is_proposed() -> None:
@@ -814,9 +815,18 @@ def test_a_gpu_nodes_memory_less_a_reserve_is_proposed() -> None:
     assert proposed("h100", "h100", model="vl-424b", profiles=("cpu-offload",)) == "1889g"
 
 
-@pytest.mark.parametrize("limit", ["100g", "2000g"])
-def test_a_limit_that_is_set_stays(limit: str) -> None:
+@pytest.mark.parametrize("limit", ["100g", "2000g", "0"])
+def test_a_limit_that_is_set_stays(limit: str, tmp_path: Path) -> None:
+    """Zero is the user's decision for none."""
     assert proposed("h100", "h100", {"SERVE_MEMORY": limit}) is None
+    (tmp_path / ".env").write_text(f"SERVE_MEMORY={limit}\n")
+    subject = examine.meet(FixtureHost("h100"), Catalog(), Request(target="h100"))
+    examine.write_env(subject, tmp_path / ".env", {})
+    assert f"SERVE_MEMORY={limit}\n" in (tmp_path / ".env").read_text()
+
+
+def test_an_empty_limit_is_none_yet() -> None:
+    assert proposed("h100", "h100", {"SERVE_MEMORY": ""}) == "1889g"
 
 
 def test_nothing_is_proposed_that_the_plans_estimate_exceeds() -> None:
@@ -888,7 +898,7 @@ def test_the_secret_of_a_group_is_made_once_and_copied(tmp_path: Path) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}\n", first)
     assert first.strip() not in (head / ".env").read_text()
     # Docker mounts the file as it is, for whoever serves; the folder keeps everybody else of this host out.
-    assert (secret.stat().st_mode & 0o777, secret.parent.stat().st_mode & 0o777) == (0o644, 0o700)
+    assert (secret.stat().st_mode & 0o777, secret.parent.stat().st_mode & 0o777) == (0o444, 0o700)
     (head / ".env").unlink()
     examine.write_env(subject, head / ".env", OF_HEAD)
     assert secret.read_text() == first
@@ -900,6 +910,37 @@ def test_the_secret_of_a_group_is_made_once_and_copied(tmp_path: Path) -> None:
     assert (worker / "group-secret").stat().st_mode & 0o777 == 0o700
 
 
+def test_no_umask_closes_the_secret_to_those_who_serve(tmp_path: Path) -> None:
+    subject = examine.meet(FixtureHost("two-nodes-head"), Catalog(), Request(target="h100", **TWO))  # type: ignore[arg-type]
+    before = os.umask(0o077)
+    try:
+        examine.write_env(subject, tmp_path / ".env", OF_HEAD)
+    finally:
+        os.umask(before)
+    secret = tmp_path / "group-secret/secret"
+    assert (secret.stat().st_mode & 0o777, secret.parent.stat().st_mode & 0o777) == (0o444, 0o700)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "short\n", "x" * 31, "x" * 31 + "\n", " " * 40, "x" * 32, f" {'x' * 32}\n", "ä" * 16]
+)
+@pytest.mark.parametrize("script", ["node.py", "group.py"])
+def test_doctor_and_the_nodes_take_the_same_for_a_secret(text: str, script: str, tmp_path: Path) -> None:
+    place = tmp_path / "secret"
+    place.write_text(text)
+    place.chmod(0o444)
+    tmp_path.chmod(0o700)
+    names = runpy.run_path(str(ROOT / "docker" / script))
+    names["read_secret"].__globals__["SECRET"] = place
+    host = FixtureHost("two-nodes-worker")
+    host.stats[str(place)] = f"regular 444 1000 1000 {len(text.encode())}"
+    host.stats[str(tmp_path)] = "directory 700 1000 1000 0"
+    host.files[str(place)] = text
+    report = examined(host, "h100", env_of(**OF_WORKER, GROUP_SECRET_FILE=str(place)), **TWO)
+    (finding,) = [f for f in report.findings if f.id == "group-secret"]
+    assert (finding.severity == "ok") == bool(names["read_secret"]()), finding
+
+
 SECRET_FILE = "./group-secret/secret"
 
 
@@ -909,7 +950,9 @@ SECRET_FILE = "./group-secret/secret"
         ("/dev/null", {}, "error", "This node has no secret of its group; a stranger could take its rank."),
         (SECRET_FILE, {}, "error", f"GROUP_SECRET_FILE={SECRET_FILE} does not exist; Compose refuses to start."),
         (SECRET_FILE, {SECRET_FILE: "regular 600 1000 1000 65"}, "error",
-         f"{SECRET_FILE} is empty, or closed to those who serve, 2000:0."),
+         f"User 2000:0, who serves, cannot read {SECRET_FILE}."),
+        (SECRET_FILE, {SECRET_FILE: "regular 444 1000 1000 6"}, "error",
+         f"{SECRET_FILE} is shorter than 32 bytes, and the nodes take no such secret."),
         (SECRET_FILE, {SECRET_FILE: "regular 644 1000 1000 65", "group-secret": "directory 755 1000 1000 0"}, "warning",
          f"Everybody on this host can read {SECRET_FILE} (0644)."),
         (SECRET_FILE, {SECRET_FILE: "regular 644 1000 1000 65", "group-secret": "directory 700 1000 1000 0"}, "ok",

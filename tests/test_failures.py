@@ -143,20 +143,26 @@ def test_a_line_is_cut_and_its_colours_go() -> None:
     assert made == Evidence(docker=("x" * MOST_CHARACTERS,), engine=("RuntimeError: y",))
 
 
-class Engine:
-    """A Docker engine whose one container printed parts of a log since its start, and a tail."""
+STARTED, FIRST_FAILED = 1795318260.25, 1795318000.5
 
-    def __init__(self, *parts: bytes, tail: bytes = b"") -> None:
-        self.containers, self.parts, self.tail, self.read = self, parts, tail, 0
+
+class Engine:
+    """A Docker engine whose one container printed parts of a log since its start, and something before."""
+
+    def __init__(self, *parts: bytes, before: bytes = b"") -> None:
+        self.containers, self.parts, self.before, self.read = self, parts, before, 0
 
     def get(self, _: str) -> "Engine":
         return self
 
     def logs(self, **asked: object) -> object:
-        return self._stream(asked["since"]) if asked.get("stream") else self.tail
+        if "until" in asked:
+            assert (asked["since"], asked["until"]) == (FIRST_FAILED, STARTED)
+            return iter([self.before])
+        return self._stream(asked["since"]) if asked.get("stream") else self.before
 
     def _stream(self, since: object) -> Iterator[bytes]:
-        assert since == 1795318260.25
+        assert since == STARTED
         for part in self.parts:
             self.read += 1
             yield part
@@ -168,22 +174,46 @@ SERVE = State(
 )  # fmt: skip
 
 
+WAITING = (
+    b"serve: 3 starts in a row never became healthy, the first of them at 2026-11-22T03:26:40.500+00:00, "
+    b"likely for the reason in the log above: waiting 600 s\n"
+)
+
+
 def test_only_the_log_of_this_start_is_read_and_no_more_than_a_start_prints(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(containers, "MOST_OF_START_BYTES", 10)
-    engine = Engine(b"12345", b"67890", b"never", tail=b"of former starts")
+    engine = Engine(b"12345", b"67890", b"never", before=b"of former starts")
     assert log_of_start(engine, SERVE) == "1234567890"  # type: ignore[arg-type]
     assert engine.read == 2
 
 
 def test_where_the_launcher_waits_the_starts_before_are_read_too() -> None:
-    waits = f"serve: 3{containers.WAITS}, likely for the reason in the log above: waiting 600 s\n".encode()
-    engine = Engine(waits, tail=b"RuntimeError: No HIP GPUs are available\n" + waits)
+    engine = Engine(WAITING, before=b"RuntimeError: No HIP GPUs are available\n")
     match = recognise(gathered(logs=[log_of_start(engine, SERVE)]), CATALOG)  # type: ignore[arg-type]
     assert match
     assert match.id == "no-gpu-seen"
-    assert containers.WAITS in (ROOT / "docker/weights.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (START.encode(), f"INFO:     {SERVING}\n".encode(), b"serve: x\nINFO model ", WAITING),
+        (START.encode(), f"INFO:     {SERVING}\n".encode(), WAITING),
+        (b"node: waits for the head\n", START.encode(), WAITING),
+    ],
+)
+def test_a_client_does_not_word_what_the_launcher_says(parts: tuple[bytes, ...]) -> None:
+    """Its words in the log, at a line's beginning too, bring back no log of former starts."""
+    engine = Engine(*parts, before=b"RuntimeError: No CUDA GPUs are available\n")
+    assert recognise(gathered(logs=[log_of_start(engine, SERVE)]), CATALOG) is None  # type: ignore[arg-type]
+
+
+def test_what_a_client_said_in_a_former_start_is_no_evidence() -> None:
+    before = f"{START}INFO:     {SERVING}\nRuntimeError: No CUDA GPUs are available\n".encode()
+    engine = Engine(b"node: y\n", WAITING, before=before)
+    assert recognise(gathered(logs=[log_of_start(engine, SERVE)]), CATALOG) is None  # type: ignore[arg-type]
 
 
 def test_a_client_does_not_word_the_phase_of_a_start() -> None:

@@ -14,11 +14,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from fake_hub import FakeHub
+
+from ernie_deploy import containers
 
 SOURCE = Path(__file__).parents[1] / "docker" / "weights.py"
 MODEL = "baidu/ERNIE-tiny"
@@ -535,12 +538,18 @@ def test_serve_accepts_a_touched_file(offline: Stack) -> None:
 def test_fourth_start_waits_unless_one_became_healthy(offline: Stack) -> None:
     starts = offline.state / f"starts-{os.uname().nodename}"
     assert [offline.serve().out for _ in range(3)] == ["vllm serve --port=1\n"] * 3
-    assert starts.read_text() == "3\n"
+    count, first = starts.read_text().split()
+    assert count == "3"
+    assert abs(datetime.fromisoformat(first).timestamp() - time.time()) < 60
     started = time.monotonic()
     line, answer = offline.serve(back_off_s=0.5).out.splitlines()
     assert time.monotonic() - started > 0.5
+    # By this line the kit finds the log of the starts that failed.
+    assert (match := containers.WAITS.match(f"{line}\n"))
+    assert match[1] == first
     assert line == (
-        "serve: 3 starts in a row never became healthy, likely for the reason in the log above: waiting 0 s; "
+        f"serve: 3 starts in a row never became healthy, the first of them at {first}, "
+        "likely for the reason in the log above: waiting 0 s; "
         "after a repair, run `docker compose up -d`"
     )
     assert answer == "vllm serve --port=1"
@@ -550,11 +559,11 @@ def test_fourth_start_waits_unless_one_became_healthy(offline: Stack) -> None:
 
 def test_a_start_that_waits_goes_on_when_fetch_clears_the_counts(offline: Stack) -> None:
     starts = offline.state / f"starts-{os.uname().nodename}"
-    starts.write_text("3\n")
+    starts.write_text("3\n")  # as an earlier version of the kit wrote it
     started = time.monotonic()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(offline.serve, back_off_s=50)
-        while starts.read_text() != "4\n":
+        while not starts.read_text().startswith("4 "):
             time.sleep(0.05)
         starts.unlink()
         assert waiting.result().out.endswith("vllm serve --port=1\n")

@@ -12,6 +12,7 @@ from ernie_deploy.catalog.schema import Engine
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.findings import Finding
 from ernie_deploy.host.gpus import Gpu
+from ernie_deploy.host.group_secret import SHORTEST_SECRET, is_long_enough
 from ernie_deploy.host.link import Link
 from ernie_deploy.host.probes import Host, Stat
 from ernie_deploy.memory import GIB
@@ -22,6 +23,7 @@ from ernie_deploy.serving import HF_CACHE
 # A card's memory as the driver shows it differs a little from the catalog's.
 TOLERANCE = 0.03
 CACHE_VOLUME = "hf-cache"
+MOST_SECRET_BYTES = 4096
 UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -33,6 +35,7 @@ class Files(Struct, frozen=True, kw_only=True):
     key_fault: tuple[str, str] | None
     group_secret: Stat | None
     group_folder: Stat | None
+    secret_too_short: bool
     cache: Stat | None
     weights: Stat | None
     stamp: Stat | None
@@ -113,18 +116,28 @@ def look(host: Host, plan: Plan, values: dict[str, str], root: str) -> Files:
     # Where the engine keeps its data elsewhere (in a virtual machine, say), nothing here tells of it.
     key_stat = host.stat(values["API_KEY_FILE"])
     disk = _existing(host, cache) if is_path(cache) else root if host.stat(root or "-") else ""
+    secret = host.stat(values["GROUP_SECRET_FILE"])
     return Files(
         token=host.stat(values["HF_TOKEN_FILE"]),
         api_key=key_stat,
         key_fault=_key_fault(host, plan, values["API_KEY_FILE"], key_stat),
-        group_secret=host.stat(values["GROUP_SECRET_FILE"]),
+        group_secret=secret,
         group_folder=host.stat(str(PurePath(values["GROUP_SECRET_FILE"]).parent)),
+        secret_too_short=_too_short(host, values["GROUP_SECRET_FILE"], secret),
         cache=host.stat(cache) if is_path(cache) else None,
         weights=host.stat(plan.request.weights) if plan.request.weights else None,
         stamp=host.stat(f"{folder}/{plan.stamp.removeprefix(f'{HF_CACHE}/')}"),
         disk=disk,
         free_bytes=host.free_bytes(disk) if disk else None,
     )
+
+
+def _too_short(host: Host, path: str, stat: Stat | None) -> bool:
+    """Whether the nodes would refuse the group's secret; by its size alone where this user may not read it."""
+    if not stat or stat.kind != "file":
+        return False
+    text = host.read(path) if stat.size <= MOST_SECRET_BYTES else None
+    return stat.size < SHORTEST_SECRET if text is None else not is_long_enough(text.encode())
 
 
 def _key_fault(host: Host, plan: Plan, path: str, stat: Stat | None) -> tuple[str, str] | None:

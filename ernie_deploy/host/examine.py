@@ -1,7 +1,6 @@
 """One examination from end to end: facts, plan, findings."""
 
 from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 
 from msgspec import Struct
@@ -77,7 +76,7 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str]) -> Report
         headline=_headline(plan),
         guess=subject.guess,
         findings=tuple(finding for check in checks for finding in check(case)),
-        environment=settings.of_host(subject.facts, plan, case.values)
+        environment=settings.of_host(subject.facts, plan, case.values, settings.decided(env_text, environ))
         | link.variables(case.link, case.values),
     )
 
@@ -109,15 +108,14 @@ def _headline(plan: Plan) -> str:
 
 def write_env(subject: Subject, path: Path, environ: Mapping[str, str]) -> dict[str, str]:
     """Put the facts of the host into .env where they differ; returns what was written."""
-    from dotenv import dotenv_values
-
     text = read_env(path)
-    said = dotenv_values(stream=StringIO(text))
+    in_file = settings.decided(text, {})
     now = settings.values(subject.plan, subject.catalog, text, environ)
-    found = settings.of_host(subject.facts, subject.plan, now) | link.variables(_link(subject, now), now)
+    found = settings.of_host(subject.facts, subject.plan, now, settings.decided(text, environ))
+    found |= link.variables(_link(subject, now), now)
     if subject.plan.several_nodes and now[group_secret.VARIABLE] == NO_FILE and "NODE_RANK" in found:
         found |= group_secret.ready(path.parent, now["NODE_RANK"])
-    new = {name: value for name, value in found.items() if said.get(name) != value}
+    new = {name: value for name, value in found.items() if in_file.get(name) != value}
     if new:
         comments = settings.reasons(subject.facts, subject.plan, now)
         settings.write(path, settings.edited(text, new, comments))

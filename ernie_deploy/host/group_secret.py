@@ -10,10 +10,12 @@ from ernie_deploy.paths import write_whole
 FOLDER, FILE = "group-secret", "secret"
 VARIABLE = "GROUP_SECRET_FILE"
 SECRET_BYTES = 32
+# As docker/node.py and docker/group.py have it.
+SHORTEST_SECRET = 32
 
 
 def ready(folder: Path, rank: str) -> dict[str, str]:
-    """Make the secret beside the head's .env, or close its folder where it is there; returns the variable of .env.
+    """Make the secret beside the head's .env, or set its modes where it is there; returns the variable of .env.
 
     Another node's is copied there by hand, so until then there is nothing to say. Raises `UsageError`.
     """
@@ -24,6 +26,8 @@ def ready(folder: Path, rank: str) -> dict[str, str]:
                 return {}
             _make(place)
         place.parent.chmod(0o700)
+        # Whatever the umask was, here or where it was copied.
+        place.chmod(0o444)
     except OSError as fault:
         raise UsageError(
             f"{place} could not be written: {fault.strerror}.",
@@ -31,6 +35,11 @@ def ready(folder: Path, rank: str) -> dict[str, str]:
             next_step=f"check it with: ls -ld {folder}",
         ) from fault
     return {VARIABLE: f"./{FOLDER}/{FILE}"}
+
+
+def is_long_enough(data: bytes) -> bool:
+    """Whether the nodes take this file's content for a secret."""
+    return len(data.strip()) >= SHORTEST_SECRET
 
 
 def _make(place: Path) -> None:

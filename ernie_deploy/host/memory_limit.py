@@ -15,7 +15,6 @@ RESERVE_SHARE = 1 / 16
 LEAST_RESERVE_GIB = 8
 # A process of vLLM's with CUDA or ROCm, estimated; on the processor three took 2.1 GiB.
 RANK_GIB = 8
-UNLIMITED = ("", "0")
 
 
 class Proposal(Struct, frozen=True):
@@ -26,8 +25,8 @@ class Proposal(Struct, frozen=True):
 
 
 def propose(facts: Facts, plan: Plan, now: Mapping[str, str]) -> Proposal | None:
-    """The host's memory less a reserve; None where a limit is set, or would be nearer than the plan's estimate."""
-    if not plan.target.gpus or now["SERVE_MEMORY"] not in UNLIMITED:
+    """The host's memory less a reserve; None where the limit would be nearer than the plan's estimate."""
+    if not plan.target.gpus:
         return None
     have_gib = facts.machine.memory_bytes / GIB
     reserve_gib = max(LEAST_RESERVE_GIB, have_gib * RESERVE_SHARE)

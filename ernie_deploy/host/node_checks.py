@@ -7,7 +7,7 @@ from shlex import quote
 from ernie_deploy.host.case import Case
 from ernie_deploy.host.file_checks import NO_FILE, OTHERS, READ
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
-from ernie_deploy.host.group_secret import FOLDER
+from ernie_deploy.host.group_secret import FOLDER, SECRET_BYTES, SHORTEST_SECRET
 from ernie_deploy.host.machine_checks import clash
 
 ENTER = 0o1
@@ -105,12 +105,13 @@ def group_secret(case: Case) -> Iterator[Finding]:
         )
     elif secret.kind == "closed" or case.facts.docker.other_users:
         yield unknown("group-secret", f"Whether the nodes can read {path} could not be seen.")
-    elif not secret.size or not secret.allows(uid, gid, READ):
-        yield error(
-            "group-secret",
-            f"{path} is empty, or closed to those who serve, {uid}:{gid}.",
-            f"chmod 444 {quote(path)}",
-        )
+    elif case.files.secret_too_short:
+        sentence = f"{path} is shorter than {SHORTEST_SECRET} bytes, and the nodes take no such secret."
+        anew = f"openssl rand -hex {SECRET_BYTES} > {quote(path)}, and copy it to the other nodes"
+        yield error("group-secret", sentence, anew if rank == "0" else copy)
+    elif not secret.allows(uid, gid, READ):
+        sentence = f"User {uid}:{gid}, who serves, cannot read {path}."
+        yield error("group-secret", sentence, f"chmod 444 {quote(path)}")
     elif secret.mode & OTHERS and (folder is None or folder.mode & ENTER):
         sentence = f"Everybody on this host can read {path} ({secret.mode:04o})."
         yield warning("group-secret", sentence, f"chmod 700 {quote(str(PurePath(path).parent))}")

@@ -1,7 +1,5 @@
 """The values a stack will read on this host, and .env edited without losing a byte of the user's."""
 
-import contextlib
-import os
 import re
 from collections.abc import Mapping
 from io import StringIO
@@ -9,32 +7,42 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.errors import UsageError
 from ernie_deploy.folder import env_line
 from ernie_deploy.host.case import size_of
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.memory_limit import propose
 from ernie_deploy.memory import GIB
-from ernie_deploy.paths import mode_for, write_whole
+from ernie_deploy.paths import write_whole
 from ernie_deploy.plan import Plan
 from ernie_deploy.render import defaults_of
 
 
 def values(plan: Plan, catalog: Catalog, env_text: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Each variable as Compose will see it: the environment, then .env, then the default, which is for empty ones too."""
+    stated = decided(env_text, environ)
+    return {
+        name: stated.get(name) or default for name, default in defaults_of(plan, catalog.defaults).items()
+    }
+
+
+def decided(env_text: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """What the user decided, in the environment or else in .env; an empty value is no decision."""
     from dotenv import dotenv_values
 
-    said = {**dotenv_values(stream=StringIO(env_text)), **environ}
-    return {name: said.get(name) or default for name, default in defaults_of(plan, catalog.defaults).items()}
+    stated = {**dotenv_values(stream=StringIO(env_text)), **environ}
+    return {name: value for name, value in stated.items() if value}
 
 
-def of_host(facts: Facts, plan: Plan, now: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are facts of the host; its memory is one where less than twice SHM_SIZE is there."""
+def of_host(facts: Facts, plan: Plan, now: Mapping[str, str], stated: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are facts of the host; its memory is one where less than twice SHM_SIZE is there.
+
+    A limit of memory is proposed where the user `stated` none: SERVE_MEMORY=0 is a decision too.
+    """
     found = {name: str(gid) for name, gid in facts.amd.groups.items()}
     have, shared = facts.machine.memory_bytes, size_of(now["SHM_SIZE"])
     if have and shared and shared > have / 2:
         found["SHM_SIZE"] = f"{max(1, have // 2 // GIB)}g"
-    if proposal := propose(facts, plan, now):
+    if "SERVE_MEMORY" not in stated and (proposal := propose(facts, plan, now)):
         found["SERVE_MEMORY"] = proposal.value
     return found
 
@@ -91,30 +99,5 @@ def _replaced(part: str, name: str, line: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file as a whole; owner and mode stay, and no moment shows a private one to others."""
-    place = path.resolve()
-    if not place.exists():
-        write_whole(place, text, private=True)
-        return
-    try:
-        _replace(place, text)
-    except OSError as fault:
-        raise UsageError(
-            f"{path} could not be written: {fault.strerror}.",
-            cause="the file or its folder is not yours, or the disk is full",
-            next_step=f"check it with: ls -ld {path} {path.parent}",
-        ) from fault
-
-
-def _replace(place: Path, text: str) -> None:
-    import tempfile
-
-    before = place.stat()
-    # A folder that only this user can enter: write_whole makes its files readable to all.
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".ernie-deploy-") as private:
-        made = Path(private) / place.name
-        write_whole(made, text)
-        made.chmod(mode_for(text, before.st_mode, private=True))
-        with contextlib.suppress(PermissionError):
-            os.chown(made, before.st_uid, before.st_gid)
-        made.replace(place)
+    """Replace the file that a link leads to as a whole; raises `UsageError` where it cannot be written."""
+    write_whole(path.resolve(), text, force=True, private=True)
