@@ -29,7 +29,8 @@ ENGINE_DIR = Path("/cache/engine")
 # What belongs to this stack alone: the stamp of a folder of the user's, and the counts of starts.
 STACK_DIR = Path("/stack")
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.ttf")
-UNWANTED = ("original/*", "consolidated*", ".*")
+# vLLM prefers consolidated*.safetensors where there is one, so it is wanted too.
+UNWANTED = ("original/*", ".*")
 GIT_HASH_DIGITS = 40
 # Of a commit or a small file, and of a large one.
 HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -43,6 +44,8 @@ HANDED_MODE = 0o2775
 # Beside what the hub lists: its own notes, and files that arrive twice.
 SPARE_BYTES = 64 << 20
 DISK_MARGIN = 1.05
+# The limit of the safetensors library.
+MOST_HEADER_BYTES = 100_000_000
 PARTIAL_KEPT_S = 600
 PROGRESS_S = 10.0
 CHUNK_BYTES = 8 << 20
@@ -73,12 +76,18 @@ class FileStamp(NamedTuple):
     size: int
     mtime_ns: int
     inode: int
+    # No program sets it: it tells of a change behind which the time of the content was put back.
+    ctime_ns: int
     hash: str
 
     def fits(self, path: Path) -> bool:
         """Tell whether the file looks as it did then."""
-        info = path.stat()
-        return (info.st_size, info.st_mtime_ns, info.st_ino) == self[:3]
+        return looks(path.stat()) == self[:4]
+
+
+def looks(info: os.stat_result) -> tuple[int, int, int, int]:
+    """Return what tells of a change without a look at the content."""
+    return info.st_size, info.st_mtime_ns, info.st_ino, info.st_ctime_ns
 
 
 class Stamp(NamedTuple):
@@ -123,8 +132,8 @@ class Options(argparse.Namespace):
 
 
 def say(text: str, file: TextIO = sys.stdout) -> None:
-    """Print for the container's log, without secrets and without what steers a terminal."""
-    print("".join(c if c.isprintable() or c in "\n\t" else "?" for c in redact(text)), file=file, flush=True)
+    """Print one line of the container's log, without secrets and without what steers a terminal."""
+    print("".join(c if c.isprintable() else "?" for c in redact(text)), file=file, flush=True)
 
 
 def token() -> str:
@@ -184,7 +193,7 @@ def examine(path: Path, expected: str, counts: list[int]) -> FileStamp:
         while chunk := file.read(CHUNK_BYTES):
             state.update(chunk)
             counts.append(len(chunk))
-    return FileStamp(info.st_size, info.st_mtime_ns, info.st_ino, state.hexdigest())
+    return FileStamp(*looks(info), state.hexdigest())
 
 
 def examine_all(folder: Path, expected: Mapping[str, str]) -> dict[str, FileStamp]:
@@ -208,7 +217,7 @@ def read_stamp(path: Path) -> Stamp | None:
         data = json.loads(path.read_text())
         files = {name: FileStamp(**entry) for name, entry in data.pop("files").items()}
         return Stamp(files=files, **data)
-    except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError):
+    except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
 
 
@@ -239,6 +248,11 @@ def recheck(folder: Path, files: Mapping[str, FileStamp]) -> tuple[dict[str, Fil
     return now, wrong
 
 
+def added(folder: Path, files: Mapping[str, FileStamp]) -> dict[str, str]:
+    """Return what the engine would read beside the verified files, such as another chat template."""
+    return {name: "is not among the verified files" for name in wanted_files(folder) if name not in files}
+
+
 def summary(wrong: Mapping[str, str]) -> str:
     """Name the first of what is wrong."""
     name, what = next(iter(wrong.items()))
@@ -265,11 +279,11 @@ def is_whole(path: Path) -> bool:
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         try:
-            header = json.loads(file.read(min(header_bytes, size)))
+            header = json.loads(file.read(min(header_bytes, MOST_HEADER_BYTES)))
             ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
-        except (ValueError, LookupError, TypeError, AttributeError):
+            return bool(size == 8 + header_bytes + max(ends, default=0))
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return False
-    return bool(size == 8 + header_bytes + max(ends, default=0))
 
 
 def folder_fault(folder: Path, architecture: str | None) -> str | None:
@@ -279,12 +293,13 @@ def folder_fault(folder: Path, architecture: str | None) -> str | None:
     try:
         found = json.loads((folder / "config.json").read_text())["architectures"][0]
         listed = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else shards
-    except (OSError, ValueError, LookupError, TypeError):
+        lacking = sorted(listed - shards)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return "has no config.json that names an architecture, or a broken index"
     if architecture not in (None, found):
-        return f"holds {found} instead of {architecture}"
-    if not shards or listed - shards:
-        return f"lacks {min(listed - shards, default='*.safetensors')}"
+        return f"holds {found!s:.80} instead of {architecture}"
+    if not shards or lacking:
+        return f"lacks {(*lacking, '*.safetensors')[0]!s:.80}"
     broken = sorted(name for name in shards if not is_whole(folder / name))
     return f"has a truncated or damaged {broken[0]}" if broken else None
 
@@ -350,7 +365,8 @@ def hand_over(options: Options) -> None:
         hub / "CACHEDIR.TAG",
     ]
     for path in (path for top in tops if top.exists() for path in (top, *top.rglob("*"))):
-        if path.lstat().st_uid == os.geteuid() == 0:
+        info = path.lstat()
+        if info.st_uid == os.geteuid() == 0 and (info.st_uid, info.st_gid) != options.owner:
             os.chown(path, *options.owner, follow_symlinks=False)
 
 
@@ -598,8 +614,8 @@ def blob_name(path: Path) -> str:
     if not HASH.fullmatch(name):
         raise KnownError(
             UNFIT,
-            f"the cache keeps no hash for {path.name}, likely because its file system has no symbolic links "
-            "or HF_ENDPOINT sends no hashes: change that",
+            f"the cache keeps no hash for {path.name}, likely because somebody put it there, its file "
+            "system has no symbolic links or HF_ENDPOINT sends no hashes: remove it, or change that",
         )
     return name
 
@@ -670,6 +686,7 @@ def fetch(arguments: list[str]) -> None:
     os.umask(0o002)
     with known_errors(options):
         prepare_folders(options)
+        hand_over(options)
         try:
             (fetch_folder if options.weights else fetch_snapshot)(options)
         finally:
@@ -702,6 +719,8 @@ def fetch_snapshot(options: Options) -> None:
     stamp = read_stamp(options.stamp)
     if stamp is None or not still_holds(options, stamp):
         folder = download_or_reuse(options)
+        # Before the stamp, for which a new owner is a change.
+        hand_over(options)
         place = os.path.relpath(folder, options.stamp.parent)
         stamp = Stamp(options.model, options.revision, folder.name, place, verify(folder))
         write_stamp(options.stamp, stamp)
@@ -714,6 +733,9 @@ def still_holds(options: Options, stamp: Stamp) -> bool:
     folder = options.stamp.parent / stamp.folder
     if stamp.moved(folder):
         say(f"fetch: {options.revision} is another commit by now")
+        return False
+    if more := added(folder, stamp.files):
+        say(f"fetch: {summary(more)}")
         return False
     now, wrong = recheck(folder, stamp.files)
     for name in wrong:
@@ -764,6 +786,7 @@ def serve(arguments: list[str]) -> None:
         raise KnownError(NOT_FETCHED, f"{path} is missing, so nobody verified the weights: `fetch` does it")
     folder = path.parent / stamp.folder
     _, wrong = recheck(folder, stamp.files)
+    wrong |= added(folder, stamp.files)
     if stamp.moved(folder):
         wrong[stamp.revision] = "is another commit by now"
     if wrong:
@@ -799,7 +822,8 @@ def main(mode: str = "", *arguments: str) -> int:
         say(f"{mode}: {error}", sys.stderr)
         return error.code
     except Exception:
-        say(traceback.format_exc(), sys.stderr)
+        for line in traceback.format_exc().splitlines():
+            say(f"{mode}: {line}", sys.stderr)
         return 1
     return 0
 

@@ -509,7 +509,12 @@ def test_verified_weights_need_no_room() -> None:
         ("HF_CACHE_DIR=models", "FAIL cache HF_CACHE_DIR=models is neither a path nor the volume hf-cache; Compose refuses it."),
         ("HF_CACHE_DIR=/data/new/hf", "ok cache /data/new/hf will be made, and handed to 2000:0."),
         ("HF_CACHE_DIR=/data/new/hf", "ok disk 100.0 GiB are free at /data; the weights take 40.9 GiB."),
-        ("HF_CACHE_DIR=/data", "ok cache /data belongs to root; fetch hands it to 2000:0."),
+        ("HF_CACHE_DIR=/data", "FAIL cache HF_CACHE_DIR=/data belongs to root and holds empty, which is nothing of the kit's: fetch refuses it."),
+        ("HF_CACHE_DIR=/srv/hf", "ok cache /srv/hf belongs to root; fetch hands it to 2000:0."),
+        ("ENGINE_CACHE_DIR=/srv/hf", "FAIL engine-cache ENGINE_CACHE_DIR=/srv/hf belongs to root and holds hub, which is nothing of the kit's: fetch refuses it."),
+        ("ENGINE_CACHE_DIR=/srv/disk", "ok engine-cache /srv/disk belongs to root; fetch hands it to 2000:0."),
+        ("ENGINE_CACHE_DIR=/srv/handed", "ok engine-cache /srv/handed belongs to root; fetch hands it to 2000:0."),
+        ("ENGINE_CACHE_DIR=/data/ours", "FAIL engine-cache /data/ours belongs to 1000:1000 (0755) and is closed to the server, 2000:0."),
         ("HF_CACHE_DIR=/data/mine", "FAIL cache /data/mine belongs to 1000:1000 (0700) and is closed to the server, 2000:0."),
         ("HF_CACHE_DIR=/data/ours", "ok cache /data/ours belongs to 1000:1000; the server, 2000:0, can read it."),
         ("HF_CACHE_DIR=/data/token", "FAIL cache HF_CACHE_DIR=/data/token is not a folder."),
@@ -530,6 +535,13 @@ def test_settings_of_the_stack_against_the_host(env: str, line: str) -> None:
     host.stats |= {
         "/data": "directory 755 0 0 0",
         "/data/mine": "directory 700 1000 1000 0",
+        "/srv/hf": "directory 755 0 0 0",
+        "/srv/hf/hub": "directory 755 0 0 0",
+        "/srv/hf/token": "regular file 600 0 0 0",
+        "/srv/disk": "directory 755 0 0 0",
+        "/srv/disk/lost+found": "directory 700 0 0 0",
+        "/srv/handed": "directory 2775 0 0 0",
+        "/srv/handed/vllm": "directory 755 0 0 0",
         "/data/ours": "directory 755 1000 1000 0",
         "/data/token": "regular file 600 1000 1000 37",
         "/data/open": "regular file 644 1000 1000 37",
@@ -1145,3 +1157,13 @@ def test_this_machine_answers_like_a_recorded_one(tmp_path: Path, monkeypatch: p
 def test_every_host_has_its_line_in_the_list() -> None:
     listed = set(re.findall(r"`([a-z0-9-]+)`", (HOSTS / "README.md").read_text().partition("|---")[2]))
     assert {path.name for path in HOSTS.iterdir() if path.is_dir()} <= listed
+
+
+def test_doctor_and_fetch_know_the_same_hub_cache() -> None:
+    from ernie_deploy.host import file_checks
+
+    script = (Path(__file__).parents[1] / "docker" / "weights.py").read_text(encoding="utf-8")
+    names = re.search(r"(?s)^HF_HOME = re\.compile\((.*?)^\)", script, re.MULTILINE)
+    assert names
+    assert "".join(re.findall(r'r"(.*)"', names[1])) == file_checks.HF_HOME.pattern
+    assert f"HANDED_MODE = 0o{file_checks.HANDED_MODE:o}" in script

@@ -232,6 +232,7 @@ def test_first_fetch(stack: Stack, hub: FakeHub) -> None:
         "size": info.st_size,
         "mtime_ns": info.st_mtime_ns,
         "inode": info.st_ino,
+        "ctime_ns": info.st_ctime_ns,
         "hash": stack.file().resolve().name,
     }
     link = (stack.cache / "ernie" / "ERNIE-tiny").readlink()
@@ -480,9 +481,50 @@ def lose_shards(folder: Path) -> str:
     return "lacks *.safetensors"
 
 
+NO_CONFIG = "has no config.json that names an architecture, or a broken index"
+
+
+def nest_config(folder: Path) -> str:
+    (folder / "config.json").write_text("[" * 100_000)
+    return NO_CONFIG
+
+
+def mix_index(folder: Path) -> str:
+    (folder / f"{LFS}.index.json").write_text('{"weight_map": {"a": 1, "b": "x", "c": null}}')
+    return NO_CONFIG
+
+
+def list_index(folder: Path) -> str:
+    (folder / f"{LFS}.index.json").write_text('{"weight_map": ["x"]}')
+    return NO_CONFIG
+
+
+def odd_offsets(folder: Path) -> str:
+    header = b'{"a": {"data_offsets": [0, "x"]}, "b": {"data_offsets": [0, 1]}}'
+    (folder / LFS).write_bytes(struct.pack("<Q", len(header)) + header)
+    return f"has a truncated or damaged {LFS}"
+
+
+def nest_header(folder: Path) -> str:
+    (folder / LFS).write_bytes(struct.pack("<Q", 100_000) + b"[" * 100_000)
+    return f"has a truncated or damaged {LFS}"
+
+
+def forge_log_lines_by_architecture(folder: Path) -> str:
+    (folder / "config.json").write_text(json.dumps({"architectures": ["A\nnode7: NCCL WARN\x1b[2J\u2028x"]}))
+    return "holds A?node7: NCCL WARN?[2J?x instead of Ernie4_5_MoeForCausalLM"
+
+
+def forge_log_lines_by_file(folder: Path) -> str:
+    (folder / "a\nserve: engine is healthy\r.safetensors").touch()
+    return "has a truncated or damaged a?serve: engine is healthy?.safetensors"
+
+
 @pytest.mark.parametrize(
-    "damage", [break_architecture, break_config, break_index, break_shard, break_header, lose_shards]
-)
+    "damage",
+    [break_architecture, break_config, break_index, break_shard, break_header, lose_shards, nest_config, mix_index,
+     list_index, odd_offsets, nest_header, forge_log_lines_by_architecture, forge_log_lines_by_file],
+)  # fmt: skip
 def test_unfit_folder_is_a_sentence(local: tuple[Stack, Path], damage: object) -> None:
     stack, folder = local
     why = damage(folder)  # type: ignore[operator]
@@ -691,3 +733,81 @@ def test_what_a_stack_of_roots_left_is_taken_by_the_next(owner: str, tmp_path: P
     assert stack.fetch("--owner", "0:0", *arguments).code == 0
     (stack.engine / "vllm").mkdir()
     assert stack.fetch("--owner", owner, *arguments).code == 0
+
+
+def test_an_unknown_failure_is_told_below_the_scripts_name(local: tuple[Stack, Path]) -> None:
+    """Lines without it would count as the engine's."""
+    stack, folder = local
+    text = with_constants().replace("def end_waits(", "def unused(") + "\n"
+    done = stack.fetch(*ARGUMENTS, str(folder), text=text)
+    assert done.code == 1
+    assert "NameError" in done.err
+    assert {line.partition(" ")[0] for line in done.err.splitlines()} == {"fetch:"}
+
+
+def change_and_put_the_time_back(path: Path) -> None:
+    info, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (info.st_mtime_ns, info.st_ino)
+
+
+def test_a_change_behind_which_the_time_was_put_back_is_noticed(
+    offline: Stack, local: tuple[Stack, Path]
+) -> None:
+    stack, folder = local
+    stack.fetch(*ARGUMENTS, str(folder))
+    for path, stamp in (
+        (offline.file().resolve(), offline.stamp),
+        (folder / LFS, stack.state / "weights.json"),
+    ):
+        assert stack.serve(stamp=stamp, back_off_s=0).code == 0
+        change_and_put_the_time_back(path)
+        done = stack.serve(stamp=stamp, back_off_s=0)
+        assert (done.code, f"{LFS} has the wrong hash" in done.err) == (24, True)
+    assert f"{LFS} has the wrong hash: deleted" in offline.fetch().out
+
+
+ADDED = ("chat_template.jinja", "modeling_evil.py", "zz.safetensors", "consolidated.safetensors", "params.json",
+         "additional_chat_templates/tool.jinja")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_a_file_beside_the_verified_ones_that_vllm_would_read_is_refused(
+    name: str, local: tuple[Stack, Path]
+) -> None:
+    stack, folder = local
+    stack.fetch(*ARGUMENTS, str(folder))
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(safetensors(8))
+    done = stack.serve(stamp=stack.state / "weights.json")
+    assert (done.code, f"serve: {name} is not among the verified files" in done.err) == (24, True)
+    assert "1 of them new" in stack.fetch(*ARGUMENTS, str(folder)).out
+    assert stack.serve(stamp=stack.state / "weights.json").code == 0
+
+
+def test_a_file_that_somebody_put_into_a_snapshot_is_refused_until_it_is_gone(offline: Stack) -> None:
+    template = offline.file("chat_template.jinja")
+    template.touch()
+    why = "chat_template.jinja is not among the verified files"
+    assert why in offline.serve().err
+    done = offline.fetch()
+    assert done.out.startswith(f"fetch: {why}\n")
+    assert done.code == 26
+    assert "keeps no hash for chat_template.jinja, likely because somebody put it there" in done.err
+    template.unlink()
+    assert offline.serve().code == offline.fetch().code == 0
+
+
+@needs_root
+def test_handing_files_over_costs_no_hash_at_the_next_start(offline: Stack) -> None:
+    """As where a stack of root's, or root's own huggingface_hub, downloaded them."""
+    hub = offline.cache / "hub"
+    for path in (hub, *hub.rglob("*")):
+        os.chown(path, 0, 0, follow_symlinks=False)
+    for owner in ("0:0", "2000:0", "0:0"):
+        assert offline.fetch("--owner", owner).code == 0
+        stamped = json.loads(offline.stamp.read_text())["files"][LFS]["ctime_ns"]
+        assert stamped == offline.file().stat().st_ctime_ns

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -37,6 +37,9 @@ class Files(Struct, frozen=True, kw_only=True):
     group_folder: Stat | None
     secret_too_short: bool
     cache: Stat | None
+    cache_names: tuple[str, ...]
+    engine_cache: Stat | None
+    engine_cache_names: tuple[str, ...]
     weights: Stat | None
     stamp: Stat | None
     disk: str
@@ -125,6 +128,9 @@ def look(host: Host, plan: Plan, values: dict[str, str], root: str) -> Files:
         group_folder=host.stat(str(PurePath(values["GROUP_SECRET_FILE"]).parent)),
         secret_too_short=_too_short(host, values["GROUP_SECRET_FILE"], secret),
         cache=host.stat(cache) if is_path(cache) else None,
+        cache_names=_names(host, cache),
+        engine_cache=host.stat(values["ENGINE_CACHE_DIR"]) if is_path(values["ENGINE_CACHE_DIR"]) else None,
+        engine_cache_names=_names(host, values["ENGINE_CACHE_DIR"]),
         weights=host.stat(plan.request.weights) if plan.request.weights else None,
         stamp=host.stat(f"{folder}/{plan.stamp.removeprefix(f'{HF_CACHE}/')}"),
         disk=disk,
@@ -152,6 +158,16 @@ def _key_fault(host: Host, plan: Plan, path: str, stat: Stat | None) -> tuple[st
     text = host.read(path)
     # What was no UTF-8 is none again.
     return None if text is None else fault_in(text.encode().replace("\ufffd".encode(), b"\xff"))
+
+
+def _names(host: Host, path: str) -> tuple[str, ...]:
+    """What a folder of the host holds, as far as this user may look."""
+    from glob import escape
+
+    if not is_path(path):
+        return ()
+    folder = escape(str(Path(path).expanduser().absolute()))
+    return tuple(PurePath(entry).name for entry in host.glob(f"{folder.rstrip('/')}/*"))
 
 
 def _existing(host: Host, path: str) -> str:

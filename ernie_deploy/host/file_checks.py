@@ -1,14 +1,29 @@
 """Checks of the files a stack reads from the host: token, API key, caches, weights; by owner and mode, the key by its form too."""
 
+import re
 from collections.abc import Iterator
 from shlex import quote
 
 from ernie_deploy.host.case import CACHE_VOLUME, Case, is_path
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
+from ernie_deploy.host.probes import Stat
 
 NO_FILE = "/dev/null"
 READ, READ_AND_ENTER = 0o4, 0o5
+WRITE_TOO = 0o7
 OTHERS = 0o4
+# As in docker/weights.py: what does not hinder it from handing a folder of root's over.
+LOST_AND_FOUND = "lost+found"
+HF_HOME = re.compile(
+    r"lost\+found|ernie|hub|xet|assets|token|stored_tokens|datasets|modules|metrics|evaluate|accelerate"
+    r"|\.check_for_(skill_)?update_done|\.agent_harnesses\.json"
+)
+HANDED_MODE = 0o2775
+# By variable: the name of its check, what the server needs there, and the word for it.
+FOLDERS = {
+    "HF_CACHE_DIR": ("cache", READ_AND_ENTER, "read"),
+    "ENGINE_CACHE_DIR": ("engine-cache", WRITE_TOO, "write to"),
+}
 
 
 def token(case: Case) -> Iterator[Finding]:
@@ -73,25 +88,54 @@ def api_key(case: Case) -> Iterator[Finding]:
 
 
 def cache(case: Case) -> Iterator[Finding]:
-    """A cache folder of the host lets the server in; root's is handed over by `fetch`."""
-    path, stat, (uid, gid) = case.values["HF_CACHE_DIR"], case.files.cache, case.owner
+    """A cache folder of the host lets the server in; a fresh one of root's is handed over by `fetch`."""
+    path = case.values["HF_CACHE_DIR"]
     if case.plan.request.weights:
         return
     if not is_path(path):
         yield _volume(path)
-    elif stat is None:
-        yield ok("cache", f"{path} will be made, and handed to {uid}:{gid}.")
-    elif stat.kind == "closed" or case.facts.docker.other_users:
-        yield unknown("cache", f"Whether the server can read {path} could not be seen.")
-    elif stat.kind != "folder":
-        yield error("cache", f"HF_CACHE_DIR={path} is not a folder.", "name a folder in .env")
-    elif stat.uid == 0:
-        yield ok("cache", f"{path} belongs to root; fetch hands it to {uid}:{gid}.")
-    elif stat.allows(uid, gid, READ_AND_ENTER):
-        yield ok("cache", f"{path} belongs to {stat.uid}:{stat.gid}; the server, {uid}:{gid}, can read it.")
     else:
-        sentence = f"{path} belongs to {stat.uid}:{stat.gid} ({stat.mode:04o}) and is closed to the server, {uid}:{gid}."
-        yield error("cache", sentence, f"sudo chown {uid} {quote(path)}, or chmod o+rx {quote(path)}")
+        others = [name for name in case.files.cache_names if not HF_HOME.fullmatch(name)]
+        yield _folder(case, "HF_CACHE_DIR", case.files.cache, others)
+
+
+def engine_cache(case: Case) -> Iterator[Finding]:
+    """The same for a folder of compiled kernels, in which the server also writes."""
+    if is_path(case.values["ENGINE_CACHE_DIR"]):
+        others = [name for name in case.files.engine_cache_names if name != LOST_AND_FOUND]
+        yield _folder(case, "ENGINE_CACHE_DIR", case.files.engine_cache, others)
+
+
+def _folder(case: Case, variable: str, stat: Stat | None, others: list[str]) -> Finding:
+    """Judge a folder as docker/weights.py does before it hands one over."""
+    path, (uid, gid) = case.values[variable], case.owner
+    name, need, verb = FOLDERS[variable]
+    if stat is None:
+        return ok(name, f"{path} will be made, and handed to {uid}:{gid}.")
+    if stat.kind == "closed" or case.facts.docker.other_users:
+        return unknown(name, f"Whether the server can {verb} {path} could not be seen.")
+    if stat.kind != "folder":
+        return error(name, f"{variable}={path} is not a folder.", "name a folder in .env")
+    if stat.uid == 0:
+        return _folder_of_root(case, variable, stat, others)
+    owner = f"{path} belongs to {stat.uid}:{stat.gid}"
+    if stat.allows(uid, gid, need):
+        return ok(name, f"{owner}; the server, {uid}:{gid}, can {verb} it.")
+    sentence = f"{owner} ({stat.mode:04o}) and is closed to the server, {uid}:{gid}."
+    opened = f", or chmod o+rx {quote(path)}" if need == READ_AND_ENTER else ""
+    return error(name, sentence, f"sudo chown {uid} {quote(path)}{opened}")
+
+
+def _folder_of_root(case: Case, variable: str, stat: Stat, others: list[str]) -> Finding:
+    name, path, (uid, gid) = FOLDERS[variable][0], case.values[variable], case.owner
+    handed = stat.mode == HANDED_MODE and stat.gid in (0, gid)
+    if not others or handed:
+        return ok(name, f"{path} belongs to root; fetch hands it to {uid}:{gid}.")
+    return error(
+        name,
+        f"{variable}={path} belongs to root and holds {min(others)}, which is nothing of the kit's: fetch refuses it.",
+        f"name an empty folder in .env, such as {path.rstrip('/')}/ernie-{name}",
+    )
 
 
 def _volume(name: str) -> Finding:
@@ -121,4 +165,4 @@ def weights(case: Case) -> Iterator[Finding]:
         yield ok("weights", f"{path} is readable by the server, {uid}:{gid}.")
 
 
-CHECKS = (token, api_key, cache, weights)
+CHECKS = (token, api_key, cache, engine_cache, weights)
