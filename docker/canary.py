@@ -284,7 +284,9 @@ def judge_processes(before: State, processes: list[Process], fault: str, begun: 
             stuck=before.stuck,
         )
     # An engine at rest looks like one that waits for ever: only one that had work is known to hang.
-    return Verdict(healthy=False, reason=f"{fault}: the API is too busy, which is no hang", may_hang=False)
+    return Verdict(
+        healthy=False, reason=f"{fault}: the API is too busy to answer (not a hang)", may_hang=False
+    )
 
 
 def stands(reason: str, processes: list[Process]) -> Verdict:

@@ -465,7 +465,7 @@ def require_weights(names: Iterable[str]) -> None:
 
 def distrust(what: str) -> KnownError:
     """Make the error for an answer that no hub gives."""
-    reason = f"the hub names {what}, likely because HF_ENDPOINT is no hub or a proxy changed its answer"
+    reason = f"the hub names {what}, likely because HF_ENDPOINT is not a Hugging Face hub, or a proxy changed its answer"
     return KnownError(UNFIT, f"{reason}: check both, and the model's name and revision")
 
 

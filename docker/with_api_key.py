@@ -45,7 +45,7 @@ def keys_in(content: bytes) -> list[str]:
     """The keys in a file's content; raises KnownError where vLLM might ask for another key, or for none."""
     pairs = mapping_in(content)
     if any(name.tag != f"{TAG}str" or name.value not in NAMES for name, _ in pairs):
-        raise KnownError("sets something that is not the API key")
+        raise KnownError("contains settings other than `api-key`")
     if len(pairs) != 1:
         raise KnownError(f"gives the key {len(pairs)} times" if pairs else "has no key")
     return keys_of(pairs[0][1])
@@ -81,12 +81,17 @@ def key_of(node: Any) -> str:
     if node.tag == f"{TAG}null" or node.value == "":
         raise KnownError("has an empty key")
     if node.tag != f"{TAG}str":
-        raise KnownError("has a key that YAML does not read as text", "put the key in quotes")
+        raise KnownError(
+            "has a key that YAML reads as a number, a date or a boolean", "put the key in quotes"
+        )
     key = str(node.value)
     if not (key.isascii() and key.isprintable() and key == key.strip()):
         raise KnownError("has a key that no HTTP header can carry", "use letters and digits without accents")
     if key.startswith("-"):
-        raise KnownError("has a key that begins with `-`, as options of vLLM do", "begin it otherwise")
+        raise KnownError(
+            "has a key that begins with `-`, as options of vLLM do",
+            "choose one that starts with another character",
+        )
     return key
 
 

@@ -119,7 +119,7 @@ def as_text(plan: Plan) -> str:
         _sentences("where this differs from the published recipe", plan.differences),
         _on_each_node(plan),
         _ports(plan),
-        _sentences("beware", plan.warnings),
+        _sentences("warnings", plan.warnings),
         _sentences("to know", plan.notes),
     ]
     return "\n\n".join(section for section in sections if section)

@@ -96,25 +96,25 @@ GATEWAY = (
     " pass on the paths that clients need."
 )
 MOVABLE_CODE = (
-    "Code out of {hf_id} is run at the revision {revision}, which its owner can move: read that code, then pin it"
+    "This stack runs code from {hf_id} at revision {revision}, which its owner can change: review the code, then pin it"
     " with --set revision=COMMIT (40 digits; tokenizer and code follow)."
 )
 NO_LIMIT = (
-    "SERVE_MEMORY is no limit of host memory here, for one that nobody has run on this hardware may kill a load:"
-    " doctor --write-env proposes one."
+    "SERVE_MEMORY sets no limit here: an untested limit could kill the server while it loads."
+    " `doctor --write-env` proposes one."
 )
 LIMIT = (
     "SERVE_MEMORY is {gib}g, derived: what vLLM may take and 4 GiB for its processes, the compiler and requests."
     " A larger CPU_KV_CACHE_GIB needs as much more."
 )
 EGRESS = (
-    "`serve` is told to stay offline (HF_HUB_OFFLINE=1, no usage statistics), and nothing of Compose enforces it:"
-    " Compose cannot publish a port of a service and cut its way out. The manifests of --format kubernetes hold a"
+    "`serve` is told to stay offline (HF_HUB_OFFLINE=1, no usage statistics). Compose does not enforce it: a service"
+    " cannot both publish a port and be cut off from the network. The manifests of --format kubernetes hold a"
     " NetworkPolicy that does."
 )
 VISION_EGRESS = (
-    "The published VL processor asks the network for a font when it draws times into video frames, out of `serve`:"
-    " the one thing known that leaves it."
+    "The published VL processor downloads a font, from `serve`, for the timestamps in video frames: the only outgoing"
+    " request known."
 )
 REQUESTS = (
     "Images, pixels, hosts and answers are bounded for one request. How many requests come at once is not:"

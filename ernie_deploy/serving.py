@@ -39,7 +39,7 @@ def serve_environment(
         *as_settings({"HF_HUB_OFFLINE": "1"}, "kit: only fetch talks to the hub"),
         *as_settings(
             {"HF_MODULES_CACHE": f"{HOME}/modules", "HOME": HOME, "PYTHONNOUSERSITE": "1"},
-            "kit: code that a container leaves behind does not run in the next",
+            "kit: keeps leftover code from running in the next container",
         ),
         *as_settings({"VLLM_NO_USAGE_STATS": "1"}, "kit: nothing is sent anywhere"),
         Setting(
@@ -56,7 +56,7 @@ def cache_environment(engine: Engine, vendor: Vendor) -> tuple[Setting, ...]:
     """Variables that put what is compiled where it may execute and is found again."""
     caches = [cache for cache in engine.caches if cache.variable and cache.is_of(vendor)]
     places = {cache.variable: f"{ENGINE_CACHE}/{cache.folder}" for cache in caches}
-    return tuple(as_settings(places, "kit: a writable volume that may execute"))
+    return tuple(as_settings(places, "kit: on a volume, because /tmp is noexec"))
 
 
 def home_caches(engine: Engine, vendor: Vendor) -> tuple[str, ...]:

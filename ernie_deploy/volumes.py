@@ -69,7 +69,7 @@ def require_free(engine: "DockerClient", name: str) -> None:
     known = names(engine)
     if name not in known:
         raise UsageError(
-            f"The kit made no volume {name[:80]!r} here.",
+            f"There is no volume {name[:80]!r} of this kit here.",
             cause=f"there are: {', '.join(known) or 'none'}",
             next_step="see them all with: ernie-deploy volumes",
         )

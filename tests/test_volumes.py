@@ -83,8 +83,8 @@ def test_a_volume_is_removed_when_no_container_refers_to_it() -> None:
     [
         (WEIGHTS, Refused, r"serve of a \(exited\)"),
         (ENGINE, Refused, r"by-hand \(running\)"),
-        ("other", UsageError, "made no volume 'other'"),
-        ("ernie-hf-cache-of-mine", UsageError, "made no volume"),
+        ("other", UsageError, "no volume 'other'"),
+        ("ernie-hf-cache-of-mine", UsageError, "no volume"),
     ],
 )
 def test_a_volume_in_use_or_of_somebody_else_is_kept(name: str, kind: type[Exception], sentence: str) -> None:

@@ -41,7 +41,7 @@ def _tokenizer(model: "Model | None") -> str:
     if model is None:
         raise UsageError(
             "--attach needs --model or --tokenizer.",
-            cause="what a server calls its model decides nothing that is loaded here",
+            cause="the kit loads no tokenizer that a server names",
             next_step="list the catalog's ids with `ernie-deploy models`",
         )
     if model.revision == "main":
@@ -49,7 +49,7 @@ def _tokenizer(model: "Model | None") -> str:
     folder = f"{model.id}-tokenizer"
     words = ["hf", "download", model.hf_id, "--revision", model.revision, "--exclude", "*.safetensors", "--local-dir", folder]  # fmt: skip
     raise UsageError(
-        f"The tokenizer of {model.id} is that of revision {model.revision}.",
+        f"{model.id} needs the tokenizer of revision {model.revision}.",
         cause="vLLM's client has no option for a revision",
         next_step=f"{shlex.join(words)}, then add --tokenizer {folder}",
     )

@@ -105,5 +105,5 @@ def render_all(out_dir: Path | None, env_example: Path | None, *, check_only: bo
         say(f"{len(wanted)} files in {out_dir} are up to date", err=True)
         return
     for kept in write(place, wanted, force=force):
-        say(f"kept {kept}: no pair stands behind it any more, and it was edited", err=True)
+        say(f"kept {kept}: it is no longer part of the set, but was edited", err=True)
     say(f"wrote {len(wanted)} files to {out_dir}", err=True)

@@ -74,7 +74,7 @@ def remove(name: str, yes: bool, dry_run: bool, as_json: bool) -> None:
 def _ask(name: str) -> None:
     if not sys.stdin.isatty():
         raise UsageError(
-            f"Nobody was asked whether {name} may go.",
+            f"{name} was not removed: there is no terminal to confirm on.",
             cause="standard input is no terminal",
             next_step=f"ernie-deploy volumes remove {name} --yes",
         )
