@@ -19,7 +19,7 @@ ONE_OFF = "com.docker.compose.oneoff"
 # What the launcher says before it waits (docker/weights.py): the engine's own words are those of starts before. Only
 # scripts have printed until then, so a client, whose words come into the log once the API serves, cannot say it.
 WAITS = re.compile(
-    r"(?:(?:api-key|node|serve): .{0,2000}\n){0,100}?"
+    r"\A(?:(?:api-key|node|serve): .{0,2000}\n){0,100}?"
     r"serve: \d{1,9} starts in a row never became healthy, the first of them at ([\dT:.+-]{1,40}), "
 )
 # A start of several GPUs prints less than a megabyte; what a server prints later has no end.

@@ -9,8 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,10 +34,15 @@ class Probe(NamedTuple):
 
     folder: Path
     text: str
+    server: FakeVllm | None = None
 
     def __call__(self, url: str, *arguments: str, patience_s: float = 3) -> tuple[int, str]:
         environment = {**os.environ, "TMPDIR": str(self.folder), "http_proxy": "http://127.0.0.1:1"}
-        text = self.text.replace("ANSWER_S = 8.0", f"ANSWER_S = {patience_s}")
+        text = self.text.replace("\nANSWER_S = 8.0", f"\nANSWER_S = {patience_s}")
+        # Before the flood the metrics must be seen, however busy this host is.
+        if self.server and self.server.mood in {"flooded", "slow"}:
+            text = text.replace("\nMETRICS_S = 3.0", "\nMETRICS_S = 0.3")
+            text = text.replace("\nBUSY_ANSWER_S = 3.5", "\nBUSY_ANSWER_S = 0.4")
         command = [sys.executable, "-I", "-S", "-c", text, url, "ernie", *arguments]
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=20, check=False
@@ -70,9 +74,9 @@ def probe(tmp_path: Path) -> Probe:
 
 
 @pytest.fixture
-def flooded(probe: Probe) -> Probe:
-    """A probe of a server whose processes are there; it waits no longer than a test can."""
-    probe = probe._replace(text=probe.text.replace("METRICS_S = 3.0", "METRICS_S = 0.3"))
+def flooded(probe: Probe, server: FakeVllm) -> Probe:
+    """A probe of a server whose processes are there; while it floods, no longer is waited than a test can."""
+    probe = probe._replace(server=server)
     probe.process(1, "/sbin/docker-init")
     probe.process(7, "/usr/bin/python3")
     probe.process(46, "VLLM::EngineCore")
@@ -133,7 +137,9 @@ def test_loading_is_no_hang(probe: Probe) -> None:
 def test_three_misses_and_a_minute_are_a_hang(probe: Probe, server: FakeVllm, mood: str) -> None:
     probe(server.url)
     server.mood = mood
-    first, second, third = (probe(server.url, patience_s=0.1) for _ in range(3))
+    # Who answers is waited for.
+    patience_s = 0.1 if mood.startswith("hung") else 2
+    first, second, third = (probe(server.url, patience_s=patience_s) for _ in range(3))
     reason = {
         "hung": "engine 0 has requests and stands still",
         "hung-idle": "no answer to one token (TimeoutError)",
@@ -355,20 +361,31 @@ def test_torn_state_is_as_none(probe: Probe, server: FakeVllm) -> None:
     assert probe(server.url) == (0, "healthy: one token answered")
 
 
+def timed(text: str, folder: Path) -> tuple[str, Callable[[], float]]:
+    """The script, which notes how long it ran, without the start of the interpreter; and what it noted."""
+    place = folder / "spent"
+    note = f"atexit.register(lambda: Path({str(place)!r}).write_text(str(time.monotonic() - begun)))"
+    head = f"import atexit\nbegun = time.monotonic()\n{note}\n"
+    before, main, after = text.partition('if __name__ == "__main__":\n')
+    assert main
+    return before + head + main + after, lambda: float(place.read_text())
+
+
 def test_probe_ends_before_docker_kills_it(tmp_path: Path, server: FakeVllm) -> None:
     server.mood = "hung-idle"
-    started = time.monotonic()
-    assert Probe(tmp_path, with_constants(PROBE_S=0.5))(server.url)[0] == 1
-    assert time.monotonic() - started < 3
+    text, spent = timed(with_constants(PROBE_S=0.5), tmp_path)
+    assert Probe(tmp_path, text)(server.url)[0] == 1
+    assert spent() < 3
     assert json.loads((tmp_path / "canary.json").read_text())[2] == 1
 
 
 def test_a_busy_api_leaves_room_below_the_limit_of_docker(tmp_path: Path, server: FakeVllm) -> None:
     """Docker's 10 s begin before the interpreter does, and a flood keeps the host busy too."""
     server.mood = "flooded"
-    started = time.monotonic()
-    assert Probe(tmp_path, SOURCE.read_text())(server.url, patience_s=8.0)[0] == 1
-    assert 3 < time.monotonic() - started < 9
+    text, spent = timed(SOURCE.read_text(), tmp_path)
+    assert Probe(tmp_path, text)(server.url, patience_s=8.0)[0] == 1
+    # Its limits, METRICS_S + BUSY_ANSWER_S + PROMPT_S, are 7 s; the whole of PROBE_S would be 9.
+    assert 6.9 < spent() < 8.5
 
 
 def can_unshare() -> bool:
@@ -417,9 +434,8 @@ def test_an_answer_without_end_or_sense_costs_neither_memory_nor_the_probe(
     probe: Probe, server: FakeVllm, mood: str, verdict: tuple[int, str]
 ) -> None:
     server.mood = mood
-    began = time.monotonic()
+    text, spent = timed(probe.text, probe.folder)
     assert (
-        probe._replace(text=probe.text.replace("\nimport os", f"\n{LITTLE_MEMORY}import os"))(server.url)
-        == verdict
+        probe._replace(text=text.replace("\nimport os", f"\n{LITTLE_MEMORY}import os"))(server.url) == verdict
     )
-    assert time.monotonic() - began < 9
+    assert spent() < 9
