@@ -235,7 +235,7 @@ def killed(stage: Stage, member: Member, word: str) -> float:
     """Kill a member's processes that carry `word`; return the seconds until everything was healthy again."""
     before, begun = member.state(), time.monotonic()
     rows = containers.client().containers.get(before.id).top(ps_args=containers.WIDE)["Processes"]
-    pids = [row[1] for row in rows if word in row[-1]]
+    pids = [row[1] for row in rows if word in row[-1] and row[1].isdigit()]
     if not pids:
         raise Disproved(f"no process is called {word}")
     subprocess.run(["kill", "-9", *pids], check=True)  # noqa: S603, S607 - the host's view of the container's processes
