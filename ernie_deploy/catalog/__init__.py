@@ -73,6 +73,11 @@ class Catalog:
         """Known failures of a start, in the order they are looked for."""
         return load(self.folder / "failures.toml", schema.Failures).failures
 
+    @cached_property
+    def substitutions(self) -> list[schema.Substitution]:
+        """Where a rehearsal or a test runs something else than what is rendered."""
+        return load(self.folder / "substitutions.toml", schema.Substitutions).substitutions
+
     def support(self, model_id: str, target_id: str) -> schema.Support:
         """What is known of the pairing."""
         return self._support[model_id].of(target_id)

@@ -314,6 +314,31 @@ class Ports(Fact, frozen=True):
     ports: list[Port] = field(name="port")
 
 
+class Substitution(Fact, frozen=True):
+    """Something that runs in place of what is rendered, why, and what else proves the rendered thing.
+
+    `what` is a path in the resolved stack with `*` for any part, a flag of vLLM, or a name in vLLM's sources;
+    an empty `by` leaves it out.
+    """
+
+    where: Literal["rehearsal", "engine"]
+    what: str
+    why: str
+    proof: str
+    by: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The flag's name; empty where it is something else."""
+        return self.what.removeprefix("--") if self.what.startswith("--") else ""
+
+
+class Substitutions(Fact, frozen=True):
+    """All of them: nothing else is swapped."""
+
+    substitutions: list[Substitution] = field(name="substitution")
+
+
 class Failure(Fact, frozen=True):
     """A failed start by what Docker, the kit's scripts or the engine print; `{detail}` in `what` is a group's text."""
 

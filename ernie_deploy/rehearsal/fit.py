@@ -4,16 +4,11 @@ import os
 
 from msgspec.structs import replace
 
+from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import Refused
 from ernie_deploy.flags import Setting, words
 from ernie_deploy.plan import Plan
 
-# What vLLM's CPU platform cannot run, and why.
-CPU_CANNOT = {
-    "quantization": "online FP8 needs a GPU's kernels",
-    "gpu-memory-utilization": "on the CPU platform it is a share of this host's RAM",
-    "cpu-offload-gb": "the weights are in host memory already",
-}
 TENSOR = "tensor-parallel-size"
 # Of every tiny checkpoint (docker/rehearsal/checkpoints.py).
 TINY_LAYERS = 4
@@ -27,9 +22,10 @@ def fitted(plan: Plan, cores: int = 0) -> tuple[Plan, tuple[str, ...]]:
             cause=f"the tiny checkpoint has {TINY_LAYERS} layers, and a stage needs one",
             next_step=f"rehearse with --nodes {TINY_LAYERS} or fewer: the file is the same",
         )
-    dropped = [setting for setting in plan.settings if setting.name in CPU_CANNOT]
-    kept = tuple(setting for setting in plan.settings if setting.name not in CPU_CANNOT)
-    said = tuple(f"{_word(setting)} -> left out: {CPU_CANNOT[setting.name]}" for setting in dropped)
+    cannot = {s.flag: s.why for s in Catalog().substitutions if s.flag and not s.by}
+    dropped = [setting for setting in plan.settings if setting.name in cannot]
+    kept = tuple(setting for setting in plan.settings if setting.name not in cannot)
+    said = tuple(f"{_word(setting)} -> left out: {cannot[setting.name]}" for setting in dropped)
     smaller, resized = _narrower(replace(plan, settings=kept), cores or os.cpu_count() or 1)
     return smaller, said + resized
 

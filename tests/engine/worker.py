@@ -16,7 +16,10 @@ import json
 import logging
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 # Before vLLM is imported: otherwise its log goes to stdout, and its hub client to the network.
@@ -75,7 +78,7 @@ def record_warnings() -> list[str]:
         handle(logger, record)
 
     # The configuration step replaces vLLM's handlers, so the hook sits before any handler.
-    logging.Logger.handle = recording  # type: ignore[method-assign,assignment]
+    swap(logging.Logger, "handle", recording, what="logging.Logger.handle")
     logging.captureWarnings(True)
     return messages
 
@@ -167,9 +170,15 @@ def configure(args: argparse.Namespace) -> Any:
     async def run_server(args: argparse.Namespace) -> None:
         made.append(engine_config(args, headless=False))
 
-    serve.run_server = run_server
-    serve.run_multi_api_server = lambda args: made.append(engine_config(args, headless=False))
-    serve.run_headless = lambda args: made.append(engine_config(args, headless=True))
+    def with_api(args: argparse.Namespace) -> None:
+        made.append(engine_config(args, headless=False))
+
+    def without_api(args: argparse.Namespace) -> None:
+        made.append(engine_config(args, headless=True))
+
+    swap(serve, "run_server", run_server, what=f"{serve.__name__}.run_server")
+    swap(serve, "run_multi_api_server", with_api, what=f"{serve.__name__}.run_multi_api_server")
+    swap(serve, "run_headless", without_api, what=f"{serve.__name__}.run_headless")
     serve.ServeSubcommand.cmd(args)
     return made[0]
 
@@ -189,7 +198,7 @@ def serve_verdict(job: Job) -> Verdict:
     args = parse_serve(job["argv"])
     if job.get("model_dir") is None:
         return {}
-    args.model_tag = job["model_dir"]
+    swap(args, "model_tag", job["model_dir"], what="args.model_tag")
     try:
         config = configure(args)
     except (Exception, SystemExit) as error:
@@ -242,13 +251,27 @@ VERDICTS: dict[str, Callable[[Job], Verdict]] = {
 }
 
 
+def swap(owner: Any, name: str, value: Any, *, what: str) -> None:
+    """Put something in the place of what vLLM has; raises RefusedError where the list of substitutions lacks it."""
+    if what not in substitutions():
+        raise RefusedError("swap", f"{what} is not in ernie_deploy/catalog/substitutions.toml")
+    setattr(owner, name, value)
+
+
+@cache
+def substitutions() -> set[str]:
+    """What the tests with the real vLLM may swap."""
+    text = (Path(__file__).parents[2] / "ernie_deploy/catalog/substitutions.toml").read_text(encoding="utf-8")
+    return {one["what"] for one in tomllib.loads(text)["substitution"] if one["where"] == "engine"}
+
+
 def stand_in(files: dict[str, str]) -> None:
     """Let these very paths be read as if the files were there; every other path is the machine's."""
 
     def opened(file: Any, *args: Any, **options: Any) -> Any:
         return io.StringIO(files[file]) if file in files else io.open(file, *args, **options)  # noqa: UP020 - the builtin is this
 
-    builtins.open = opened
+    swap(builtins, "open", opened, what="builtins.open")
 
 
 def judge(job: Job) -> Verdict:
