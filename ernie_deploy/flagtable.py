@@ -123,6 +123,11 @@ def _setting(name: str, flag: Flag, values: list[str]) -> Setting:
     if not values and flag.kind != "optional":
         raise UsageError(f"--{name} needs a value.", next_step=f"write it as: --{name}=VALUE")
     if flag.kind == "list":
+        if any(map(_is_flag, values)):
+            # Each becomes a word of its own; not shown, as it may be a key.
+            raise UsageError(
+                f"A value of --{name} begins with a dash.", cause="vLLM would take it for a flag"
+            )
         return Setting(name=name, value=values, origin="user")
     return Setting(name=name, value=_value(name, flag, values[0]) if values else True, origin="user")
 

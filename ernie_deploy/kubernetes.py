@@ -198,7 +198,7 @@ def _fetch_environment(plan: Plan, host: dict[str, str]) -> dict[str, str]:
 
 def quantity(size: str) -> str:
     """A size as Docker has it (`16g`) as Kubernetes has it (`16Gi`)."""
-    found = re.fullmatch(r"(\d+)([kmgt]?)b?", size.lower())
+    found = re.fullmatch(r"([0-9]+)([kmgt]?)b?", size.lower())
     if not found:
         raise UsageError(f"{size!r} is no size.", cause="a number and one of k, m, g, t is one")
     return found[1] + (f"{found[2].upper()}i" if found[2] else "")

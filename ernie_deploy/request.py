@@ -13,6 +13,8 @@ Security = Literal["strict", "vendor"]
 MultiNode = Literal["native", "ray"]
 
 LOOPBACK = "127.0.0.1"
+# Docker's, for users and groups.
+LARGEST_ID = 2**31 - 1
 
 # What the stack itself decides, or what would put a secret on a command line.
 MANAGED = {
@@ -113,7 +115,7 @@ def _refuse_managed(name: str, managed: dict[str, str]) -> None:
 
 def check_words(request: Request) -> None:
     """Refuse what no compose file can carry; raises `UsageError`."""
-    if request.user and not re.fullmatch(r"\d{1,10}:\d{1,10}", request.user):
+    if request.user and not _is_user(request.user):
         raise UsageError(
             f"--user {request.user[:40]!r} is not UID:GID.",
             cause="names are looked up in the image, where yours does not exist",
@@ -144,6 +146,12 @@ def beyond_loopback(address: str) -> bool:
         return not ipaddress.ip_address(address.strip("[]")).is_loopback
     except ValueError:
         return address != "localhost"
+
+
+def _is_user(text: str) -> bool:
+    return bool(re.fullmatch(r"[0-9]{1,10}:[0-9]{1,10}", text)) and all(
+        int(number) <= LARGEST_ID for number in text.split(":")
+    )
 
 
 def command_words(request: Request) -> list[str]:

@@ -25,9 +25,12 @@ from ernie_deploy.bench.secrecy import masked
 from ernie_deploy.bench.site import Site
 from ernie_deploy.bench.site_compose import fresh_name
 from ernie_deploy.bench.watch import Job, Progress, Watched, watch
+from ernie_deploy.paths import MIB, read_bounded
 from ernie_deploy.redaction import redacted
 
 RESULT = "result.json"
+# Per request and token it keeps a number each.
+MOST_BYTES = 1024 * MIB
 CLIENT_FAILED = "client-failed: "
 
 
@@ -153,10 +156,10 @@ def _log_tail(bed: Bed, watched: Watched, measured: Measured) -> tuple[str, ...]
 
 def _result(path: Path) -> dict[str, Any]:
     try:
-        loaded: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
+        loaded = json.loads(read_bounded(path, MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return loaded
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def _fresh_folder(parent: Path) -> Path:

@@ -11,6 +11,7 @@ from ernie_deploy.bench.cells import changes
 from ernie_deploy.bench.record import Attempt, Environment, Journal, Server
 from ernie_deploy.bench.repeats import series
 from ernie_deploy.errors import BenchInvalid, UsageError
+from ernie_deploy.paths import MIB, opened, read_bounded
 
 SCHEMA = "ernie-bench-baseline/1"
 
@@ -49,10 +50,13 @@ def text(baseline: LocalBaseline) -> str:
     return msgspec.json.format(msgspec.json.encode(baseline), indent=1).decode() + "\n"
 
 
+MOST_BYTES = 64 * MIB
+
+
 def load(path: Path) -> LocalBaseline:
     """Read a baseline; raises `UsageError` where it is none."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=LocalBaseline)
+        return msgspec.json.decode(read_bounded(path, MOST_BYTES), type=LocalBaseline)
     except (OSError, msgspec.DecodeError) as fault:
         raise UsageError(
             f"{path} is no baseline: {fault}",
@@ -68,7 +72,7 @@ def stale(baseline: LocalBaseline, environment: Environment) -> list[str]:
 def is_baseline(path: Path) -> bool:
     """Whether a file is a baseline and not a journal: its text begins with an object of many lines."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return SCHEMA.encode() in file.read(200)
     except OSError:
         return False

@@ -12,6 +12,7 @@ from msgspec import Struct
 from ernie_deploy.bench.record import Cell, Cold, Dataset, Environment, Preset
 from ernie_deploy.catalog.bench_schema import Matrix
 from ernie_deploy.errors import UsageError
+from ernie_deploy.paths import opened
 
 PUBLISHED_SEED = 0
 # What the figures of a cell depend on; the rest of an environment is told, and may change. The tokens of the KV
@@ -39,12 +40,20 @@ class Choice(Struct, frozen=True, kw_only=True):
     seed: int | None = None
 
 
+def _digest(dataset: Path) -> str:
+    try:
+        with opened(dataset) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as fault:
+        raise UsageError(f"--dataset-path {dataset} cannot be read: {fault.strerror}.") from fault
+
+
 def cells_of(choice: Choice, matrix: Matrix) -> list[Cell]:
     """The cells in the order they are measured: a whole matrix, then its repeats."""
     choice = preset(choice, matrix)
     lengths = _lengths(choice, matrix)
     counts = choice.num_prompts or tuple(matrix.num_prompts)
-    digest = hashlib.sha256(choice.dataset_path.read_bytes()).hexdigest() if choice.dataset_path else ""
+    digest = _digest(choice.dataset_path) if choice.dataset_path else ""
     return [
         Cell(
             shape=name, input_len=input_len, output_len=output_len, num_prompts=count,
@@ -80,7 +89,7 @@ def lengths_of(shape: str, matrix: Matrix) -> tuple[str, int, int]:
     """Name, input and output length of `prompt-heavy` or of `8000/1000`; raises `UsageError`."""
     if shape in matrix.shapes:
         return (shape, *matrix.shapes[shape])
-    if not (found := re.fullmatch(r"([1-9]\d{0,6})/([1-9]\d{0,6})", shape)):
+    if not (found := re.fullmatch(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,6})", shape)):
         raise UsageError(
             f"{shape!r} is no shape.",
             next_step=f"use {', '.join(matrix.shapes)}, or tokens in and out such as 2000/500",

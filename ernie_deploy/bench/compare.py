@@ -13,6 +13,7 @@ from ernie_deploy.bench.figures import METRICS, P99_REQUESTS, Figure, figure
 from ernie_deploy.bench.record import Environment, Journal
 from ernie_deploy.bench.repeats import Group, Series, series
 from ernie_deploy.errors import BenchInvalid, KitError, NotComparable, UsageError
+from ernie_deploy.paths import read_bounded
 
 # What MLPerf calls materially different.
 MARKED_PERCENT = 2.0
@@ -110,7 +111,7 @@ def tolerance_of(path: Path | None) -> Tolerance:
     if path is None:
         return Tolerance()
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Tolerance)
+        return msgspec.convert(tomllib.loads(read_bounded(path).decode()), Tolerance)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as fault:
         raise UsageError(
             f"{path} is no tolerance file: {fault}",

@@ -11,8 +11,10 @@ import msgspec
 
 from ernie_deploy.bench.record import SCHEMA, Journal, Line
 from ernie_deploy.errors import UsageError
+from ernie_deploy.paths import MIB, descriptor, read_bounded
 
 NAME = "journal.jsonl"
+MOST_BYTES = 256 * MIB
 
 
 class Writer:
@@ -42,7 +44,7 @@ def writing(path: Path) -> Iterator[Writer]:
 def read(path: Path) -> Journal:
     """Every whole line of a journal; raises `UsageError` where there is none or it is of another schema."""
     try:
-        raw = path.read_bytes()
+        raw = read_bounded(path, MOST_BYTES)
     except OSError as fault:
         raise UsageError(
             f"There is no journal at {path}: {fault.strerror}.",
@@ -87,7 +89,7 @@ def _of_another_schema(path: Path, detail: str) -> UsageError:
 def _opened(path: Path) -> BinaryIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab+")
+        return os.fdopen(descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+")
     except OSError as fault:
         raise UsageError(
             f"{path} cannot be written: {fault.strerror}.",

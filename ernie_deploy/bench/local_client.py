@@ -1,12 +1,13 @@
 """vLLM's client as a process of this machine: the variables that it gets of the shell's, and its version."""
 
 import os
-import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
+from ernie_deploy.bench.secrecy import is_secret_variable
 from ernie_deploy.compose import ask
 from ernie_deploy.errors import ToolFailed
+from ernie_deploy.paths import first_line
 
 # vLLM's client has no option for it.
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -24,7 +25,6 @@ NEEDED_PREFIXES = (
     "LC_", "XDG_", "CONDA_", "PYTHON", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "TOKENIZERS_", "VLLM_", "TORCH",
     "CUDA_", "HIP_", "ROCR_", "OMP_", "MKL_",
 )  # fmt: skip
-SECRET = re.compile(r"(?:^|_)(?:KEY|KEYS|TOKEN|TOKENS|SECRET|SECRETS|PASSWORD|PASSWD|CREDENTIALS?)(?:_|$)")
 
 
 def environment(url: str, shell: Mapping[str, str] = os.environ, *, api_key: str = "") -> dict[str, str]:
@@ -38,7 +38,7 @@ def environment(url: str, shell: Mapping[str, str] = os.environ, *, api_key: str
 
 
 def _is_needed(name: str) -> bool:
-    return (name in NEEDED or name.startswith(NEEDED_PREFIXES)) and not SECRET.search(name)
+    return (name in NEEDED or name.startswith(NEEDED_PREFIXES)) and not is_secret_variable(name)
 
 
 def version() -> str:
@@ -48,7 +48,7 @@ def version() -> str:
     from pathlib import Path
 
     with suppress(OSError, ToolFailed):
-        first = Path(shutil.which("vllm") or "").read_bytes()[:200].splitlines()[0].decode()
+        first = first_line(Path(shutil.which("vllm") or ""))
         if first.startswith("#!") and "python" in first:
             question = "import importlib.metadata as m; print(m.version('vllm'))"
             with empty_folder() as nowhere:

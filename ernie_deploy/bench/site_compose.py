@@ -14,11 +14,12 @@ from ernie_deploy import containers
 from ernie_deploy.address import api_address
 from ernie_deploy.bench.client import DATASET_MOUNT, RESULTS_MOUNT, Place, base_words
 from ernie_deploy.bench.gpus import visible_gpus
-from ernie_deploy.bench.secrecy import masked
+from ernie_deploy.bench.secrecy import is_secret_variable, masked, without_secrets
 from ernie_deploy.bench.server import Endpoint
 from ernie_deploy.bench.site import answers, wait_until
 from ernie_deploy.compose import Stack, ask, demand, started
 from ernie_deploy.errors import ServerDied, UsageError
+from ernie_deploy.paths import MIB, read_bounded
 
 if TYPE_CHECKING:
     import subprocess
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 RESTART_S = 3600
 LOG_LINES = 40
 CLIENT_NAME = re.compile(r"-bench-[0-9a-f]{8}$")
-# Variables of the server that change its speed; a name with one of SECRET in it is never kept.
+# Variables of the server that change its speed.
 SPEED = ("VLLM_", "CUDA_", "HIP_", "ROCR_", "NCCL_", "RCCL_", "OMP_", "SAFETENSORS_", "TORCH", "TRITON_")
-SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 
 
 class ComposeSite:
@@ -140,7 +140,7 @@ class ComposeSite:
             "gpus": gpus,
             "driver": driver,
             "compose_sha256": hashlib.sha256(
-                b"".join(file.read_bytes() for file in self.stack.files)
+                b"".join(read_bounded(file, 16 * MIB) for file in self.stack.files)
             ).hexdigest(),
             "server_started": serve.attrs["State"]["StartedAt"],
             "rehearsal": self.rehearsal,
@@ -213,9 +213,9 @@ def speed_variables(pairs: Sequence[str]) -> dict[str, str]:
     """Of `NAME=value` words those that change speed, and no secret."""
     known = dict(pair.split("=", 1) for pair in pairs)
     return {
-        name: value
+        name: without_secrets(value)
         for name, value in sorted(known.items())
-        if name.startswith(SPEED) and not any(word in name for word in SECRET)
+        if name.startswith(SPEED) and not is_secret_variable(name)
     }
 
 

@@ -1,9 +1,11 @@
 """Follows one run of the client: samples the server, shows progress, and ends what is stuck or dead."""
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 from msgspec import Struct
@@ -42,6 +44,9 @@ class Job(Struct, frozen=True, kw_only=True):
     progress: Progress
 
 
+TAIL_BYTES = 1 << 16
+
+
 class Seen(Struct, kw_only=True):
     """What the watcher has seen so far."""
 
@@ -62,6 +67,12 @@ class Watched(Struct, frozen=True, kw_only=True):
     log: tuple[str, ...]
 
 
+def _last_lines(log: IO[str]) -> tuple[str, ...]:
+    """The last lines of a log, which may be of any length."""
+    data = os.pread(log.fileno(), TAIL_BYTES, max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES))
+    return tuple(data.decode(errors="replace").splitlines()[-20:])
+
+
 def watch(job: Job) -> Watched:
     """Run the client on one cell to its end, or to the moment the server is lost."""
     log = job.folder.parent / f"{job.folder.name}.log"
@@ -72,7 +83,7 @@ def watch(job: Job) -> Watched:
             fault = _follow(job, process, seen)
             fault = fault or _settle(job, seen)
             returncode = process.poll()
-        told = tuple(log.read_text(errors="replace").splitlines()[-20:])
+            told = _last_lines(file)
     finally:
         log.unlink(missing_ok=True)
     return Watched(

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ernie_deploy.request import Request
 
 
+LONGEST_QUOTE = 200
+
+
 def plan_of(options: dict[str, Any]) -> "Plan | None":
     """The plan behind the compose file, or of --target and --model; None where neither says it."""
     from ernie_deploy.catalog import Catalog
@@ -63,7 +66,7 @@ def _request_of(header: str) -> "Request":
         return request_of_header(header)
     except (click.ClickException, KitError, ValueError) as fault:
         raise UsageError(
-            f"The file's first line is no command of this version: {header}",
+            f"The file's first line is no command of this version: {header[:LONGEST_QUOTE]}",
             cause=str(fault),
             next_step="render the file again, or name --target and --model",
         ) from fault
@@ -84,5 +87,9 @@ def _existing(file: Path) -> Path:
 
 
 def _first_line(file: Path) -> str:
-    with _existing(file).open(encoding="utf-8", errors="replace") as lines:
-        return lines.readline().strip()
+    from ernie_deploy.paths import first_line
+
+    try:
+        return first_line(_existing(file)).strip()
+    except OSError as fault:
+        raise UsageError(f"{file} cannot be read: {fault.strerror}.") from fault

@@ -91,7 +91,7 @@ def _examine(  # noqa: PLR0913 - the options of the command
     if write:
         _tell(examine.write_env(subject, env_file, environ), env_file)
         text = examine.read_env(env_file)
-    report = examine.judge(subject, text, environ)
+    report = examine.judge(subject, text, environ, env_file.parent)
     if as_json:
         say(findings.as_json(report), as_json=True)
     else:

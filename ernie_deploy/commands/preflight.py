@@ -7,6 +7,7 @@ import click
 
 from ernie_deploy.commands.header import RENDERED, request_of_header
 from ernie_deploy.errors import KitError, ToolFailed, ToolMissing
+from ernie_deploy.paths import first_line
 from ernie_deploy.request import Request
 from ernie_deploy.terminal import say
 
@@ -17,13 +18,10 @@ if TYPE_CHECKING:
 
 def request_of_file(path: Path) -> Request | None:
     """The request behind a rendered file, from its first line; None where it has none that can be read."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        head = file.readline()
-    if not head.startswith(RENDERED):
-        return None
     try:
-        return request_of_header(head)
-    except (click.ClickException, KitError, ValueError):
+        head = first_line(path)
+        return request_of_header(head) if head.startswith(RENDERED) else None
+    except (click.ClickException, KitError, ValueError, OSError):
         return None
 
 
@@ -36,7 +34,7 @@ def preflight(request: Request, env_file: Path, host: "Host | None" = None) -> N
     from ernie_deploy.host.probes import LocalHost
 
     subject = examine.meet(host or LocalHost(), Catalog(), request)
-    report = examine.judge(subject, examine.read_env(env_file), os.environ)
+    report = examine.judge(subject, examine.read_env(env_file), os.environ, env_file.parent)
     for finding in report.findings:
         if finding.severity == "warning":
             say(_line(finding), err=True)

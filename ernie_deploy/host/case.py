@@ -24,6 +24,8 @@ from ernie_deploy.serving import HF_CACHE
 TOLERANCE = 0.03
 CACHE_VOLUME = "hf-cache"
 MOST_SECRET_BYTES = 4096
+FILES = ("HF_TOKEN_FILE", "API_KEY_FILE", "GROUP_SECRET_FILE")
+FOLDERS = ("HF_CACHE_DIR", "ENGINE_CACHE_DIR")
 UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -103,7 +105,7 @@ def gib(size: float) -> str:
 
 def size_of(text: str) -> int | None:
     """Bytes of Docker's spelling, such as `16g`; None where it is not one."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s?([bkmgt]?)(?:i?b)?", text.strip().lower())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s?([bkmgt]?)(?:i?b)?", text.strip().lower())
     return int(float(found[1]) * UNITS[found[2] or "b"]) if found else None
 
 
@@ -112,8 +114,13 @@ def is_path(value: str) -> bool:
     return value.startswith(("/", ".", "~"))
 
 
-def look(host: Host, plan: Plan, values: dict[str, str], root: str) -> Files:
-    """Ask the host for the files that this stack will read."""
+def from_folder(folder: PurePath, value: str) -> str:
+    """A path as Compose has it: from the folder of the stack, and not from the current one."""
+    return value if value.startswith(("/", "~")) or not folder.parts else str(folder / value)
+
+
+def look(host: Host, plan: Plan, values: dict[str, str], root: str, stack: PurePath) -> Files:
+    """Ask the host for the files that this stack, in its folder, will read."""
     cache = values["HF_CACHE_DIR"]
     folder = cache if is_path(cache) else f"{root}/volumes/ernie-{CACHE_VOLUME}/_data"
     # Where the engine keeps its data elsewhere (in a virtual machine, say), nothing here tells of it.
@@ -131,7 +138,7 @@ def look(host: Host, plan: Plan, values: dict[str, str], root: str) -> Files:
         cache_names=_names(host, cache),
         engine_cache=host.stat(values["ENGINE_CACHE_DIR"]) if is_path(values["ENGINE_CACHE_DIR"]) else None,
         engine_cache_names=_names(host, values["ENGINE_CACHE_DIR"]),
-        weights=host.stat(plan.request.weights) if plan.request.weights else None,
+        weights=host.stat(from_folder(stack, plan.request.weights)) if plan.request.weights else None,
         stamp=host.stat(f"{folder}/{plan.stamp.removeprefix(f'{HF_CACHE}/')}"),
         disk=disk,
         free_bytes=host.free_bytes(disk) if disk else None,

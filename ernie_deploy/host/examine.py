@@ -19,12 +19,13 @@ from ernie_deploy.host import (
     nvidia_checks,
     settings,
 )
-from ernie_deploy.host.case import Case, Check, look
+from ernie_deploy.host.case import FILES, FOLDERS, Case, Check, from_folder, is_path, look
 from ernie_deploy.host.facts import Facts, collect
 from ernie_deploy.host.file_checks import NO_FILE
 from ernie_deploy.host.findings import Report
 from ernie_deploy.host.guess import guess
 from ernie_deploy.host.probes import Host
+from ernie_deploy.paths import read_bounded
 from ernie_deploy.plan import Plan, resolve
 from ernie_deploy.request import Request
 
@@ -59,10 +60,10 @@ def meet(host: Host, catalog: Catalog, request: Request) -> Subject:
     )
 
 
-def judge(subject: Subject, env_text: str, environ: Mapping[str, str]) -> Report:
-    """Every check of this host for this plan."""
+def judge(subject: Subject, env_text: str, environ: Mapping[str, str], folder: Path = Path()) -> Report:
+    """Every check of this host for this plan, whose stack lies in `folder`."""
     plan = subject.plan
-    case = case_of(subject, env_text, environ)
+    case = case_of(subject, env_text, environ, folder)
     checks = (
         *docker_checks.CHECKS,
         *GPU_CHECKS[plan.target.vendor],
@@ -81,13 +82,15 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str]) -> Report
     )
 
 
-def case_of(subject: Subject, env_text: str, environ: Mapping[str, str]) -> Case:
-    """The host beside the plan, with the values of .env and the environment."""
+def case_of(subject: Subject, env_text: str, environ: Mapping[str, str], folder: Path = Path()) -> Case:
+    """The host beside the plan, with the values of .env and the environment; paths from the stack's folder."""
     plan, docker = subject.plan, environ.get("DOCKER_HOST", "")
     values = settings.values(plan, subject.catalog, env_text, environ)
+    values |= {name: from_folder(folder, values[name]) for name in FILES}
+    values |= {name: from_folder(folder, values[name]) for name in FOLDERS if is_path(values[name])}
     return Case(
         facts=subject.facts,
-        files=look(subject.host, plan, values, subject.facts.docker.root),
+        files=look(subject.host, plan, values, subject.facts.docker.root, folder),
         plan=plan,
         engine=subject.catalog.engine,
         values=values,
@@ -127,7 +130,7 @@ def read_env(path: Path) -> str:
     from ernie_deploy.errors import UsageError
 
     try:
-        return path.read_bytes().decode()
+        return read_bounded(path).decode()
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as fault:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 from ernie_deploy.catalog.schema import Vendor
+from ernie_deploy.paths import MIB, read_bounded
 
 Kind: TypeAlias = Literal["file", "folder", "device", "closed"]
 
@@ -102,6 +103,10 @@ class Host(Protocol):
         """Return what a user may still write there; None where it cannot be told."""
 
 
+# Of a file of the kernel's, or of a key.
+MOST_BYTES = 16 * MIB
+
+
 class LocalHost:
     """This machine."""
 
@@ -125,7 +130,7 @@ class LocalHost:
     def read(self, path: str) -> str | None:
         """Return the text of a file, line ends as they are."""
         try:
-            return Path(path).expanduser().read_bytes().decode(errors="replace")
+            return read_bounded(Path(path).expanduser(), MOST_BYTES).decode(errors="replace")
         except (OSError, ValueError):
             return None
 

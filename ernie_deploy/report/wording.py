@@ -35,8 +35,11 @@ def percent(value: float | None) -> str:
 
 
 def moment(unix_s: float) -> str:
-    """`2026-11-21 14:03 UTC`."""
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    """`2026-11-21 14:03 UTC`; a dash for what no calendar has."""
+    try:
+        return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, OSError, ValueError):
+        return ABSENT
 
 
 def counted(count: int, noun: str) -> str:

@@ -99,6 +99,10 @@ def test_no_secret_is_among_the_variables_that_are_kept() -> None:
     pairs = [
         "VLLM_USE_V1=1",
         "VLLM_API_KEY=sk-secret",
+        "VLLM_PASSWD=p",
+        "VLLM_S3_CREDENTIALS=p",
+        "VLLM_BASIC_AUTH=p",
+        "VLLM_PROXY=http://u:p@h:1/x",
         "HF_TOKEN=hf_x",
         "OMP_NUM_THREADS=1",
         "PATH=/bin",
@@ -106,6 +110,7 @@ def test_no_secret_is_among_the_variables_that_are_kept() -> None:
     ]
     assert speed_variables([pair for pair in pairs if "=" in pair]) == {
         "OMP_NUM_THREADS": "1",
+        "VLLM_PROXY": "http://***@h:1/x",
         "VLLM_USE_V1": "1",
     }
 
@@ -114,7 +119,12 @@ def test_no_secret_is_among_the_variables_that_are_kept() -> None:
     ("words", "kept"),
     [
         (["--api-key=sk-1", "--port=8000"], ["--api-key=***", "--port=8000"]),
-        (["--hf-token", "hf_x", "m"], ["--hf-token", "***", "m"]),
+        (["--hf-token", "hf_x", "m"], ["--hf-token", "***", "***"]),
+        (["--api-key", "sk-1", "sk-2", "--port", "8000"], ["--api-key", "***", "***", "--port", "8000"]),
+        (['--kv-transfer-config={"password": "p\\"q", "port": 1, "api_key":7}', "--kv-transfer-config.password=p"],
+         ['--kv-transfer-config={"password": "***", "port": 1, "api_key":"***"}', "--kv-transfer-config.password=***"]),
+        (["--otlp-traces-endpoint=http://u:p@w@h:1", "http://u:p@h"],
+         ["--otlp-traces-endpoint=http://***@h:1", "http://***@h"]),
         (["--header", "Authorization=Bearer x", "--max-num-batched-tokens=8192"],
          ["--header", "***", "--max-num-batched-tokens=8192"]),
         (["--tokenizer=/t", "--tokenizer-revision", "main", "--api-key", "--headless"],
