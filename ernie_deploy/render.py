@@ -1,24 +1,28 @@
 """Writes a plan down as a compose file: pure, so the same request gives the same bytes."""
 
 import json
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
 from ernie_deploy.checksum import with_checksum
+from ernie_deploy.errors import UsageError
 from ernie_deploy.flags import Setting, words
 from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan import Plan
 from ernie_deploy.request import command_words
-from ernie_deploy.templating import jinja
+from ernie_deploy.templating import cell, code, jinja
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+DEFAULT = re.compile(r"[A-Za-z0-9_./:@%+,=\[\]-]*")
 
 
 def compose_file(plan: Plan, defaults: dict[str, str]) -> str:
     """The text of one self-contained compose file; `defaults` are the variables' (catalog)."""
     template = environment().get_template("compose.yml.j2")
-    host = {name: f"${{{name}:-{default}}}" for name, default in defaults_of(plan, defaults).items()}
+    host = {name: variable(name, default) for name, default in defaults_of(plan, defaults).items()}
     return with_checksum(template.render(plan=plan, host=host))
 
 
@@ -34,6 +38,8 @@ def environment() -> "Environment":
     made = jinja(autoescape=False)
     made.filters |= {
         "scalar": scalar,
+        "cell": cell,
+        "code": code,
         "comment": comment,
         "command_line": command_line,
         "lines": lines,
@@ -59,6 +65,18 @@ def _escaped(character: str) -> str:
     return f"\\U{ord(character):08x}"
 
 
+def variable(name: str, default: object) -> str:
+    """`${NAME:-default}`, bare or within quotes; raises `UsageError` where a default could end either of them."""
+    text = str(default)
+    if not DEFAULT.fullmatch(text):
+        raise UsageError(
+            f"{text[:40]!r} cannot be the default of {name}.",
+            cause="Compose and YAML would read a space, a quote, a brace or a `$` in it as their own",
+            next_step=f"set {name} in .env instead",
+        )
+    return f"${{{name}:-{text}}}"
+
+
 def comment(text: str) -> str:
     """`text` as one line of comment: what is not printable is shown escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -75,14 +93,14 @@ def lines(setting: Setting) -> list[str]:
     """The YAML scalars of one flag, a word each; a host variable stays a variable."""
     made = [scalar(word) for word in words([setting])]
     if setting.variable:
-        return [f'"--{setting.name}=${{{setting.variable}:-{setting.value}}}"']
+        return [f'"--{setting.name}={variable(setting.variable, setting.value)}"']
     return made
 
 
 def pair(setting: Setting) -> str:
     """`NAME: value` of one environment variable."""
     if setting.variable:
-        return f'{setting.name}: "${{{setting.variable}:-{setting.value}}}"'
+        return f'{setting.name}: "{variable(setting.variable, setting.value)}"'
     return f"{setting.name}: {scalar(setting.value)}"
 
 

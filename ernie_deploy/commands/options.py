@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from ernie_deploy.errors import UsageError
-from ernie_deploy.request import LOOPBACK, Request
+from ernie_deploy.request import LOOPBACK, Request, bind_address
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
@@ -33,15 +33,10 @@ def _gpu_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> t
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if value == LOOPBACK:
-        return value
-    import ipaddress
-
     try:
-        address = ipaddress.ip_address(value)
-    except ValueError:
-        raise click.BadParameter(f"{value[:40]!r} is not an IP address") from None
-    return f"[{address}]" if isinstance(address, ipaddress.IPv6Address) else str(address)
+        return bind_address(value)
+    except ValueError as fault:
+        raise click.BadParameter(str(fault)) from None
 
 
 def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from ernie_deploy.bench.figures import METRICS
 from ernie_deploy.report.text import COLUMNS, LEFT, conclusion
 from ernie_deploy.report.view import View
 from ernie_deploy.report.wording import counted, number, percent, ratio
+from ernie_deploy.templating import code
 
 # What Markdown or the HTML within it would take for its own.
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&])")
@@ -21,13 +22,6 @@ def markdown(view: View) -> str:
 def escaped(text: str) -> str:
     """`text` as one line that Markdown shows as it is."""
     return SPECIAL.sub(r"\\\1", " ".join(text.split()))
-
-
-def code(text: str) -> str:
-    """`text` as code, whatever backticks it holds."""
-    text = " ".join(text.split())
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
 def _table(rows: Sequence[Sequence[str]], left: int) -> Iterator[str]:
