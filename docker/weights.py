@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatch
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO
 
 CACHE_DIR = Path("/cache/hf")
 ENGINE_DIR = Path("/cache/engine")
@@ -44,8 +44,8 @@ HANDED_MODE = 0o2775
 # Beside what the hub lists: its own notes, and files that arrive twice.
 SPARE_BYTES = 64 << 20
 DISK_MARGIN = 1.05
-# The limit of the safetensors library.
-MOST_HEADER_BYTES = 100_000_000
+# The limit of the safetensors library for a header; every other JSON here is smaller.
+MOST_JSON_BYTES = 100_000_000
 PARTIAL_KEPT_S = 600
 PROGRESS_S = 10.0
 CHUNK_BYTES = 8 << 20
@@ -214,7 +214,7 @@ def examine_all(folder: Path, expected: Mapping[str, str]) -> dict[str, FileStam
 def read_stamp(path: Path) -> Stamp | None:
     """Return the stamp; one that cannot be parsed counts as none."""
     try:
-        data = json.loads(path.read_text())
+        data = load_json(path)
         files = {name: FileStamp(**entry) for name, entry in data.pop("files").items()}
         return Stamp(files=files, **data)
     except (FileNotFoundError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -273,16 +273,40 @@ def wanted_files(folder: Path) -> list[str]:
     return sorted(filter(wanted, names))
 
 
+def odd_files(folder: Path) -> list[str]:
+    """Name what is called like a file that the engine reads and is none: it would be waited for, or is not there."""
+    odd = (path for path in folder.rglob("*") if not path.is_file() and not path.is_dir())
+    return sorted(filter(wanted, (str(path.relative_to(folder)) for path in odd)))
+
+
+def load_json(path: Path) -> Any:
+    """Read a JSON file; raises OSError, or ValueError, also where it is a pipe, too large or nested too deeply."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file")
+    with path.open("rb") as file:
+        return read_json(file, path.stat().st_size)
+
+
+def read_json(file: BinaryIO, size: int) -> Any:
+    """Read so many bytes as JSON; raises ValueError."""
+    if size > MOST_JSON_BYTES:
+        raise ValueError(f"{size} bytes of JSON")
+    try:
+        return json.loads(file.read(size))
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+
+
 def is_whole(path: Path) -> bool:
     """Tell whether a safetensors file is as long as its header says."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         try:
-            header = json.loads(file.read(min(header_bytes, MOST_HEADER_BYTES)))
+            header = read_json(file, header_bytes)
             ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
             return bool(size == 8 + header_bytes + max(ends, default=0))
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             return False
 
 
@@ -290,11 +314,13 @@ def folder_fault(folder: Path, architecture: str | None) -> str | None:
     """Say what makes a folder unfit to be served, if anything does."""
     index = folder / "model.safetensors.index.json"
     shards = {path.name for path in folder.glob("*.safetensors")}
+    if odd := odd_files(folder):
+        return f"has {odd[0]}, a pipe, a device or a link to nothing"
     try:
-        found = json.loads((folder / "config.json").read_text())["architectures"][0]
-        listed = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else shards
+        found = load_json(folder / "config.json")["architectures"][0]
+        listed = set(load_json(index)["weight_map"].values()) if index.exists() else shards
         lacking = sorted(listed - shards)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return "has no config.json that names an architecture, or a broken index"
     if architecture not in (None, found):
         return f"holds {found!s:.80} instead of {architecture}"

@@ -5,6 +5,8 @@ A rendering cannot be told from an edited one by rendering line 1 again: another
 
 from pathlib import Path
 
+from ernie_deploy.reading import read_bounded
+
 MARK = "# sha256 of the lines above: "
 # The largest rendering has a tenth of this.
 MOST_BYTES = 2 << 20
@@ -18,9 +20,9 @@ def with_checksum(text: str) -> str:
 def is_unedited(path: Path) -> bool:
     """Whether the kit wrote this file and nobody changed it since; a link, or what cannot be read, is somebody's own."""
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size > MOST_BYTES:
+        if path.is_symlink():
             return False
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MOST_BYTES).decode().replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError):
         return False
     above, mark, digest = text.rpartition(MARK)

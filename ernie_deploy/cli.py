@@ -1,9 +1,11 @@
 """The command `ernie-deploy`: its subcommands, loaded when called, and the one place errors end."""
 
+import errno
 import gc
 import importlib
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 # Importing makes many objects and frees none: with Python's own threshold the collector takes a
 # tenth of a command's whole time. Long commands still collect.
@@ -16,6 +18,7 @@ from ernie_deploy.errors import KitError  # noqa: E402
 from ernie_deploy.terminal import say  # noqa: E402
 
 INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Name -> module below ernie_deploy.commands, and the line `--help` shows. Kept here so that
 # `--help` imports none of them; a test holds the lines against the commands' own.
@@ -90,11 +93,20 @@ def main(argv: list[str] | None = None) -> Any:
         # The reader (`head`, say) has gone: nothing is wrong, and nobody listens.
         sys.stderr.close()
         sys.exit(0)
-    except Exception:  # noqa: BLE001 - a bug, and its message may hold anybody's text
+    except Exception as error:  # noqa: BLE001 - a bug, and its message may hold anybody's text
+        if isinstance(error, OSError) and error.errno in FULL:
+            _stop_writing(error)
         import traceback
 
         say(traceback.format_exc(), err=True, end="")
         sys.exit(1)
+
+
+def _stop_writing(fault: OSError) -> NoReturn:
+    """End on a full disk: what is left in the buffer of standard output would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    say(f"error: {fault.filename or 'Standard output'} cannot be written: {fault.strerror}.", err=True)
+    sys.exit(1)
 
 
 def _show(error: click.ClickException) -> None:

@@ -12,10 +12,9 @@ from ernie_deploy.errors import OutOfDate
 from ernie_deploy.folder import env_example
 from ernie_deploy.paths import says, write_all
 from ernie_deploy.plan import resolve
+from ernie_deploy.reading import first_line
 from ernie_deploy.render import compose_file
 from ernie_deploy.request import Request
-
-MOST_OF_LINE = 1_000
 
 
 def requests(catalog: Catalog) -> list[Request]:
@@ -91,8 +90,7 @@ def orphans(folder: Path, wanted: dict[Path, str]) -> list[Path]:
 
 def _name_of_pair(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            words = file.readline(MOST_OF_LINE).split()
+        words = first_line(path).split()
     except OSError:
         return ""
     # Its pair may be unknown by now, so the line is not parsed as a request.

@@ -1,11 +1,9 @@
 """Where the kit's own files are, and how it writes files: whole or not at all."""
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from io import BufferedReader
 from pathlib import Path
 
 from ernie_deploy.errors import UsageError
@@ -22,44 +20,6 @@ TEMPLATES = ROOT / "templates"
 DOCKER = ROOT / "docker"
 
 OWNERS = 0o600
-
-
-MIB = 1 << 20
-
-
-def opened(path: Path) -> BufferedReader:
-    """A regular file, or /dev/null, to read from; a pipe, which would be waited for, is an `OSError`."""
-    return os.fdopen(descriptor(path, os.O_RDONLY), "rb")
-
-
-def descriptor(path: Path, flags: int) -> int:
-    """A regular file, or /dev/null, opened with these flags; raises `OSError`."""
-    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    if _is_regular(os.fstat(handle)):
-        return handle
-    os.close(handle)
-    raise OSError(errno.EINVAL, "it is a folder, a pipe or a device")
-
-
-def _is_regular(info: os.stat_result) -> bool:
-    null = stat.S_ISCHR(info.st_mode) and info.st_rdev == Path(os.devnull).stat().st_rdev
-    return stat.S_ISREG(info.st_mode) or null
-
-
-def read_bounded(path: Path, most_bytes: int = MIB) -> bytes:
-    """The content of a regular file; raises `OSError` where it is none or has more bytes."""
-    with opened(path) as file:
-        data = file.read(most_bytes + 1)
-    if len(data) > most_bytes:
-        raise OSError(errno.EFBIG, f"it has more than {most_bytes // MIB} MiB")
-    return data
-
-
-def first_line(path: Path) -> str:
-    """The first line of a regular file, '' where it is longer than any that the kit writes; raises `OSError`."""
-    with opened(path) as file:
-        line = file.readline(MIB + 1)
-    return "" if len(line) > MIB else line.decode(errors="replace").rstrip("\r\n")
 
 
 def write_whole(path: Path, text: str, *, force: bool = False, private: bool = False) -> None:

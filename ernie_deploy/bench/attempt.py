@@ -21,11 +21,12 @@ from ernie_deploy.bench.record import (
     Start,
     Status,
 )
+from ernie_deploy.bench.result_types import type_fault
 from ernie_deploy.bench.secrecy import masked
 from ernie_deploy.bench.site import Site
 from ernie_deploy.bench.site_compose import fresh_name
 from ernie_deploy.bench.watch import Job, Progress, Watched, watch
-from ernie_deploy.paths import MIB, read_bounded
+from ernie_deploy.reading import MIB, read_bounded
 from ernie_deploy.redaction import redacted
 
 RESULT = "result.json"
@@ -159,7 +160,7 @@ def _result(path: Path) -> dict[str, Any]:
         loaded = json.loads(read_bounded(path, MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
-    return loaded if isinstance(loaded, dict) else {}
+    return loaded if isinstance(loaded, dict) and not type_fault(loaded) else {}
 
 
 def _fresh_folder(parent: Path) -> Path:

@@ -10,8 +10,9 @@ from msgspec import Struct
 from ernie_deploy.bench.cells import changes
 from ernie_deploy.bench.record import Attempt, Environment, Journal, Server
 from ernie_deploy.bench.repeats import series
+from ernie_deploy.bench.result_types import type_fault
 from ernie_deploy.errors import BenchInvalid, UsageError
-from ernie_deploy.paths import MIB, opened, read_bounded
+from ernie_deploy.reading import MIB, read_bounded, read_head
 
 SCHEMA = "ernie-bench-baseline/1"
 
@@ -56,12 +57,15 @@ MOST_BYTES = 64 * MIB
 def load(path: Path) -> LocalBaseline:
     """Read a baseline; raises `UsageError` where it is none."""
     try:
-        return msgspec.json.decode(read_bounded(path, MOST_BYTES), type=LocalBaseline)
-    except (OSError, msgspec.DecodeError) as fault:
+        baseline = msgspec.json.decode(read_bounded(path, MOST_BYTES), type=LocalBaseline)
+        for reason in filter(None, (type_fault(attempt.result) for attempt in baseline.attempts)):
+            raise msgspec.ValidationError(reason)
+    except (OSError, msgspec.DecodeError, RecursionError) as fault:
         raise UsageError(
             f"{path} is no baseline: {fault}",
             next_step=f"make one with: ernie-deploy bench baseline accept JOURNAL -o {path}",
         ) from fault
+    return baseline
 
 
 def stale(baseline: LocalBaseline, environment: Environment) -> list[str]:
@@ -72,8 +76,7 @@ def stale(baseline: LocalBaseline, environment: Environment) -> list[str]:
 def is_baseline(path: Path) -> bool:
     """Whether a file is a baseline and not a journal: its text begins with an object of many lines."""
     try:
-        with opened(path) as file:
-            return SCHEMA.encode() in file.read(200)
+        return SCHEMA.encode() in read_head(path, 200)
     except OSError:
         return False
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from ernie_deploy.bench.record import Cell, Cold, Dataset, Environment, Preset
 from ernie_deploy.catalog.bench_schema import Matrix
 from ernie_deploy.errors import UsageError
-from ernie_deploy.paths import opened
+from ernie_deploy.reading import opened
 
 PUBLISHED_SEED = 0
 # What the figures of a cell depend on; the rest of an environment is told, and may change. The tokens of the KV

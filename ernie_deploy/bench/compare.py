@@ -13,7 +13,7 @@ from ernie_deploy.bench.figures import METRICS, P99_REQUESTS, Figure, figure
 from ernie_deploy.bench.record import Environment, Journal
 from ernie_deploy.bench.repeats import Group, Series, series
 from ernie_deploy.errors import BenchInvalid, KitError, NotComparable, UsageError
-from ernie_deploy.paths import read_bounded
+from ernie_deploy.reading import read_bounded
 
 # What MLPerf calls materially different.
 MARKED_PERCENT = 2.0
@@ -112,7 +112,13 @@ def tolerance_of(path: Path | None) -> Tolerance:
         return Tolerance()
     try:
         return msgspec.convert(tomllib.loads(read_bounded(path).decode()), Tolerance)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as fault:
+    except (
+        OSError,
+        UnicodeDecodeError,
+        tomllib.TOMLDecodeError,
+        msgspec.ValidationError,
+        RecursionError,
+    ) as fault:
         raise UsageError(
             f"{path} is no tolerance file: {fault}",
             next_step=f"write percents such as output_throughput = 5; known are {', '.join(GATED)}",

@@ -3,15 +3,16 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
-from ernie_deploy.bench.record import SCHEMA, Journal, Line
+from ernie_deploy.bench.record import SCHEMA, Attempt, Journal, Line
+from ernie_deploy.bench.result_types import type_fault
 from ernie_deploy.errors import UsageError
-from ernie_deploy.paths import MIB, descriptor, read_bounded
+from ernie_deploy.reading import MIB, descriptor, read_bounded
 
 NAME = "journal.jsonl"
 MOST_BYTES = 256 * MIB
@@ -20,14 +21,18 @@ MOST_BYTES = 256 * MIB
 class Writer:
     """Appends lines to an open journal; each is on the disk when `write` returns."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: FileIO, path: Path) -> None:
+        self._file, self._path = file, path
 
     def write(self, line: Line) -> None:
-        """Append one line."""
-        self._file.write(msgspec.json.encode(line) + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Append one line whole, or leave the journal as it was and raise `UsageError`."""
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            _append(self._file, msgspec.json.encode(line) + b"\n")
+        except OSError as fault:
+            with suppress(OSError):
+                self._file.truncate(before)
+            raise _unwritable(self._path, fault) from fault
 
 
 @contextmanager
@@ -37,8 +42,11 @@ def writing(path: Path) -> Iterator[Writer]:
         _lock(file, path)
         if _is_torn(file):
             # The power went in the middle of a line: it stays, apart from the lines to come.
-            file.write(b"\n")
-        yield Writer(file)
+            try:
+                _append(file, b"\n")
+            except OSError as fault:
+                raise _unwritable(path, fault) from fault
+        yield Writer(file, path)
 
 
 def read(path: Path) -> Journal:
@@ -54,7 +62,7 @@ def read(path: Path) -> Journal:
     for text in filter(None, raw.split(b"\n")):
         try:
             lines.append(_decoded(text, path))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             torn += 1
     return Journal(lines=tuple(lines), torn=torn)
 
@@ -75,6 +83,8 @@ def _decoded(text: bytes, path: Path) -> Line:
         raise _of_another_schema(path, str(fault)) from fault
     if line.schema != SCHEMA:
         raise _of_another_schema(path, line.schema)
+    if isinstance(line, Attempt) and (reason := type_fault(line.result)):
+        raise msgspec.DecodeError(reason)
     return line
 
 
@@ -86,19 +96,30 @@ def _of_another_schema(path: Path, detail: str) -> UsageError:
     )
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> FileIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.fdopen(descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+")
+        # Without a buffer, which would be written again when the file is closed on a full disk.
+        return FileIO(descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+")
     except OSError as fault:
-        raise UsageError(
-            f"{path} cannot be written: {fault.strerror}.",
-            cause="the folder is somebody else's, full or read-only",
-            next_step="name another with --results DIR",
-        ) from fault
+        raise _unwritable(path, fault) from fault
 
 
-def _lock(file: BinaryIO, path: Path) -> None:
+def _unwritable(path: Path, fault: OSError) -> UsageError:
+    return UsageError(
+        f"{path} cannot be written: {fault.strerror}.",
+        cause="the folder is somebody else's, full or read-only",
+        next_step="free space, or name another with --results DIR; the lines that are there stay",
+    )
+
+
+def _append(file: FileIO, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
+    os.fsync(file.fileno())
+
+
+def _lock(file: FileIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as fault:
@@ -109,7 +130,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
         ) from fault
 
 
-def _is_torn(file: BinaryIO) -> bool:
+def _is_torn(file: FileIO) -> bool:
     end = file.seek(0, os.SEEK_END)
     if not end:
         return False

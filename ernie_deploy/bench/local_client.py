@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from ernie_deploy.bench.secrecy import is_secret_variable
 from ernie_deploy.compose import ask
 from ernie_deploy.errors import ToolFailed
-from ernie_deploy.paths import first_line
+from ernie_deploy.reading import first_line
 
 # vLLM's client has no option for it.
 KEY_VARIABLE = "OPENAI_API_KEY"

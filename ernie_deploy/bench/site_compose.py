@@ -19,7 +19,7 @@ from ernie_deploy.bench.server import Endpoint
 from ernie_deploy.bench.site import answers, wait_until
 from ernie_deploy.compose import Stack, ask, demand, started
 from ernie_deploy.errors import ServerDied, UsageError
-from ernie_deploy.paths import MIB, read_bounded
+from ernie_deploy.reading import MIB, read_bounded
 
 if TYPE_CHECKING:
     import subprocess

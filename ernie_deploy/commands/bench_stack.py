@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_deploy.commands.header import RENDERED, request_of_header
 from ernie_deploy.errors import KitError, UsageError
+from ernie_deploy.reading import first_line
 
 if TYPE_CHECKING:
     from ernie_deploy.bench.site import Site
@@ -87,9 +88,7 @@ def _existing(file: Path) -> Path:
 
 
 def _first_line(file: Path) -> str:
-    from ernie_deploy.paths import first_line
-
     try:
-        return first_line(_existing(file)).strip()
+        return first_line(_existing(file))
     except OSError as fault:
         raise UsageError(f"{file} cannot be read: {fault.strerror}.") from fault

@@ -9,6 +9,7 @@ import click
 
 from ernie_deploy.commands.options import ids
 from ernie_deploy.errors import CatalogError, CheckFailed, UsageError
+from ernie_deploy.reading import read_head
 from ernie_deploy.terminal import say
 
 if TYPE_CHECKING:
@@ -77,15 +78,14 @@ def _read(name: str, catalog: "Catalog") -> bytes:
             raise _neither(name, catalog)
         return _rendered(name, catalog)
     try:
-        with Path(name).open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        return read_head(Path(name), MAX_BYTES + 1)
     except OSError as fault:
         raise UsageError(f"{name}:1: the file cannot be read: {fault.strerror}.") from fault
 
 
 def _exists(name: str) -> bool:
     try:
-        return Path(name).exists()
+        return Path(name).exists() or Path(name).is_symlink()
     except (OSError, ValueError):  # longer than any path, or with a NUL
         return False
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ernie_deploy.commands.header import RENDERED, request_of_header
-from ernie_deploy.errors import KitError, ToolFailed, ToolMissing
-from ernie_deploy.paths import first_line
+from ernie_deploy.errors import KitError, ToolFailed, ToolMissing, UsageError
+from ernie_deploy.reading import first_line
 from ernie_deploy.request import Request
 from ernie_deploy.terminal import say
 
@@ -20,8 +20,13 @@ def request_of_file(path: Path) -> Request | None:
     """The request behind a rendered file, from its first line; None where it has none that can be read."""
     try:
         head = first_line(path)
-        return request_of_header(head) if head.startswith(RENDERED) else None
-    except (click.ClickException, KitError, ValueError, OSError):
+    except OSError as fault:
+        raise UsageError(f"{path} cannot be read: {fault.strerror}.") from fault
+    if not head.startswith(RENDERED):
+        return None
+    try:
+        return request_of_header(head)
+    except (click.ClickException, KitError, ValueError):
         return None
 
 

@@ -19,9 +19,15 @@ def markdown(view: View) -> str:
     return "\n".join(line for part in parts for line in part).rstrip() + "\n"
 
 
+# Where a reader of Markdown would notify somebody or make a link by itself, and where it is held up.
+CALLS = re.compile(r"@|://|www\.", re.IGNORECASE)
+BREAK = "&#8203;"
+
+
 def escaped(text: str) -> str:
-    """`text` as one line that Markdown shows as it is."""
-    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    """`text` as one line that Markdown shows as it is, and that mentions nobody and links nowhere."""
+    marked = SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return CALLS.sub(lambda call: call[0][:1] + BREAK + call[0][1:], marked)
 
 
 def _table(rows: Sequence[Sequence[str]], left: int) -> Iterator[str]:

@@ -626,3 +626,31 @@ def _contrast(one: list[int], other: list[int]) -> float:
 
 def _linear(channel: float) -> float:
     return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("@everyone", "@&#8203;everyone"),
+        ("see https://evil.example/x", "see https:&#8203;//evil.example/x"),
+        ("WWW.evil.example", "W&#8203;WW.evil.example"),
+        ("mail a@b.example", "mail a@&#8203;b.example"),
+        ("![x](http://e/i.png)", r"\!\[x\]\(http:&#8203;//e/i.png\)"),
+        ("<img src=x>", r"\<img src=x\>"),
+    ],
+)
+def test_markdown_mentions_nobody_and_links_nowhere(text, shown):
+    assert markdown.escaped(text) == shown
+
+
+def test_a_journal_cannot_mention_anybody():
+    hostile = "@everyone @channel https://evil.example www.evil.example"
+    noisy = measured(status="invalid")
+    noisy = replace(noisy, reasons=(hostile,), log_tail=(hostile,), checks=())
+    life = replace(LIFE, image=hostile, hf_id=hostile, model=hostile, target=hostile)
+    noisy = replace(noisy, environment=life.id)
+    made = markdown.markdown(view(Journal(lines=(life, noisy))))
+    outside = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", made)
+    assert "everyone" in made
+    for call in ("@everyone", "@channel", "https://", "www.evil"):
+        assert call not in outside, outside
