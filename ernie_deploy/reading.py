@@ -15,7 +15,7 @@ def read_bounded(path: Path, most_bytes: int = MIB) -> bytes:
     """All of a file; raises `OSError` where it is larger, or no regular file."""
     data = read_head(path, most_bytes + 1)
     if len(data) > most_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {most_bytes // MIB or 1} MiB", str(path))
+        raise OSError(errno.EINVAL, f"it is larger than {most_bytes // MIB or 1} MiB", str(path))
     return data
 
 
@@ -47,9 +47,9 @@ def descriptor(path: Path, flags: int) -> int:
         if not path.is_symlink():
             raise
         raise FileNotFoundError(fault.errno, "it is a link to a file that is not there", str(path)) from fault
-    if fault := _unreadable(path, os.fstat(handle)):
+    if reason := _unreadable(path, os.fstat(handle)):
         os.close(handle)
-        raise OSError(errno.EINVAL, fault, str(path))
+        raise OSError(errno.EINVAL, reason, str(path))
     return handle
 
 

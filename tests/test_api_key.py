@@ -145,5 +145,5 @@ def test_the_kit_reads_with_the_same_script(tmp_path: Path) -> None:
     source.write_text(f"api-key: [{SECRET}, b]\n")
     assert api_key.key_in(source) == SECRET
     source.write_text("api-key: 0123\n")
-    with pytest.raises(UsageError, match="does not read as text"):
+    with pytest.raises(UsageError, match="reads as a number, a date or a boolean"):
         api_key.key_in(source)

@@ -579,7 +579,7 @@ def test_the_server_can_read_its_key_and_nobody_else(said: str, options: dict[st
         ("regular file 400 2000 1000 14", "api-key: sk-a\n", ("ok api-key ./api-key.yaml is readable by the server, 2000:0.",)),
         ("regular file 400 2000 1000 9", "api-key:\n", ("FAIL api-key ./api-key.yaml has an empty key.",)),
         ("regular file 400 2000 1000 14", "api-key: 0123\n",
-         ("FAIL api-key ./api-key.yaml has a key that YAML does not read as text.", " next: put the key in quotes")),
+         ("FAIL api-key ./api-key.yaml has a key that YAML reads as a number, a date or a boolean.", " next: put the key in quotes")),
         ("regular file 400 2000 1000 16", "# \ufffd\napi-key: a\n", ("FAIL api-key ./api-key.yaml is not YAML.",)),
         ("regular file 400 2000 1000 9000000", "", ("FAIL api-key ./api-key.yaml is too large for a key.",)),
         ("directory 755 0 0 0", "", ("FAIL api-key API_KEY_FILE=./api-key.yaml is not a file.",)),

@@ -18,7 +18,7 @@ VISION = [model.id for model in Catalog().models() if model.trust_remote_code]
 def test_code_at_a_movable_revision_is_warned_of(model: str) -> None:
     plan = planned("b300", model=model)
     (warning,) = plan.warnings
-    assert f"is run at the revision {plan.model.revision}, which its owner can move" in warning
+    assert f"at revision {plan.model.revision}, which its owner can change" in warning
     assert "--set revision=COMMIT" in warning
     assert warning in as_text(plan)
     assert as_data(plan)["warnings"] == [warning]
@@ -46,7 +46,7 @@ def test_code_revision_of_its_own_stays_the_users() -> None:
     pairs = (f"revision={COMMIT}", "code-revision=main")
     plan = planned("h100", model="vl-28b", pairs=pairs)
     assert next(s.value for s in plan.settings if s.name == "code-revision") == "main"
-    assert "at the revision main" in plan.warnings[0]
+    assert "at revision main" in plan.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,9 @@ def test_the_recipes_needless_remote_code_is_warned_of_too() -> None:
 def test_render_says_it_beside_the_file(form: str) -> None:
     done = kit("render", "h100", "--model", "vl-28b", "--format", form)
     assert done.returncode == 0
-    assert done.stderr.startswith("warning: Code out of baidu/ERNIE-4.5-VL-28B-A3B-PT is run at the revision")
+    assert done.stderr.startswith(
+        "warning: This stack runs code from baidu/ERNIE-4.5-VL-28B-A3B-PT at revision"
+    )
     assert "warning:" not in done.stdout
 
 

@@ -99,6 +99,8 @@ def _of_another_schema(path: Path, detail: str) -> UsageError:
 def _opened(path: Path) -> FileIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            raise OSError(0, "it is a folder, a pipe or a device, and no file")  # noqa: TRY301 - one sentence for both
         # Without a buffer, which would be written again when the file is closed on a full disk.
         return FileIO(descriptor(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "ab+")
     except OSError as fault:
