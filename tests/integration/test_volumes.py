@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, kit, rendered
+from conftest import FULL, ROOT, kit, rendered
 
 from ernie_deploy import containers
 from ernie_deploy.compose import Stack, ask, demand
@@ -15,7 +15,12 @@ from ernie_deploy.rehearsal.client import chat
 from ernie_deploy.rehearsal.override import IMAGE
 from ernie_deploy.waiting import came
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.timeout(1500),
+    # Two servers at once on two cores: eleven minutes beside other work.
+    pytest.mark.skipif(not FULL, reason="only with .ci/run --full"),
+]
 KERNELS = "ernie-volumes-kernels"
 UP_S = 600
 CHANGES = f"""
