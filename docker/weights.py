@@ -7,7 +7,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -519,14 +518,17 @@ def download(options: Options) -> Path:
     info = HfApi().model_info(options.model, revision=options.revision, files_metadata=True, timeout=30)
     files = [file for file in info.siblings or () if wanted(file.rfilename)]
     require_weights(file.rfilename for file in files)
-    sizes = {file.lfs.sha256 if file.lfs else str(file.blob_id): file.size or 0 for file in files}
+    for file in files:
+        if file.size is None:
+            raise distrust(f"no size for {file.rfilename!r:.80}")
+    sizes = {file.lfs.sha256 if file.lfs else str(file.blob_id): file.size for file in files}
     blobs = options.storage / "blobs"
     drop_partials(blobs)
     missing = sum(size for name, size in sizes.items() if not (blobs / name).exists())
     require_space(options.cache_dir, missing)
     say(f"fetch: {missing / 1e9:.1f} GB of {options.model} at {options.revision} to download")
     there, stored = sum(sizes.values()) - missing, stored_bytes(blobs)
-    most = stored + DISK_MARGIN * missing + SPARE_BYTES if all(file.size for file in files) else math.inf
+    most = stored + DISK_MARGIN * missing + SPARE_BYTES
     with (
         progress("fetch", there + missing, lambda: there + stored_bytes(blobs) - stored),
         at_most(most, blobs),

@@ -177,6 +177,11 @@ def size(answer: Answer) -> None:
     answer.change(size=1)
 
 
+@named("no size")
+def unsized(answer: Answer) -> None:
+    answer.change(size=None)
+
+
 def outside(stack: Stack) -> set[Path]:
     top = stack.folder.parent
     return {path for path in top.rglob("*") if not path.is_relative_to(stack.cache) and "pwned" in str(path)}
@@ -199,10 +204,26 @@ def test_the_answers_are_fine_without_a_lie(stack: Stack, hub: LyingHub) -> None
     assert {token for _, token in hub.tokens} == {f"Bearer {TOKEN}", ""}
 
 
-def test_what_is_sent_without_end_is_cut_off(stack: Stack, hub: LyingHub) -> None:
+def empty_beside(answer: Answer) -> None:
+    """One more file, of no bytes: an honest hub may have it too."""
+    if not answer.is_file:
+        data = json.loads(answer.body)
+        files = data["siblings"] if isinstance(data, dict) else data
+        files += [
+            dict(file, **{("rfilename" if "rfilename" in file else "path"): "empty.txt"}, size=0)
+            for file in files[:1]
+        ]
+        answer.body = json.dumps(data).encode()
+
+
+@pytest.mark.parametrize("beside", [lambda _: None, empty_beside], ids=["alone", "beside an empty file"])
+def test_what_is_sent_without_end_is_cut_off(
+    beside: Callable[[Answer], None], stack: Stack, hub: LyingHub
+) -> None:
     text = SOURCE.read_text().replace("SPARE_BYTES = 64 << 20", "SPARE_BYTES = 1 << 20")
 
     def endless(answer: Answer) -> None:
+        beside(answer)
         if answer.is_file and answer.path.endswith(LFS):
             answer.status = 0
             answer.headers = {
