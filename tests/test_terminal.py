@@ -347,7 +347,7 @@ CALLS: dict[str, Calls] = {
     "rehearse": [(("h100",), True), (("h100", "--build-base"), True)],
     "check": [(("compose.yml",), True), (("compose.yml", "--json"), True), (("compose.yml", "--sarif"), True),
               (("odd.yml",), False), ((PLANT,), True)],
-    "bench plan": [(("-f", "odd.yml"), True), (ATTACH, False)],
+    "bench plan": [(("-f", "odd.yml"), False), (ATTACH, False)],
     "bench run": [((), True), (("--dry-run",), True), (ATTACH, True), ((*ATTACH, "--dry-run"), False),
                   ((*ATTACH, "--api-key-file", "key.yaml", "--json"), False), ((*ATTACH, "--skip-coherence"), True)],
     "bench search": [(("--slo", "tpot:5"), True), (("--slo", "tpot:5", *ATTACH[:4]), True)],

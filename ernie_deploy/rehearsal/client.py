@@ -58,7 +58,15 @@ class Said(Struct, frozen=True):
         return list(zip(self.tokens, self.logprobs, strict=True))
 
 
-def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, api_key: str = "") -> Said:
+def complete(
+    base_url: str,
+    model: str,
+    prompt: str,
+    *,
+    max_tokens: int,
+    api_key: str = "",
+    timeout_s: float = COMPLETION_S,
+) -> Said:
     """The greedy completion of a prompt; raises OSError where there is none, or none that can be read."""
     body = {
         "model": model,
@@ -69,7 +77,7 @@ def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, api_key
         "logprobs": 1,
     }
     try:
-        answer = ask_json(f"{base_url}/v1/completions", body, key=api_key, limit_s=COMPLETION_S)
+        answer = ask_json(f"{base_url}/v1/completions", body, key=api_key, limit_s=timeout_s)
         found = answer["choices"][0]["logprobs"]
         return Said(found["tokens"], found["token_logprobs"])
     except (ValueError, LookupError, TypeError) as fault:
