@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from conftest import ROOT
@@ -86,6 +87,13 @@ def started() -> Iterator[Bad]:
 
 bad, other = pytest.fixture(started, name="bad"), pytest.fixture(started, name="other")
 
+
+def completed(url: str) -> object:
+    """A completion with a limit that a test can wait for."""
+    with patch.object(client, "COMPLETION_S", 1.0):
+        return client.complete(url, "m", "p", max_tokens=1)
+
+
 CLIENTS: dict[str, Callable[[str], object]] = {
     "metrics": lambda url: metrics.fetch(f"{url}/metrics", timeout_s=1.0),
     "scrape": metrics.scrape,
@@ -98,7 +106,7 @@ CLIENTS: dict[str, Callable[[str], object]] = {
     "coherence": lambda url: coherence.require(Endpoint(url=url, api_key=KEY), "m", Environment(id="e", taken_unix_s=0, hf_id="m")),
     "chat": lambda url: client.chat(url, "m", max_tokens=1, stream=False, timeout_s=1.0),
     "stream": lambda url: client.chat(url, "m", max_tokens=1, stream=True, timeout_s=1.0),
-    "complete": lambda url: client.complete(url, "m", "p", max_tokens=1, timeout_s=1.0),
+    "complete": completed,
 }  # fmt: skip
 FORESEEN = (OSError, ValueError, KitError)
 

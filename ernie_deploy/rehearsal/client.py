@@ -58,15 +58,7 @@ class Said(Struct, frozen=True):
         return list(zip(self.tokens, self.logprobs, strict=True))
 
 
-def complete(
-    base_url: str,
-    model: str,
-    prompt: str,
-    *,
-    max_tokens: int,
-    api_key: str = "",
-    timeout_s: float = COMPLETION_S,
-) -> Said:
+def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, api_key: str = "") -> Said:
     """The greedy completion of a prompt; raises OSError where there is none, or none that can be read."""
     body = {
         "model": model,
@@ -77,7 +69,7 @@ def complete(
         "logprobs": 1,
     }
     try:
-        answer = ask_json(f"{base_url}/v1/completions", body, key=api_key, limit_s=timeout_s)
+        answer = ask_json(f"{base_url}/v1/completions", body, key=api_key, limit_s=COMPLETION_S)
         found = answer["choices"][0]["logprobs"]
         return Said(found["tokens"], found["token_logprobs"])
     except (ValueError, LookupError, TypeError) as fault:
