@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -30,6 +31,8 @@ STACK_DIR = Path("/stack")
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py", "*.ttf")
 # vLLM prefers consolidated*.safetensors where there is one, so it is wanted too.
 UNWANTED = ("original/*", ".*")
+# What arrives last, where a command of --before looks at the rest first.
+WEIGHTS = "*.safetensors"
 GIT_HASH_DIGITS = 40
 # Of a commit or a small file, and of a large one.
 HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -115,6 +118,9 @@ class Options(argparse.Namespace):
     cache_dir: Path
     engine_dir: Path
     stack_dir: Path
+    before: list[str]
+    # The folder on which the command of --before has ended well.
+    approved: Path | None = None
 
     @property
     def stamp(self) -> Path:
@@ -123,6 +129,11 @@ class Options(argparse.Namespace):
             return self.stack_dir / "weights.json"
         name = f"{self.model.replace('/', '--')}@{self.revision.replace('/', '-')}.json"
         return self.cache_dir / "ernie" / name
+
+    @property
+    def record(self) -> Path:
+        """What the command of --before knows about the remote code."""
+        return self.stamp.with_suffix(".code.json")
 
     @property
     def storage(self) -> Path:
@@ -494,8 +505,8 @@ def distrust(what: str) -> KnownError:
     return KnownError(UNFIT, f"{reason}: check both, and the model's name and revision")
 
 
-def snapshot(options: Options, *, local_files_only: bool) -> Path:
-    """Return the folder of the snapshot, complete as far as huggingface_hub knows."""
+def snapshot(options: Options, *, local_files_only: bool, skip: tuple[str, ...] = ()) -> Path:
+    """Return the folder of the snapshot, complete as far as huggingface_hub knows, but for what is skipped."""
     from huggingface_hub import snapshot_download
 
     folder = snapshot_download(
@@ -503,7 +514,7 @@ def snapshot(options: Options, *, local_files_only: bool) -> Path:
         revision=options.revision,
         cache_dir=options.cache_dir / "hub",
         allow_patterns=list(WANTED),
-        ignore_patterns=list(UNWANTED),
+        ignore_patterns=[*UNWANTED, *skip],
         local_files_only=local_files_only,
         # A file that is broken off by a kill starts again from nothing, so few are under way at a time.
         max_workers=4,
@@ -529,13 +540,19 @@ def download(options: Options) -> Path:
     say(f"fetch: {missing / 1e9:.1f} GB of {options.model} at {options.revision} to download")
     there, stored = sum(sizes.values()) - missing, stored_bytes(blobs)
     most = stored + DISK_MARGIN * missing + SPARE_BYTES
-    with (
-        progress("fetch", there + missing, lambda: there + stored_bytes(blobs) - stored),
-        at_most(most, blobs),
-    ):
-        folder = snapshot(options, local_files_only=False)
-    require_sizes(folder, {file.rfilename: file.size for file in files})
-    return folder
+
+    def arrive(*skip: str) -> Path:
+        with (
+            progress("fetch", there + missing, lambda: there + stored_bytes(blobs) - stored),
+            at_most(most, blobs),
+        ):
+            folder = snapshot(options, local_files_only=False, skip=skip)
+        require_sizes(folder, {file.rfilename: file.size for file in files})
+        return folder
+
+    if options.before:
+        approve(options, arrive(WEIGHTS))
+    return arrive()
 
 
 @contextlib.contextmanager
@@ -596,7 +613,6 @@ def stored_bytes(blobs: Path) -> int:
 
 def download_or_reuse(options: Options) -> Path:
     """Return the folder of the snapshot; without the hub, of one that is already complete."""
-    prepare_environment(options)
     require_private_way()
     try:
         with known_errors(options):
@@ -712,6 +728,7 @@ def fetch(arguments: list[str]) -> None:
     """Make the weights ready for the serving user, and stamp them."""
     options = parse(arguments)
     os.umask(0o002)
+    prepare_environment(options)
     with known_errors(options):
         prepare_folders(options)
         hand_over(options)
@@ -729,7 +746,7 @@ def end_waits(options: Options) -> None:
 
 
 def parse(arguments: list[str]) -> Options:
-    """Read the command line of `fetch`."""
+    """Read the command line of `fetch`; after --before stands the command that must approve FOLDER, RECORD."""
     parser = argparse.ArgumentParser("fetch")
     parser.add_argument("--model", required=True)
     parser.add_argument("--revision", default="main")
@@ -739,14 +756,21 @@ def parse(arguments: list[str]) -> Options:
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     parser.add_argument("--engine-dir", type=Path, default=ENGINE_DIR)
     parser.add_argument("--stack-dir", type=Path, default=STACK_DIR)
-    return parser.parse_args(arguments, Options())
+    # Split by hand, because argparse looks for its own options in the words of the command too.
+    at = arguments.index("--before") if "--before" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:at], Options())
+    options.before = arguments[at + 1 :]
+    return options
 
 
 def fetch_snapshot(options: Options) -> None:
     """Bring the snapshot into the cache and stamp it; where the stamp still holds, touch no network."""
     stamp = read_stamp(options.stamp)
-    if stamp is None or not still_holds(options, stamp):
+    if stamp is not None and still_holds(options, stamp):
+        approve(options, options.stamp.parent / stamp.folder)
+    else:
         folder = download_or_reuse(options)
+        approve(options, folder)
         # Before the stamp, for which a new owner is a change.
         hand_over(options)
         place = os.path.relpath(folder, options.stamp.parent)
@@ -754,6 +778,19 @@ def fetch_snapshot(options: Options) -> None:
         write_stamp(options.stamp, stamp)
         say(f"fetch: {len(stamp.files)} files of {options.model} verified")
     link(options.stamp.parent / options.model.rpartition("/")[2], stamp.folder)
+
+
+def approve(options: Options, folder: Path) -> None:
+    """Run the command of --before on a folder, once; where it fails, end with its exit code, after its words."""
+    if not options.before or folder == options.approved:
+        return
+    command = [*options.before, str(folder), str(options.record)]
+    code = subprocess.run(command, check=False).returncode  # noqa: S603 - the stack's own words
+    if code < 0:
+        say(f"fetch: {options.before[0]} was ended by signal {-code} before the weights", sys.stderr)
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)
+    options.approved = folder
 
 
 def still_holds(options: Options, stamp: Stamp) -> bool:
@@ -792,6 +829,7 @@ def fetch_folder(options: Options) -> None:
         raise KnownError(
             UNFIT, f"{folder} {fault}, likely from an incomplete copy: copy the model there again"
         )
+    approve(options, folder)
     stamp, names = read_stamp(options.stamp), wanted_files(folder)
     known = stamp.files if stamp else {}
     kept = {name: known[name] for name in names if name in known and known[name].fits(folder / name)}
