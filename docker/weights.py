@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -556,6 +557,20 @@ def download(options: Options) -> Path:
 
 
 @contextlib.contextmanager
+def alone(options: Options) -> Iterator[None]:
+    """Wait for another stack's fetch of this model: what it brings would count as sent without end."""
+    with (options.stamp.parent / f"{options.model.replace('/', '--')}.lock").open("a") as file:
+        # A file system without locks, as some networks' are, is no reason not to download.
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"fetch: another stack downloads {options.model} into this cache: waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def at_most(most_bytes: float, blobs: Path) -> Iterator[None]:
     """End the process where more arrives than was listed: a thread of a library cannot be ended alone."""
     finished = threading.Event()
@@ -615,7 +630,7 @@ def download_or_reuse(options: Options) -> Path:
     """Return the folder of the snapshot; without the hub, of one that is already complete."""
     require_private_way()
     try:
-        with known_errors(options):
+        with known_errors(options), alone(options):
             mistrust_hub()
             return download(options)
     except KnownError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fake_hub
 import pytest
 from fake_hub import FakeHub, Handler
-from test_weights import LFS, MODEL, NOWHERE, SOURCE, TOKEN, Stack, fill
+from test_weights import LFS, MODEL, NOWHERE, SOURCE, TOKEN, Stack, fill, safetensors
 
 UP = "../" * 4
 # Where nobody cuts it off, the disk of who tests shall not be full.
@@ -235,6 +238,26 @@ def test_what_is_sent_without_end_is_cut_off(
     assert (done.code, "sends more" in done.err) == (26, True), done
     assert not list(stack.cache.rglob("*.incomplete"))
     assert hub.sent < 1 << 30
+
+
+def test_two_revisions_fetched_at_once_do_not_end_each_other(stack: Stack, hub: LyingHub) -> None:
+    text = SOURCE.read_text().replace("SPARE_BYTES = 64 << 20", "SPARE_BYTES = 1 << 20")
+    large = fill(hub.folder / f"{MODEL}@refs-pr-1") / LFS
+    large.write_bytes(safetensors(4 << 20))
+    asked = threading.Event()
+
+    def slow(answer: Answer) -> None:
+        if answer.is_file and answer.path.endswith(f"{fake_hub.commit(hub.folder / MODEL)}/{LFS}"):
+            asked.set()
+            time.sleep(3)
+
+    hub.lie = slow
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(stack.fetch, text=text)
+        assert asked.wait(55)
+        second = stack.fetch("--revision", "refs/pr/1", text=text)
+    assert (first.result().code, second.code) == (0, 0), (first.result(), second)
+    assert f"fetch: another stack downloads {MODEL} into this cache: waiting for it\n" in second.out
 
 
 def test_no_token_follows_a_redirect_to_another_host(stack: Stack, hub: LyingHub) -> None:
