@@ -8,9 +8,6 @@ from types import ModuleType
 from ernie_deploy.errors import UsageError
 from ernie_deploy.paths import DOCKER
 
-# A file that is read here at all; the server refuses smaller ones too.
-LARGEST_BYTES = 1 << 20
-
 
 def key_in(path: Path) -> str:
     """The first key; empty where the file is not ours to read. Raises `UsageError` where it is unfit."""
@@ -35,6 +32,14 @@ def fault_in(content: bytes) -> tuple[str, str] | None:
     except script.KnownError as fault:
         return fault.what, fault.remedy
     return None
+
+
+def fault_of_size(size_bytes: int) -> tuple[str, str] | None:
+    """The same of a file so large that nobody reads it."""
+    script = _script()
+    if size_bytes <= script.MOST_BYTES:
+        return None
+    return f"is larger than {script.MOST_BYTES >> 10} KiB", script.LINE
 
 
 @cache

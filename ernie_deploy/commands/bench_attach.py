@@ -61,8 +61,7 @@ def _api_key(path: Path | None) -> str:
     from ernie_deploy.api_key import key_in
 
     key = key_in(path)
-    # What no header can carry is a key of nothing, and http.client would quote it in its error.
-    if not (key and key.isascii() and key.isprintable()):
+    if not key:
         raise UsageError(
             f"{path} cannot be read.",
             cause="it is not there, or closed to this user",

@@ -157,11 +157,10 @@ def _key_fault(host: Host, plan: Plan, path: str, stat: Stat | None) -> tuple[st
     """What the server will refuse in the key's file, where this user may read it."""
     if not plan.request.api_key_file or not stat or stat.kind != "file":
         return None
-    from ernie_deploy.api_key import LARGEST_BYTES, fault_in
+    from ernie_deploy.api_key import fault_in, fault_of_size
 
-    if stat.size > LARGEST_BYTES:
-        return "is too large for a key", "write the one line `api-key: YOUR-KEY` there"
-
+    if fault := fault_of_size(stat.size):
+        return fault
     text = host.read(path)
     # What was no UTF-8 is none again.
     return None if text is None else fault_in(text.encode().replace("\ufffd".encode(), b"\xff"))
