@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.plan import Plan, resolve
@@ -19,6 +20,10 @@ ROOT = Path(__file__).parent.parent
 # `.ci/run` sets it: there, what is missing is a failure.
 NOTHING_MISSING = bool(os.environ.get("ERNIE_DEPLOY_NOTHING_MISSING"))
 FULL = bool(os.environ.get("ERNIE_DEPLOY_FULL"))
+
+# How long one example takes says more of the machine's load than of the code.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 SCRUBBED = ("HF_", "VLLM_", "COMPOSE_", "DOCKER_", "BENCH_", "NO_COLOR", "FORCE_COLOR", "COLUMNS",
             "NODE_RANK", "HEAD_ADDR", "HOST_IP", "NIC", "BIND_ADDR", "PORT", "MAX_")  # fmt: skip

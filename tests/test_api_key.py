@@ -12,7 +12,7 @@ import pytest
 import yaml
 from api_key_files import FILES, KEYS, TEXTS
 from conftest import ROOT
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ernie_deploy import api_key
@@ -37,7 +37,6 @@ def test_a_file_gives_a_key_or_is_refused(text: str, keys: list[str] | None) -> 
 
 
 @given(TEXTS)
-@settings(deadline=None)
 @example("? [a]\n: b\n")
 @example("[" * 500)
 @example('api-key: "\\U00110000"\n')

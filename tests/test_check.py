@@ -662,7 +662,7 @@ SERVICE = st.fixed_dictionaries(
     optional=dict.fromkeys(("command", "entrypoint", "environment", "ports", "volumes", "deploy"), TREES)
     | {"command": st.lists(WORDS, max_size=12), "healthcheck": TREES, "depends_on": TREES, "extends": TREES},
 )
-QUIET = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUIET = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 
 def judged(data):

@@ -94,7 +94,7 @@ def test_what_differs_from_node_to_node_is_in_env_alone(compose: str, tmp_path: 
 
 
 @given(NASTY)
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_compose_reads_any_setting_unchanged(compose: str, tmp_path: Path, value: str) -> None:
     path = tmp_path / "compose.yml"
     try:
@@ -109,7 +109,7 @@ def test_compose_reads_any_setting_unchanged(compose: str, tmp_path: Path, value
 
 
 @given(VALUES.filter(lambda value: "\0" not in value))
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_compose_reads_any_env_value_unchanged(compose: str, tmp_path: Path, value: str) -> None:
     try:
         line = folder.env_line("VALUE", value)

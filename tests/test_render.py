@@ -360,7 +360,6 @@ VALUES = st.one_of(
 
 
 @given(VALUES)
-@settings(deadline=None)
 def test_an_env_value_is_read_back_or_refused(value: str) -> None:
     plan, catalog = planned("cpu"), Catalog()
     try:
@@ -382,7 +381,7 @@ NASTY = st.one_of(
     NASTY,
     st.sampled_from(["served-model-name", "chat-template", "max-num-seqs", "override-generation-config"]),
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_setting_yields_a_correct_file_or_a_clear_refusal(value: str, key: str) -> None:
     try:
         plan = planned("h100", pairs=(f"{key}={value}",))
@@ -395,7 +394,7 @@ def test_any_setting_yields_a_correct_file_or_a_clear_refusal(value: str, key: s
 
 
 @given(st.lists(NASTY, max_size=3), NASTY)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_extra_words_and_names_yield_a_file_or_a_refusal(extra: list[str], name: str) -> None:
     for options in ({"extra": tuple(extra)}, {"model": name}, {"profiles": (name,)}, {"weights": name},
                     {"user": name}, {"cuda": name}):  # fmt: skip
@@ -406,7 +405,6 @@ def test_any_extra_words_and_names_yield_a_file_or_a_refusal(extra: list[str], n
 
 
 @given(st.sampled_from(Catalog().targets()), st.sampled_from(Catalog().models()))
-@settings(deadline=None)
 def test_the_same_request_gives_the_same_bytes(target: object, model: object) -> None:
     try:
         once = rendered(target.id, model=model.id)  # type: ignore[attr-defined]

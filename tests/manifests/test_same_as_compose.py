@@ -68,7 +68,7 @@ def test_words_and_variables_are_those_of_compose_in_each_form(
 
 
 @given(NASTY)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_setting_reaches_vllm_unchanged(value: str) -> None:
     try:
         plan = planned("h100", pairs=(f"served-model-name={value}",))
