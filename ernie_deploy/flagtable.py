@@ -6,7 +6,8 @@ from functools import cache
 
 from msgspec import Struct, convert
 
-from ernie_deploy.catalog.schema import Engine, Value
+from ernie_deploy.catalog.engine_schema import Engine
+from ernie_deploy.catalog.schema import Value
 from ernie_deploy.errors import UsageError
 from ernie_deploy.flags import Setting
 from ernie_deploy.paths import CATALOG

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from ernie_deploy.catalog.schema import Engine, Model, RequestLimit
+from ernie_deploy.catalog.engine_schema import Engine, RequestLimit
+from ernie_deploy.catalog.schema import Model
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.flags import Setting
 from ernie_deploy.pairing import find

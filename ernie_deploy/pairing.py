@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from ernie_deploy.catalog.schema import Engine, Model, Profile, Recipes, Target
+from ernie_deploy.catalog.engine_schema import Engine
+from ernie_deploy.catalog.schema import Model, Profile, Recipes, Target
 from ernie_deploy.errors import UsageError
 from ernie_deploy.flags import Setting
 

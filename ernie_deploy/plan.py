@@ -7,7 +7,8 @@ from msgspec import Struct
 from ernie_deploy.applies import check_gpus, check_nodes, check_profiles
 from ernie_deploy.bench_cell import bench_settings
 from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
-from ernie_deploy.catalog.schema import Engine, Model, Port, Support, Target
+from ernie_deploy.catalog.engine_schema import Engine
+from ernie_deploy.catalog.schema import Model, Port, Support, Target
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.flags import Setting, merge
 from ernie_deploy.layout import Layout, choose

@@ -5,7 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from ernie_deploy.catalog.schema import Engine
+from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.errors import UsageError
 from ernie_deploy.flags import Setting, merge
 

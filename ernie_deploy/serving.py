@@ -1,6 +1,7 @@
 """The flags and variables of `vllm serve` that follow from running in this stack."""
 
-from ernie_deploy.catalog.schema import Engine, Target, Vendor
+from ernie_deploy.catalog.engine_schema import Engine
+from ernie_deploy.catalog.schema import Target, Vendor
 from ernie_deploy.flags import Setting, as_settings
 from ernie_deploy.layout import Layout
 from ernie_deploy.request import Request

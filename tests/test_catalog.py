@@ -1,15 +1,18 @@
 """The catalog is complete, true to its sources, and says all of a file's faults at once."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, planned
+from msgspec.structs import replace
 
 from ernie_deploy import published
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.load import load
+from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.catalog.schema import Bench, Model, Row, SupportTable
 from ernie_deploy.errors import CatalogError, KitError
 from ernie_deploy.flags import text
@@ -165,3 +168,38 @@ def test_an_unknown_id_is_refused_with_what_is_known(catalog: Catalog, name: str
         catalog.model(name)
     assert "ernie-deploy models" in str(told.value)
     assert len(str(told.value)) < 500
+
+
+# --- what remote code needs ---
+
+
+@pytest.mark.parametrize("model", Catalog().models(), ids=lambda model: model.id)
+def test_a_model_with_remote_code_names_what_that_needs_and_no_other_does(
+    catalog: Catalog, model: Model
+) -> None:
+    assert bool(model.packages) == model.trust_remote_code
+    assert [package.id for package in catalog.packages_of(model)] == model.packages
+
+
+def test_every_package_is_some_models(catalog: Catalog) -> None:
+    assert set(catalog.packages) == {name for model in catalog.models() for name in model.packages}
+
+
+@pytest.mark.parametrize("package", Catalog().packages.values(), ids=lambda package: package.id)
+def test_the_script_unpacks_a_package_where_the_catalog_says(package: Package) -> None:
+    script = runpy.run_path(str(ROOT / "docker/packages.py"))
+    archive = script["pinned"](package.requirement)
+    assert f"/packages/{archive.folder}" == package.folder
+    assert archive.fits("x86_64")
+    assert archive.fits("aarch64") == (package.machine == "")
+    assert package.size_bytes <= script["MOST_ARCHIVE_BYTES"]
+    assert package.unpacked_bytes <= script["MOST_UNPACKED_BYTES"]
+    assert package.modules or package.places
+    if package.places:
+        assert re.fullmatch("[0-9a-f]{64}", package.places.sha256)
+
+
+def test_a_package_that_is_not_there_is_named(catalog: Catalog) -> None:
+    model = replace(catalog.model("vl-28b"), packages=["decord", "decrod"])
+    with pytest.raises(CatalogError, match="There is no package 'decrod'"):
+        catalog.packages_of(model)

@@ -2,12 +2,15 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from ernie_deploy.catalog import bench_schema, schema
+from ernie_deploy.catalog import bench_schema, engine_schema, schema
 from ernie_deploy.catalog.load import load
 from ernie_deploy.errors import CatalogError
 from ernie_deploy.paths import CATALOG
+
+if TYPE_CHECKING:
+    from ernie_deploy.catalog import package_schema
 
 AnyFact = TypeVar("AnyFact", bound=schema.Fact)
 ENGINE = "0.32.0"
@@ -34,9 +37,9 @@ class Catalog:
         return self._one("profiles", profile_id, schema.Profile)
 
     @cached_property
-    def engine(self) -> schema.Engine:
+    def engine(self) -> engine_schema.Engine:
         """The pinned vLLM version."""
-        return load(self.folder / "engines" / f"{ENGINE}.toml", schema.Engine)
+        return load(self.folder / "engines" / f"{ENGINE}.toml", engine_schema.Engine)
 
     @cached_property
     def recipes(self) -> schema.Recipes:
@@ -52,6 +55,20 @@ class Catalog:
     def defaults(self) -> dict[str, str]:
         """Default of each `${VAR}`; empty where the plan decides it."""
         return {variable.name: variable.default for variable in self.variables}
+
+    @cached_property
+    def packages(self) -> "dict[str, package_schema.Package]":
+        """Every package that the remote code of some model needs, by id."""
+        from ernie_deploy.catalog.package_schema import Packages
+
+        return {package.id: package for package in load(self.folder / "packages.toml", Packages).packages}
+
+    def packages_of(self, model: schema.Model) -> "tuple[package_schema.Package, ...]":
+        """The packages that a model's remote code needs; raises `CatalogError` for one that is not there."""
+        unknown = [name for name in model.packages if name not in self.packages]
+        if unknown:
+            raise _unknown("packages", unknown[0], sorted(self.packages))
+        return tuple(self.packages[name] for name in model.packages)
 
     @cached_property
     def ports(self) -> list[schema.Port]:

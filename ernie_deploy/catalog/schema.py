@@ -1,6 +1,5 @@
-"""The catalog's types: what a model, a target, an engine, a profile and a recipe row are."""
+"""The catalog's types: what a model, a target, a profile and a recipe row are."""
 
-from collections.abc import Collection
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct, field
@@ -48,7 +47,7 @@ class Vision(Fact, frozen=True):
 
 
 class Model(Fact, frozen=True):
-    """One ERNIE checkpoint."""
+    """One ERNIE checkpoint; `packages` are what its remote code needs beside the image, by id."""
 
     id: str
     title: str
@@ -63,6 +62,7 @@ class Model(Fact, frozen=True):
     vision: Vision | None = None
     mtp: bool = False
     trust_remote_code: bool = False
+    packages: list[str] = []
     reasoning_parser: str = ""
     tool_call_parser: str = ""
 
@@ -92,88 +92,6 @@ class Target(Fact, frozen=True):
     fp8_source: str
     engine_defaults: EngineDefaults
     environment: dict[str, str] = {}
-
-
-class Image(Fact, frozen=True):
-    """One vendor's container image of an engine; `user` is empty where root is the only one."""
-
-    reference: str
-    source: str
-    user: str = ""
-    min_driver: str = ""
-    older_cuda: dict[str, str] = {}
-
-
-class Cache(Fact, frozen=True):
-    """Where a library keeps what it compiles; without a variable that says so, the folder is below HOME."""
-
-    folder: str
-    source: str
-    variable: str = ""
-    vendors: list[Vendor] = []
-
-    def is_of(self, vendor: Vendor) -> bool:
-        """Tell whether an image of this vendor has the library; all have it where none is named."""
-        return vendor in (self.vendors or [vendor])
-
-
-class Lifetime(Fact, frozen=True):
-    """A flag, or a value of one, that this engine no longer takes or soon will not."""
-
-    flag: str
-    state: Literal["removed", "deprecated"]
-    since: str
-    remedy: str
-    source: str
-    value: str = ""
-
-
-class RequestLimit(Fact, frozen=True):
-    """What one request may ask of the server: a flag of vLLM, or in capitals a variable of its environment.
-
-    `vision` limits are of models that take images; `host_variable` is the `${VAR}` that changes the value.
-    """
-
-    name: str
-    value: Value
-    reason: str
-    source: str
-    vision: bool = False
-    host_variable: str = ""
-
-
-class OpenRoute(Fact, frozen=True):
-    """A path that asks for no API key; `closed_by` is the flag without which it is served."""
-
-    path: str
-    does: str
-    source: str
-    closed_by: str = ""
-
-
-class ApiKey(Fact, frozen=True):
-    """What vLLM's own API key guards, by the beginning of the path, and what it leaves open."""
-
-    guards: list[str]
-    source: str
-    open: list[OpenRoute]
-
-    def left_open(self, flags: Collection[str]) -> list[str]:
-        """The paths that are open on a server with these flags, the most harmful first."""
-        return [route.path for route in self.open if route.closed_by not in flags]
-
-
-class Engine(Fact, frozen=True):
-    """One pinned vLLM version: an image per vendor, what its API key leaves open, its limits of a request, its caches and the lifetimes of its flags."""
-
-    version: str
-    gpu_memory_utilization: float
-    gpu_memory_utilization_source: str
-    images: dict[Vendor, Image]
-    api_key: ApiKey
-    request_limits: list[RequestLimit]
-    caches: list[Cache]
-    lifetimes: list[Lifetime]
 
 
 Need: TypeAlias = Literal["fp8", "gpu", "large", "moe", "mtp", "published", "reasoning", "tools", "vision"]

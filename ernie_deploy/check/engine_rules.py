@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 
 from ernie_deploy.catalog import ENGINE
-from ernie_deploy.catalog.schema import Lifetime
+from ernie_deploy.catalog.engine_schema import Lifetime
 from ernie_deploy.check.argv import Argument, Argv, Tool, unknown_words
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known

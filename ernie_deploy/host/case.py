@@ -8,7 +8,7 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ernie_deploy.catalog.schema import Engine
+from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.findings import Finding
 from ernie_deploy.host.gpus import Gpu
