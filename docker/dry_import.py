@@ -119,9 +119,16 @@ def say(text: str, file: TextIO = sys.stdout) -> None:
 
 def clean(text: str) -> str:
     """Make one short line of others' words, without what may be a token, or a name and password in a URL."""
-    line = re.sub(r"hf_[A-Za-z0-9]{8,}", "***", " ".join(text[:MOST_INPUT].split()))
-    line = re.sub(r"//[^\s@]*@", "//***@", line)
+    words = re.sub(r"hf_[A-Za-z0-9]{8,}", "***", text[:MOST_INPUT]).split()
+    line = " ".join(map(without_login, words))
     return line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}..."
+
+
+def without_login(word: str) -> str:
+    """Blank out all from `//` to the last `@`."""
+    before, slashes, rest = word.partition("//")
+    _, at, host = rest.rpartition("@")
+    return f"{before}{slashes}***{at}{host}" if at else word
 
 
 def require(path: Path, there: bool) -> None:  # noqa: FBT001 - one fact about the one path
