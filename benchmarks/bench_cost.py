@@ -15,10 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ernie_deploy.bench import client, journal, local_client
-from ernie_deploy.bench.cells import Choice, cells_of, derived_seed
-from ernie_deploy.bench.record import Attempt, Cell
-from ernie_deploy.bench.site import Attached
+from ernie_deploy.bench.journal import store
+from ernie_deploy.bench.journal.cells import Choice, cells_of, derived_seed
+from ernie_deploy.bench.journal.record import Attempt, Cell
+from ernie_deploy.bench.measure import client, local_client
+from ernie_deploy.bench.measure.site import Attached
 from ernie_deploy.catalog import Catalog
 
 FIGURES = ("output_throughput", "mean_ttft_ms", "mean_tpot_ms", "median_itl_ms")
@@ -75,7 +76,7 @@ def _kit(options: argparse.Namespace, cell: Cell, folder: Path) -> dict[str, Any
              "--shapes", options.shape, "--num-prompts", str(cell.num_prompts), "--rate", "inf", "--no-warm-up",
              "--skip-coherence", "--results", str(folder)]  # fmt: skip
     subprocess.run(words, check=True, capture_output=True)
-    attempt: Attempt = journal.read(folder / journal.NAME).attempts[-1]
+    attempt: Attempt = store.read(folder / store.NAME).attempts[-1]
     assert attempt.status in ("valid", "suspect"), attempt.reasons
     wall_s = attempt.end_unix_s - attempt.start_unix_s
     return {"wall_s": wall_s, **{name: attempt.result[name] for name in FIGURES}}

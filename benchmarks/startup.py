@@ -14,7 +14,7 @@ IMPORT_HELP = [sys.executable, "-c", "import click"]
 MATRIX = (
     "import time; t = time.perf_counter()\n"
     "from ernie_deploy.catalog import Catalog\n"
-    "from ernie_deploy.committed import files\n"
+    "from ernie_deploy.render.committed import files\n"
     "n = len(files(Catalog())); print(n, time.perf_counter() - t)"
 )
 

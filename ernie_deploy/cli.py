@@ -15,7 +15,7 @@ import click  # noqa: E402
 
 from ernie_deploy import __version__  # noqa: E402
 from ernie_deploy.errors import KitError  # noqa: E402
-from ernie_deploy.terminal import say  # noqa: E402
+from ernie_deploy.safe_io.terminal import say  # noqa: E402
 
 INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

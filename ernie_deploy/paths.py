@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ernie_deploy.errors import UsageError
-from ernie_deploy.redaction import redacted
+from ernie_deploy.safe_io.redaction import redacted
 
 PACKAGE = Path(__file__).parent
 CATALOG = PACKAGE / "catalog"

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import settings
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.plan import Plan, resolve
+from ernie_deploy.plan.request import Request
+from ernie_deploy.plan.resolve import Plan, resolve
 from ernie_deploy.rehearsal.override import IMAGE
-from ernie_deploy.render import compose_file
-from ernie_deploy.request import Request
+from ernie_deploy.render.compose import compose_file
 
 ROOT = Path(__file__).parent.parent
 # `.ci/run` sets it: there, what is missing is a failure.

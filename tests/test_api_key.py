@@ -15,8 +15,8 @@ from conftest import ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ernie_deploy import api_key
 from ernie_deploy.errors import UsageError
+from ernie_deploy.stack import api_key
 
 SCRIPT = ROOT / "docker/with_api_key.py"
 SECRET = "sk-very-secret"

@@ -9,15 +9,15 @@ import pytest
 from conftest import ROOT, planned
 from msgspec.structs import replace
 
-from ernie_deploy import published
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.load import load
 from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.catalog.schema import Bench, Model, Row, SupportTable
 from ernie_deploy.errors import CatalogError, KitError
-from ernie_deploy.flags import text
-from ernie_deploy.memory import kv_bytes_per_token, parameters
-from ernie_deploy.topology import Topology
+from ernie_deploy.plan import recipe
+from ernie_deploy.plan.memory import kv_bytes_per_token, parameters
+from ernie_deploy.plan.settings import text
+from ernie_deploy.plan.topology import Topology
 
 RECIPES = ROOT / "tests" / "recipes"
 COMMANDS = [*Catalog().recipes.serve, *Catalog().recipes.bench]
@@ -84,8 +84,8 @@ def _said(value: object) -> str | bool:
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.id)
 def test_each_published_flag_is_cited_by_the_line_it_stands_on(command: Row | Bench) -> None:
     lines = (RECIPES / command.recipe).read_text(encoding="utf-8").splitlines()
-    cited = published.settings_of(command)
-    cited += published.environment_of(command) if isinstance(command, Row) else []
+    cited = recipe.settings_of(command)
+    cited += recipe.environment_of(command) if isinstance(command, Row) else []
     for setting in cited:
         number = int(setting.origin.rpartition(":")[2])
         assert setting.name in lines[number - 1], setting

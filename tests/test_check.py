@@ -17,11 +17,11 @@ from ernie_deploy.check.interpolate import resolved
 from ernie_deploy.check.tree import MAX_BYTES
 from ernie_deploy.check.values import seconds, size, version
 from ernie_deploy.cli import main
-from ernie_deploy.committed import files
 from ernie_deploy.errors import UsageError
-from ernie_deploy.plan import resolve
-from ernie_deploy.render import compose_file
-from ernie_deploy.request import Request
+from ernie_deploy.plan.request import Request
+from ernie_deploy.plan.resolve import resolve
+from ernie_deploy.render.committed import files
+from ernie_deploy.render.compose import compose_file
 
 FOLDER = Path(__file__).parent / "check"
 SAMPLES = yaml.safe_load((FOLDER / "rules.yml").read_text())

@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT
 
 from ernie_deploy.catalog.schema import Experts, Figures, Model, Vision
-from ernie_deploy.memory import parameters
+from ernie_deploy.plan.memory import parameters
 
 SCRIPTS = ROOT / "docker" / "rehearsal"
 MODEL, PULL_REQUEST = "baidu/ERNIE-4.5-21B-A3B-PT", "refs/pr/17"

@@ -203,7 +203,7 @@ def test_render_imports_no_more_than_it_needs() -> None:
     loaded = imported("render", "mi300x")
     assert not loaded & {"yaml", "rich", "docker", "hypothesis", "vllm", "subprocess", "urllib.request"}
     assert "ernie_deploy.check" not in loaded
-    assert "ernie_deploy.explain" not in loaded
+    assert "ernie_deploy.render.explain" not in loaded
 
 
 def test_nothing_of_the_kit_imports_vllm() -> None:

@@ -14,9 +14,9 @@ from conftest import ROOT, rendered
 from hypothesis import HealthCheck, given, settings
 from test_render import NASTY, VALUES, interpolated
 
-from ernie_deploy import folder
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import UsageError
+from ernie_deploy.render import folder
 
 # Nothing is asked of a daemon: `config` only reads the file.
 NO_DAEMON = {"DOCKER_HOST": "tcp://127.0.0.1:1", "PATH": os.environ["PATH"], "HOME": "/nonexistent"}

@@ -4,9 +4,9 @@ import re
 
 import pytest
 from conftest import ROOT, kit
+from readme_tables import disagreement_table, model_table
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.docs import disagreement_table, model_table
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -37,7 +37,7 @@ from ernie_deploy.host.probes import (
     natural,
     route_to,
 )
-from ernie_deploy.request import Request
+from ernie_deploy.plan.request import Request
 
 HOSTS = Path(__file__).parent / "host"
 KINDS = {"regular": "file", "directory": "folder", "character": "device"}

@@ -7,13 +7,13 @@ from urllib.parse import quote
 import pytest
 from conftest import ROOT
 
-from ernie_deploy import containers
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.schema import Failure
-from ernie_deploy.containers import State, log_of_start
-from ernie_deploy.evidence import MOST_CHARACTERS, SCRIPTS, SERVING, Evidence, gathered
-from ernie_deploy.failures import recognise
-from ernie_deploy.phases import phase
+from ernie_deploy.stack import containers
+from ernie_deploy.stack.containers import State, log_of_start
+from ernie_deploy.stack.evidence import MOST_CHARACTERS, SCRIPTS, SERVING, Evidence, gathered
+from ernie_deploy.stack.failures import recognise
+from ernie_deploy.stack.progress import phase
 
 EXCERPTS = ROOT / "tests/failures"
 CATALOG = Catalog()

@@ -12,10 +12,10 @@ from conftest import ROOT, kit, rendered
 
 from ernie_deploy import paths
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.checksum import is_unedited, with_checksum
-from ernie_deploy.committed import Place, differences, write
 from ernie_deploy.errors import OutOfDate, UsageError
 from ernie_deploy.paths import write_all, write_whole
+from ernie_deploy.render.checksum import is_unedited, with_checksum
+from ernie_deploy.render.committed import Place, differences, write
 
 COMMITTED = Place(ROOT / "compose", ROOT / ".env.example")
 

@@ -13,12 +13,13 @@ from unittest.mock import patch
 import pytest
 from conftest import ROOT
 
-from ernie_deploy import http_client, metrics, status
-from ernie_deploy.bench import coherence
-from ernie_deploy.bench.record import Environment
-from ernie_deploy.bench.server import Endpoint, read_metrics
+from ernie_deploy.bench.journal.record import Environment
+from ernie_deploy.bench.measure import coherence
+from ernie_deploy.bench.measure.server import Endpoint, read_metrics
 from ernie_deploy.errors import KitError, ServerDied
 from ernie_deploy.rehearsal import client
+from ernie_deploy.safe_io import http_client
+from ernie_deploy.stack import metrics, status
 
 KEY = "sk-planted"
 DEEP = b"[" * 200_000

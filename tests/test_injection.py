@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 from ernie_deploy.commands.init import init
 from ernie_deploy.commands.render import render
 from ernie_deploy.errors import KitError
-from ernie_deploy.request import bind_address
+from ernie_deploy.plan.request import bind_address
 
 MARK = "zq9"
 HARMLESS = f"{MARK}x{MARK}"

@@ -11,17 +11,17 @@ from conftest import ROOT, kit
 from msgspec.structs import replace
 from test_doctor import FixtureHost
 
-from ernie_deploy import lifecycle, metrics, status
-from ernie_deploy.address import api_address
 from ernie_deploy.commands.lifecycle import _start
 from ernie_deploy.commands.preflight import preflight, request_of_file
-from ernie_deploy.compose import Stack
-from ernie_deploy.containers import State, seconds_until, seconds_until_probed
 from ernie_deploy.errors import ToolFailed
-from ernie_deploy.lifecycle import Started, _stands
-from ernie_deploy.live import _Lines
-from ernie_deploy.phases import Phase, phase
-from ernie_deploy.request import Request, command_words
+from ernie_deploy.plan.request import Request, command_words
+from ernie_deploy.stack import lifecycle, metrics, status
+from ernie_deploy.stack.address import api_address
+from ernie_deploy.stack.compose import Stack
+from ernie_deploy.stack.containers import State, seconds_until, seconds_until_probed
+from ernie_deploy.stack.lifecycle import Started, _stands
+from ernie_deploy.stack.live import _Lines
+from ernie_deploy.stack.progress import Phase, phase
 
 
 @pytest.mark.parametrize(("rank", "profile"), [("0", "head"), ("1", "worker"), ("12", "worker")])

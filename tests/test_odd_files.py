@@ -13,9 +13,9 @@ import pytest
 from bench.journals import LIFE, measured
 from conftest import ROOT
 
-from ernie_deploy.bench import journal
+from ernie_deploy.bench.journal import store
 from ernie_deploy.errors import UsageError
-from ernie_deploy.reading import read_bounded
+from ernie_deploy.safe_io.reading import read_bounded
 
 GIB = 1 << 30
 ENV = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -161,10 +161,10 @@ APPENDS = """
 import sys
 from pathlib import Path
 from bench.journals import LIFE, measured
-from ernie_deploy.bench import journal
+from ernie_deploy.bench.journal import store
 from ernie_deploy.errors import UsageError
 try:
-    with journal.writing(Path(sys.argv[1])) as writer:
+    with store.writing(Path(sys.argv[1])) as writer:
         for _ in range(int(sys.argv[2])):
             writer.write(LIFE)
 except UsageError as fault:
@@ -175,7 +175,7 @@ except UsageError as fault:
 
 def test_a_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    with journal.writing(path) as writer:
+    with store.writing(path) as writer:
         writer.write(LIFE)
         writer.write(measured())
     before = path.read_bytes()
@@ -189,15 +189,15 @@ def test_a_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
     whole = path.read_bytes()
     assert whole.startswith(before)
     assert whole.endswith(b"\n")
-    assert journal.read(path).torn == 0
-    with journal.writing(path) as writer:
+    assert store.read(path).torn == 0
+    with store.writing(path) as writer:
         writer.write(LIFE)
     assert path.read_bytes() == whole + msgspec.json.encode(LIFE) + b"\n"
 
 
 @pytest.mark.parametrize("path", ["/dev/full", "/dev/null"])
 def test_a_journal_is_no_device(path: str) -> None:
-    with pytest.raises(UsageError, match="cannot be written"), journal.writing(Path(path)):
+    with pytest.raises(UsageError, match="cannot be written"), store.writing(Path(path)):
         pass
 
 

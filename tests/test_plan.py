@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError, Refused, UsageError
-from ernie_deploy.explain import as_data, as_text
-from ernie_deploy.flags import words
-from ernie_deploy.memory import Budget, _stage_bytes, parameters, plan_memory
-from ernie_deploy.topology import Topology, pipeline_stages, refusal
+from ernie_deploy.plan.memory import Budget, _stage_bytes, parameters, plan_memory
+from ernie_deploy.plan.settings import words
+from ernie_deploy.plan.topology import Topology, pipeline_stages, refusal
+from ernie_deploy.render.explain import as_data, as_text
 
 KIT = ["--shutdown-timeout=60", "--disable-fastapi-docs"]
 MTP = '--speculative-config={"method":"mtp","num_speculative_tokens":1}'

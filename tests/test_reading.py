@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, kit
 
-from ernie_deploy import reading
-from ernie_deploy.bench.attempt import _result
-from ernie_deploy.bench.cells import Choice, cells_of
+from ernie_deploy.bench.journal.cells import Choice, cells_of
+from ernie_deploy.bench.measure.attempt import _result
+from ernie_deploy.bench.report.wording import moment
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import UsageError
-from ernie_deploy.kubernetes import quantity
-from ernie_deploy.report.wording import moment
+from ernie_deploy.render.kubernetes import quantity
+from ernie_deploy.safe_io import reading
 
 # Whatever these read lies in the package, or was just made there.
 OWN_FILES = {"catalog/load.py", "render.py", "kubernetes.py", "flagtable.py", "reading.py", "paths.py", "cli.py", "rehearsal/override.py", "rehearsal/leaks.py"}  # fmt: skip

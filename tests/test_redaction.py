@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, kit
 
 from ernie_deploy.host import settings
-from ernie_deploy.redaction import redacted
+from ernie_deploy.safe_io.redaction import redacted
 
 WEIGHTS = runpy.run_path(str(ROOT / "docker/weights.py"))
 PASSWORDS = ("pw", "p/w", "p@w", "p:w", "/p@/w:@", "p//w", "pä#?w", "@", "hunter2%2F@x/y")

@@ -10,12 +10,12 @@ import pytest
 from conftest import kit, planned
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.compose import Done
 from ernie_deploy.errors import NotReady, Refused, ToolFailed, ToolMissing
 from ernie_deploy.rehearsal import fit, group, group_proofs, override, proofs, runner
 from ernie_deploy.rehearsal.client import Answer, Said
 from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.proofs import Disproved
+from ernie_deploy.stack.compose import Done
 
 # Of every tiny checkpoint.
 CONFIG = {"num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 32}

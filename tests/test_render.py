@@ -15,12 +15,12 @@ from dotenv import dotenv_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ernie_deploy import folder
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError, UsageError
-from ernie_deploy.flags import words
-from ernie_deploy.folder import VARIABLE
-from ernie_deploy.render import comment, scalar
+from ernie_deploy.plan.settings import words
+from ernie_deploy.render import folder
+from ernie_deploy.render.compose import comment, scalar
+from ernie_deploy.render.folder import VARIABLE
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 DEFAULTS = Catalog().defaults

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, kit, missing, planned
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.explain import as_data, as_text
+from ernie_deploy.render.explain import as_data, as_text
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 VISION = [model.id for model in Catalog().models() if model.trust_remote_code]

@@ -20,10 +20,11 @@ import pytest
 from bench.journals import journal_of, measured
 from conftest import ROOT, rendered
 
-from ernie_deploy import cli, terminal
-from ernie_deploy.bench import baseline as baselines
-from ernie_deploy.bench.record import Attempt, Environment
+from ernie_deploy import cli
+from ernie_deploy.bench.compare import baseline as baselines
+from ernie_deploy.bench.journal.record import Attempt, Environment
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.safe_io import terminal
 
 # OSC with a title, a cleared screen, C1's CSI, CR, BS, DEL, bidi, invisible characters, a line separator, a tag.
 STEERS = "\x1b]0;x\x07\x1b[2J\x9b1m\r\x08\x7f\u202e\u2066\u200f\u061c\u200b \ufeff\U000e0041"

@@ -11,8 +11,8 @@ from conftest import kit, rendered
 from test_lifecycle import _docker
 
 from ernie_deploy.errors import Refused, UsageError
-from ernie_deploy.lifecycle import own_volumes
-from ernie_deploy.volumes import HOLDS, WEIGHTS, User, as_text, look, remove
+from ernie_deploy.stack.lifecycle import own_volumes
+from ernie_deploy.stack.volumes import HOLDS, WEIGHTS, User, as_text, look, remove
 
 ENGINE = "ernie-engine-21b-nvidia-0.32.0"
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 from fake_hub import FakeHub
 
-from ernie_deploy import containers
+from ernie_deploy.stack import containers
 
 SOURCE = Path(__file__).parents[1] / "docker" / "weights.py"
 MODEL = "baidu/ERNIE-tiny"

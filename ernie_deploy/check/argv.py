@@ -11,7 +11,7 @@ from ernie_deploy.catalog import ENGINE
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.tree import Word
 from ernie_deploy.check.values import human
-from ernie_deploy.flagtable import Flag, find, names
+from ernie_deploy.plan.words import Flag, find, names
 
 Tool: TypeAlias = Literal["serve", "bench"]
 

@@ -11,7 +11,7 @@ from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import human, shown, version
-from ernie_deploy.flagtable import names
+from ernie_deploy.plan.words import names
 
 PARSER = f"the flag table read from vLLM {ENGINE}'s own parser"
 # Comparing takes a millisecond a flag; nobody reads so many.

@@ -9,7 +9,7 @@ from ernie_deploy.check.hardware import VISIBLE, has_gpu, ranks, reserved, uses_
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import NEWEST, shown, version
-from ernie_deploy.topology import Topology, refusal
+from ernie_deploy.plan.topology import Topology, refusal
 
 GPUS_A_NODE = 8
 MTP_MIN_BATCHED_TOKENS = 8192

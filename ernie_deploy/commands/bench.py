@@ -9,13 +9,13 @@ import click
 
 from ernie_deploy.commands import bench_report
 from ernie_deploy.commands.bench_options import HOW, SLOS, WHAT, WHERE, slo, with_options
-from ernie_deploy.terminal import say
+from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
-    from ernie_deploy.bench.cells import Choice
-    from ernie_deploy.bench.record import Attempt, Cell
-    from ernie_deploy.bench.run import Orders
-    from ernie_deploy.plan import Plan
+    from ernie_deploy.bench.journal.cells import Choice
+    from ernie_deploy.bench.journal.record import Attempt, Cell
+    from ernie_deploy.bench.measure.run import Orders
+    from ernie_deploy.plan.resolve import Plan
 
 EXAMPLE = """\b
 Example:
@@ -106,14 +106,14 @@ for _command in (bench_report.report, bench_report.compare, bench_report.baselin
 
 
 def _cells(options: dict[str, Any]) -> "list[Cell]":
-    from ernie_deploy.bench.cells import cells_of
+    from ernie_deploy.bench.journal.cells import cells_of
     from ernie_deploy.catalog import Catalog
 
     return cells_of(_choice(options), Catalog().matrix)
 
 
 def _choice(options: dict[str, Any]) -> "Choice":
-    from ernie_deploy.bench.cells import Choice
+    from ernie_deploy.bench.journal.cells import Choice
     from ernie_deploy.errors import UsageError
 
     if (options["dataset"] in ("sharegpt", "custom")) != bool(options["dataset_path"]):
@@ -147,8 +147,8 @@ def _print_commands(cells: "list[Cell]", options: dict[str, Any]) -> None:
     import shlex
     from pathlib import Path
 
-    from ernie_deploy.bench import client
-    from ernie_deploy.bench.attempt import RESULT
+    from ernie_deploy.bench.measure import client
+    from ernie_deploy.bench.measure.attempt import RESULT
     from ernie_deploy.commands.bench_stack import site_of
 
     site, dataset = site_of(options), options["dataset_path"]
@@ -160,21 +160,21 @@ def _print_commands(cells: "list[Cell]", options: dict[str, Any]) -> None:
 
 
 def _measured(cells: "list[Cell]", plan: "Plan | None", options: dict[str, Any]) -> "list[Attempt]":
-    from ernie_deploy.bench import journal
-    from ernie_deploy.bench.run import Runner
+    from ernie_deploy.bench.journal import store
+    from ernie_deploy.bench.measure.run import Runner
     from ernie_deploy.commands.bench_progress import talker
     from ernie_deploy.commands.bench_stack import site_of
 
     end_as_ctrl_c_does()
-    path = options["results"] / journal.NAME
+    path = options["results"] / store.NAME
     site = site_of(options)
-    with journal.writing(path) as writer, talker(sys.stderr) as talk:
-        return list(Runner(site, orders_of(plan, options), writer, journal.read(path), talk).measure(cells))
+    with store.writing(path) as writer, talker(sys.stderr) as talk:
+        return list(Runner(site, orders_of(plan, options), writer, store.read(path), talk).measure(cells))
 
 
 def orders_of(plan: "Plan | None", options: dict[str, Any]) -> "Orders":
     """What a run of these options is to do."""
-    from ernie_deploy.bench.run import Orders
+    from ernie_deploy.bench.measure.run import Orders
     from ernie_deploy.commands.bench_plan import coherence_of
     from ernie_deploy.commands.bench_stack import known_of
 
@@ -204,7 +204,7 @@ def _conclude(attempts: "list[Attempt]", *, as_json: bool) -> None:
 
     import msgspec
 
-    from ernie_deploy.bench.run import outcome
+    from ernie_deploy.bench.measure.run import outcome
 
     counts = Counter(attempt.status for attempt in attempts)
     if as_json:

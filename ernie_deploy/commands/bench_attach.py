@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from ernie_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from ernie_deploy.bench.site import Attached
+    from ernie_deploy.bench.measure.site import Attached
     from ernie_deploy.catalog.schema import Model
-    from ernie_deploy.plan import Plan
+    from ernie_deploy.plan.resolve import Plan
 
 
 def attached(options: dict[str, Any], plan: "Plan | None") -> "Attached":
     """The server of --attach; raises `UsageError` where options are missing or cannot be meant."""
-    from ernie_deploy.bench.site import Attached
+    from ernie_deploy.bench.measure.site import Attached
 
     _refuse_restarts(options)
     model = plan.model if plan else _named(options["model"])
@@ -58,7 +58,7 @@ def _tokenizer(model: "Model | None") -> str:
 def _api_key(path: Path | None) -> str:
     if path is None:
         return ""
-    from ernie_deploy.api_key import key_in
+    from ernie_deploy.stack.api_key import key_in
 
     key = key_in(path)
     if not key:

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from ernie_deploy.bench import estimate
-from ernie_deploy.bench.record import Cell, Environment
+from ernie_deploy.bench.journal.record import Cell, Environment
+from ernie_deploy.bench.measure import estimate
 
 if TYPE_CHECKING:
-    from ernie_deploy.bench.run import Coherence
-    from ernie_deploy.bench.site import Site
-    from ernie_deploy.plan import Plan
+    from ernie_deploy.bench.measure.run import Coherence
+    from ernie_deploy.bench.measure.site import Site
+    from ernie_deploy.plan.resolve import Plan
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ def as_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def coherence_of(plan: "Plan | None", options: dict[str, Any]) -> "Coherence":
     """What to ask a server before its first cell."""
-    from ernie_deploy.bench.coherence import require
+    from ernie_deploy.bench.measure.coherence import require
 
     vision = options.get("dataset") == "random-mm"
     chat = not (plan.model.id if plan else options["model"]).endswith("-base")

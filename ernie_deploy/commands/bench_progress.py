@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from ernie_deploy.bench.record import Attempt, Cell
-from ernie_deploy.bench.run import Talk
-from ernie_deploy.bench.server import Look
-from ernie_deploy.terminal import console, in_colour, say
+from ernie_deploy.bench.journal.record import Attempt, Cell
+from ernie_deploy.bench.measure.run import Talk
+from ernie_deploy.bench.measure.server import Look
+from ernie_deploy.safe_io.terminal import console, in_colour, say
 
 QUIET_S = 10.0
 

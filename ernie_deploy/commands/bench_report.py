@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ernie_deploy.terminal import say
+from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
-    from ernie_deploy.bench.record import Journal
+    from ernie_deploy.bench.journal.record import Journal
 
 JOURNAL = Path("bench-results/journal.jsonl")
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -45,10 +45,10 @@ Example:
 @click.option("--force", is_flag=True, help="Overwrite files.")
 def report(journal: Path, as_json: bool, baseline: Path | None, force: bool, **files: Path | None) -> None:
     """Show what was measured, and what of it is proven."""
-    from ernie_deploy import report as reports
-    from ernie_deploy.bench import baseline as baselines
-    from ernie_deploy.report import text
-    from ernie_deploy.report.view import view
+    from ernie_deploy.bench import report as reports
+    from ernie_deploy.bench.compare import baseline as baselines
+    from ernie_deploy.bench.report import text
+    from ernie_deploy.bench.report.view import view
 
     shown = view(_journal(journal), baselines.load(baseline) if baseline else None)
     named = {kind: path for kind, path in files.items() if path}
@@ -70,8 +70,8 @@ def compare(a: Path, b: Path, tolerance: Path | None, as_json: bool) -> int:
     """Say what became worse from journal or baseline A to B."""
     import msgspec
 
-    from ernie_deploy.bench import compare as comparing
-    from ernie_deploy.report import text
+    from ernie_deploy.bench.compare import comparison as comparing
+    from ernie_deploy.bench.report import text
 
     found = comparing.compare(_journal(a), _journal(b), comparing.tolerance_of(tolerance))
     say(msgspec.json.encode(found).decode() if as_json else text.comparison(found), as_json=as_json)
@@ -89,7 +89,7 @@ def baseline() -> None:
 @click.option("--force", is_flag=True, help="Replace the baseline there was.")
 def accept(journal: Path, output: Path, force: bool) -> None:
     """Make the valid attempts of a journal the baseline."""
-    from ernie_deploy.bench import baseline as baselines
+    from ernie_deploy.bench.compare import baseline as baselines
     from ernie_deploy.paths import write_whole
 
     made = baselines.accept(_journal(journal))
@@ -99,7 +99,7 @@ def accept(journal: Path, output: Path, force: bool) -> None:
 
 def _journal(path: Path) -> "Journal":
     """A journal, or a baseline read as one; raises `UsageError`."""
-    from ernie_deploy.bench import baseline as baselines
-    from ernie_deploy.bench import journal
+    from ernie_deploy.bench.compare import baseline as baselines
+    from ernie_deploy.bench.journal import store
 
-    return baselines.load(path).journal if baselines.is_baseline(path) else journal.read(path)
+    return baselines.load(path).journal if baselines.is_baseline(path) else store.read(path)

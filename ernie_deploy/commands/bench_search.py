@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 from ernie_deploy.errors import BenchInvalid
 
 if TYPE_CHECKING:
-    from ernie_deploy.bench.record import Attempt
-    from ernie_deploy.bench.run import Runner
+    from ernie_deploy.bench.journal.record import Attempt
+    from ernie_deploy.bench.measure.run import Runner
 
 
 def searched(
     slo_ms: dict[str, float], shape: str, share: float, most: int, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Probe and return the answer with every probe; raises `BenchInvalid` where a probe proves nothing."""
-    from ernie_deploy.bench import journal
-    from ernie_deploy.bench.cells import lengths_of
-    from ernie_deploy.bench.run import Runner
-    from ernie_deploy.bench.search import highest, probe, share_met
+    from ernie_deploy.bench.journal import store
+    from ernie_deploy.bench.journal.cells import lengths_of
+    from ernie_deploy.bench.measure.run import Runner
+    from ernie_deploy.bench.measure.search import highest, probe, share_met
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.commands.bench import end_as_ctrl_c_does, feasible, orders_of
     from ernie_deploy.commands.bench_progress import talker
@@ -27,9 +27,9 @@ def searched(
     lengths, plan = lengths_of(shape, Catalog().matrix), plan_of(options)
     feasible([probe(lengths, 1, slo_ms)], plan)
     site = site_of(options)
-    path, probes = options["results"] / journal.NAME, dict[int, float]()
-    with journal.writing(path) as writer, talker(sys.stderr) as talk:
-        runner = Runner(site, orders_of(plan, options), writer, journal.read(path), talk)
+    path, probes = options["results"] / store.NAME, dict[int, float]()
+    with store.writing(path) as writer, talker(sys.stderr) as talk:
+        runner = Runner(site, orders_of(plan, options), writer, store.read(path), talk)
 
         def meets(concurrency: int) -> bool:
             probes[concurrency] = share_met(_proven(runner, probe(lengths, concurrency, slo_ms)))

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_deploy.commands.header import RENDERED, request_of_header
 from ernie_deploy.errors import KitError, UsageError
-from ernie_deploy.reading import first_line
+from ernie_deploy.safe_io.reading import first_line
 
 if TYPE_CHECKING:
-    from ernie_deploy.bench.site import Site
-    from ernie_deploy.plan import Plan
-    from ernie_deploy.request import Request
+    from ernie_deploy.bench.measure.site import Site
+    from ernie_deploy.plan.request import Request
+    from ernie_deploy.plan.resolve import Plan
 
 
 LONGEST_QUOTE = 200
@@ -19,8 +19,8 @@ LONGEST_QUOTE = 200
 def plan_of(options: dict[str, Any]) -> "Plan | None":
     """The plan behind the compose file, or of --target and --model; None where neither says it."""
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.plan import resolve
-    from ernie_deploy.request import Request
+    from ernie_deploy.plan.request import Request
+    from ernie_deploy.plan.resolve import resolve
 
     if options["target"]:
         return resolve(Catalog(), Request(target=options["target"], model=options["model"]))
@@ -36,8 +36,8 @@ def site_of(options: dict[str, Any]) -> "Site":
         from ernie_deploy.commands.bench_attach import attached
 
         return attached(options, plan_of(options))
-    from ernie_deploy.bench.site_compose import ComposeSite
-    from ernie_deploy.compose import Stack, require_compose
+    from ernie_deploy.bench.measure.site_compose import ComposeSite
+    from ernie_deploy.stack.compose import Stack, require_compose
 
     require_compose()
     files = tuple(_existing(file) for file in _files(options))

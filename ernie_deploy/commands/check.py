@@ -9,8 +9,8 @@ import click
 
 from ernie_deploy.commands.options import ids
 from ernie_deploy.errors import CatalogError, CheckFailed, UsageError
-from ernie_deploy.reading import read_head
-from ernie_deploy.terminal import say
+from ernie_deploy.safe_io.reading import read_head
+from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
     from ernie_deploy.catalog import Catalog
@@ -91,9 +91,9 @@ def _exists(name: str) -> bool:
 
 
 def _rendered(target: str, catalog: "Catalog") -> bytes:
-    from ernie_deploy.plan import resolve
-    from ernie_deploy.render import compose_file
-    from ernie_deploy.request import Request
+    from ernie_deploy.plan.request import Request
+    from ernie_deploy.plan.resolve import resolve
+    from ernie_deploy.render.compose import compose_file
 
     return compose_file(resolve(catalog, Request(target=target)), catalog.defaults).encode()
 

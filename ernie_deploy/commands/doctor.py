@@ -10,11 +10,11 @@ import click
 
 from ernie_deploy.commands.options import request_options
 from ernie_deploy.errors import UsageError
-from ernie_deploy.terminal import say, say_coloured
+from ernie_deploy.safe_io.terminal import say, say_coloured
 
 if TYPE_CHECKING:
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.request import Request
+    from ernie_deploy.plan.request import Request
 
 EXAMPLE = """\b
 Examples:
@@ -52,7 +52,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - click's signature
 ) -> int:
     """Compare this host with what a stack needs, and say what to do."""
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.request import Request
+    from ernie_deploy.plan.request import Request
 
     catalog, request = Catalog(), Request(**options)
     place = _place(request, node_rank, head)
@@ -107,7 +107,7 @@ def _tell(written: dict[str, str], env_file: Path) -> None:
 def _dry_run(catalog: "Catalog", request: "Request", head: str, *, as_json: bool) -> str:
     """What would be asked, as a script that can be run by hand."""
     from ernie_deploy.host.probes import ADDRESSES, READS, commands, route_to
-    from ernie_deploy.plan import resolve
+    from ernie_deploy.plan.resolve import resolve
 
     vendor = resolve(catalog, request).target.vendor if request.target else None
     asked = list(commands(vendor).values())

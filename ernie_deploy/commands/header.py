@@ -2,7 +2,7 @@
 
 import shlex
 
-from ernie_deploy.request import Request
+from ernie_deploy.plan.request import Request
 
 RENDERED = "# ernie-deploy render "
 

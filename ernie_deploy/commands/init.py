@@ -7,8 +7,8 @@ import click
 
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
-from ernie_deploy.redaction import redacted
-from ernie_deploy.terminal import say
+from ernie_deploy.safe_io.redaction import redacted
+from ernie_deploy.safe_io.terminal import say
 
 EXAMPLE = """\b
 Examples:
@@ -24,9 +24,9 @@ Examples:
 def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> None:
     """Make a folder with compose.yml, .env and a README of the stack."""
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.folder import files
     from ernie_deploy.paths import write_all
-    from ernie_deploy.plan import resolve
+    from ernie_deploy.plan.resolve import resolve
+    from ernie_deploy.render.folder import files
 
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))

@@ -9,11 +9,11 @@ import click
 
 from ernie_deploy.commands.options import given_request_options, request_of, request_options
 from ernie_deploy.errors import UsageError
-from ernie_deploy.terminal import say
+from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
-    from ernie_deploy.compose import Stack
-    from ernie_deploy.request import Request
+    from ernie_deploy.plan.request import Request
+    from ernie_deploy.stack.compose import Stack
 
 FILE = click.option(
     "-f", "--file", type=click.Path(path_type=Path), default=Path("compose.yml"), show_default=True,
@@ -43,8 +43,8 @@ Examples:
 def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Start a stack, show how far it is, and say why if it fails."""
     from ernie_deploy.commands.node import profiles
-    from ernie_deploy.compose import Stack
-    from ernie_deploy.request import command_words
+    from ernie_deploy.plan.request import command_words
+    from ernie_deploy.stack.compose import Stack
 
     file, request = _asked_for(options)
     renders = bool(request and not _is_file(options["target"]))
@@ -87,7 +87,7 @@ def _rendered_already(path: Path, request: "Request | None", given: dict[str, cl
 
     from msgspec.structs import replace
 
-    from ernie_deploy.request import command_words
+    from ernie_deploy.plan.request import command_words
 
     options = click.get_current_context().params
     names = ", ".join(param.opts[0] if isinstance(param, click.Option) else "--" for param in given.values())
@@ -126,8 +126,8 @@ def _existing(path: Path) -> Path:
 
 
 def _start(stack: Any, wait_timeout: int, *, as_json: bool) -> None:
-    from ernie_deploy.lifecycle import up as bring_up
-    from ernie_deploy.live import shower
+    from ernie_deploy.stack.lifecycle import up as bring_up
+    from ernie_deploy.stack.live import shower
 
     with shower(sys.stderr) as show:
         started = bring_up(stack, wait_timeout, show)
@@ -142,7 +142,7 @@ def _start(stack: Any, wait_timeout: int, *, as_json: bool) -> None:
 def _what_is_up(started: Any) -> str:
     if started.address:
         return f"serves on http://{started.address}"
-    from ernie_deploy.containers import of_service
+    from ernie_deploy.stack.containers import of_service
 
     return "has joined its head" if of_service(started.states, "worker") else "is up"
 
@@ -158,7 +158,7 @@ def _what_is_up(started: Any) -> str:
 @JSON
 def down(file: Path, volumes: bool, dry_run: bool, as_json: bool) -> None:
     """Stop a stack; its weights stay on their volume."""
-    from ernie_deploy.compose import Stack, demand, require_compose
+    from ernie_deploy.stack.compose import Stack, demand, require_compose
 
     stack = Stack(files=(_existing(file),))
     own = _own_volumes(stack) if volumes else []
@@ -175,7 +175,7 @@ def down(file: Path, volumes: bool, dry_run: bool, as_json: bool) -> None:
 
 
 def _own_volumes(stack: "Stack") -> list[str]:
-    from ernie_deploy.lifecycle import own_volumes, resolve
+    from ernie_deploy.stack.lifecycle import own_volumes, resolve
 
     return own_volumes(resolve(stack))
 
@@ -191,7 +191,7 @@ def logs(  # noqa: PLR0913, PLR0917 - its options
     file: Path, follow: bool, tail: str, dry_run: bool, as_json: bool, services: tuple[str, ...]
 ) -> None:
     """Print what the containers of a stack said."""
-    from ernie_deploy.compose import Stack
+    from ernie_deploy.stack.compose import Stack
 
     words = Stack(files=(_existing(file),)).logs(*services, follow=follow, tail=tail)
     if dry_run:
@@ -206,13 +206,13 @@ def logs(  # noqa: PLR0913, PLR0917 - its options
 @DRY_RUN
 def status(file: Path, as_json: bool, dry_run: bool) -> None:
     """Show the containers, and what the server is doing."""
-    from ernie_deploy.compose import Stack
+    from ernie_deploy.stack.compose import Stack
 
     stack = Stack(files=(_existing(file),))
     if dry_run:
         _print_commands([], stack.resolved())
         return
-    from ernie_deploy.status import as_text, look
+    from ernie_deploy.stack.status import as_text, look
 
     seen = look(stack)
     say(json.dumps(seen, indent=2) if as_json else as_text(seen), as_json=as_json)
@@ -220,8 +220,8 @@ def status(file: Path, as_json: bool, dry_run: bool) -> None:
 
 def _print_log(words: list[str], *, as_json: bool) -> None:
     """Compose's `serve-1  | text` line by line, cleaned: a container prints what its clients wrote."""
-    from ernie_deploy.compose import lines_of, require_compose, started
     from ernie_deploy.errors import ToolFailed
+    from ernie_deploy.stack.compose import lines_of, require_compose, started
 
     require_compose()
     with started(words) as process:
@@ -241,8 +241,8 @@ def _run(words: list[str], *, dry_run: bool) -> None:
     if dry_run:
         _print_commands([], words)
         return
-    from ernie_deploy.compose import relay, require_compose
     from ernie_deploy.errors import ToolFailed
+    from ernie_deploy.stack.compose import relay, require_compose
 
     require_compose()
     if code := relay(words):

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 from ernie_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from ernie_deploy.request import Request
+    from ernie_deploy.plan.request import Request
 
 
 def profiles(request: "Request | None", folder: Path) -> tuple[str, ...]:
     """The compose profile of this node; none for a stack of one node. Raises `UsageError` without a rank."""
     if request is None or request.nodes == 1:
         return ()
-    from ernie_deploy.nodes import profile_of
+    from ernie_deploy.plan.nodes import profile_of
 
     rank = rank_of(folder)
     if rank.isascii() and rank.isdigit():
         return (profile_of(int(rank)),)
     from shlex import join
 
-    from ernie_deploy.request import command_words
+    from ernie_deploy.plan.request import command_words
 
     raise UsageError(
         f"NODE_RANK is {f'{rank!r}' if rank else 'not set'} in {folder / '.env'}.",

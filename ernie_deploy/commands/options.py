@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from ernie_deploy.errors import UsageError
-from ernie_deploy.request import LOOPBACK, Request, bind_address
+from ernie_deploy.plan.request import LOOPBACK, Request, bind_address
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 

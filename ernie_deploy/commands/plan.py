@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from ernie_deploy.commands.options import request_of, request_options
-from ernie_deploy.terminal import say
+from ernie_deploy.safe_io.terminal import say
 
 EXAMPLE = """\b
 Examples:
@@ -20,8 +20,8 @@ Examples:
 def plan(as_json: bool, **options: Any) -> None:
     """Explain a stack: layout, memory, and where each flag comes from."""
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.explain import as_data, as_text
-    from ernie_deploy.plan import resolve
+    from ernie_deploy.plan.resolve import resolve
+    from ernie_deploy.render.explain import as_data, as_text
 
     decided = resolve(Catalog(), request_of(options))
     text = json.dumps(as_data(decided), indent=2, ensure_ascii=False) if as_json else as_text(decided)

@@ -7,9 +7,9 @@ import click
 
 from ernie_deploy.commands.header import RENDERED, request_of_header
 from ernie_deploy.errors import KitError, ToolFailed, ToolMissing, UsageError
-from ernie_deploy.reading import first_line
-from ernie_deploy.request import Request
-from ernie_deploy.terminal import say
+from ernie_deploy.plan.request import Request
+from ernie_deploy.safe_io.reading import first_line
+from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
     from ernie_deploy.host.findings import Finding, Report
@@ -48,14 +48,14 @@ def preflight(request: Request, env_file: Path, host: "Host | None" = None) -> N
 
 
 def _line(finding: "Finding") -> str:
-    from ernie_deploy.render import comment
+    from ernie_deploy.render.compose import comment
 
     # A process names itself, and may do so with control characters.
     return f"warning: {comment(finding.sentence)}\n  next:  {comment(finding.remedy)}"
 
 
 def _failed(report: "Report", errors: "list[Finding]") -> KitError:
-    from ernie_deploy.render import comment
+    from ernie_deploy.render.compose import comment
 
     kind = ToolMissing if report.exit_code == ToolMissing.exit_code else ToolFailed
     more = f", and of {len(errors) - 1} more" if errors[1:] else ""

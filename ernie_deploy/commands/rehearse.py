@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ernie_deploy.commands.options import request_of, request_options
-from ernie_deploy.terminal import say
+from ernie_deploy.safe_io.terminal import say
 
 EXAMPLE = """\b
 Examples:
@@ -29,12 +29,12 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     import tempfile
 
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.compose import require_compose
-    from ernie_deploy.plan import resolve
+    from ernie_deploy.plan.resolve import resolve
     from ernie_deploy.rehearsal.group import forget_shell
     from ernie_deploy.rehearsal.override import decide
     from ernie_deploy.rehearsal.runner import require_image
-    from ernie_deploy.render import compose_file
+    from ernie_deploy.render.compose import compose_file
+    from ernie_deploy.stack.compose import require_compose
 
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))
@@ -81,9 +81,9 @@ def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) ->
     import shutil
     import time
 
-    from ernie_deploy.live import shower
     from ernie_deploy.rehearsal import runner
     from ernie_deploy.rehearsal.group import take_down
+    from ernie_deploy.stack.live import shower
 
     begun = time.monotonic()
     for sentence in rehearsal.replaced:

@@ -7,11 +7,11 @@ import click
 
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
-from ernie_deploy.request import Request
-from ernie_deploy.terminal import say
+from ernie_deploy.plan.request import Request
+from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
-    from ernie_deploy.plan import Plan
+    from ernie_deploy.plan.resolve import Plan
 
 EXAMPLE = """\b
 Examples:
@@ -67,8 +67,8 @@ def render(output: Path | None, every: bool, check_only: bool, force: bool, **op
 def text_of(request: Request) -> str:
     """The compose file of one request."""
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.plan import resolve
-    from ernie_deploy.render import compose_file
+    from ernie_deploy.plan.resolve import resolve
+    from ernie_deploy.render.compose import compose_file
 
     catalog = Catalog()
     return compose_file(_with_warnings(resolve(catalog, request)), catalog.defaults)
@@ -77,8 +77,8 @@ def text_of(request: Request) -> str:
 def manifests_of(request: Request) -> str:
     """The Kubernetes manifests of one request."""
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.kubernetes import manifests
-    from ernie_deploy.plan import resolve
+    from ernie_deploy.plan.resolve import resolve
+    from ernie_deploy.render.kubernetes import manifests
 
     catalog = Catalog()
     return manifests(_with_warnings(resolve(catalog, request)), catalog.defaults)
@@ -94,7 +94,7 @@ def _with_warnings(plan: "Plan") -> "Plan":
 def render_all(out_dir: Path | None, env_example: Path | None, *, check_only: bool, force: bool) -> None:
     """Write or compare the committed set; raises `OutOfDate` with each file's fault."""
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.committed import Place, differences, write
+    from ernie_deploy.render.committed import Place, differences, write
 
     if out_dir is None:
         raise UsageError("--all needs --out-dir.", next_step="ernie-deploy render --all --out-dir compose")

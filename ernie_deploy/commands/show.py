@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ernie_deploy.terminal import say, say_table
+from ernie_deploy.safe_io.terminal import say, say_table
 
 Rows = list[dict[str, Any]]
 
@@ -38,7 +38,7 @@ def targets(as_json: bool) -> None:
 def models(as_json: bool) -> None:
     """List the ERNIE checkpoints and where each one fits."""
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.memory import GIB, parameters, weight_bytes
+    from ernie_deploy.plan.memory import GIB, parameters, weight_bytes
 
     catalog = Catalog()
     states = {
@@ -73,8 +73,8 @@ def _reasons(states: dict[str, Any]) -> dict[str, str]:
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def profiles(as_json: bool) -> None:
     """List the opt-in changes to a plan."""
-    from ernie_deploy.applies import NEEDS
     from ernie_deploy.catalog import Catalog
+    from ernie_deploy.plan.refusals import NEEDS
 
     rows = [
         {

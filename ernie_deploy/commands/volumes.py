@@ -7,7 +7,7 @@ import click
 
 from ernie_deploy.commands.lifecycle import DRY_RUN, JSON
 from ernie_deploy.errors import UsageError
-from ernie_deploy.terminal import confirm, say
+from ernie_deploy.safe_io.terminal import confirm, say
 
 EXAMPLE = """\b
 Examples:
@@ -28,8 +28,8 @@ def volumes(ctx: click.Context, as_json: bool, dry_run: bool) -> None:
         return
     import msgspec
 
-    from ernie_deploy.containers import client
-    from ernie_deploy.volumes import as_text, look
+    from ernie_deploy.stack.containers import client
+    from ernie_deploy.stack.volumes import as_text, look
 
     listed = look(client())
     text = as_text(listed) or "No stack of the kit has made a volume here."
@@ -37,9 +37,9 @@ def volumes(ctx: click.Context, as_json: bool, dry_run: bool) -> None:
 
 
 def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from ernie_deploy.containers import client
     from ernie_deploy.errors import KitError
-    from ernie_deploy.volumes import names
+    from ernie_deploy.stack.containers import client
+    from ernie_deploy.stack.volumes import names
 
     try:
         return [name for name in names(client()) if name.startswith(incomplete)]
@@ -59,9 +59,9 @@ def remove(name: str, yes: bool, dry_run: bool, as_json: bool) -> None:
 
         say(shlex.join(["docker", "volume", "rm", name]))
         return
-    from ernie_deploy.containers import client
-    from ernie_deploy.volumes import remove as remove_volume
-    from ernie_deploy.volumes import require_free
+    from ernie_deploy.stack.containers import client
+    from ernie_deploy.stack.volumes import remove as remove_volume
+    from ernie_deploy.stack.volumes import require_free
 
     engine = client()
     require_free(engine, name)

@@ -15,10 +15,10 @@ from ernie_deploy.host.gpus import Gpu
 from ernie_deploy.host.group_secret import SHORTEST_SECRET, is_long_enough
 from ernie_deploy.host.link import Link
 from ernie_deploy.host.probes import Host, Stat
-from ernie_deploy.memory import GIB
-from ernie_deploy.plan import Plan, value_of
-from ernie_deploy.request import command_words
-from ernie_deploy.serving import HF_CACHE
+from ernie_deploy.plan.memory import GIB
+from ernie_deploy.plan.request import command_words
+from ernie_deploy.plan.resolve import Plan, value_of
+from ernie_deploy.plan.serve import HF_CACHE
 
 # A card's memory as the driver shows it differs a little from the catalog's.
 TOLERANCE = 0.03
@@ -157,7 +157,7 @@ def _key_fault(host: Host, plan: Plan, path: str, stat: Stat | None) -> tuple[st
     """What the server will refuse in the key's file, where this user may read it."""
     if not plan.request.api_key_file or not stat or stat.kind != "file":
         return None
-    from ernie_deploy.api_key import fault_in, fault_of_size
+    from ernie_deploy.stack.api_key import fault_in, fault_of_size
 
     if fault := fault_of_size(stat.size):
         return fault

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from ernie_deploy.host.case import TOLERANCE, Case, gib
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.gpus import ANY_GPU, Gpu, Holder
-from ernie_deploy.memory import GIB
+from ernie_deploy.plan.memory import GIB
 
 # An idle driver keeps some hundred MiB for itself.
 IDLE_BYTES = GIB

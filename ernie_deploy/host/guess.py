@@ -9,7 +9,7 @@ from ernie_deploy.catalog.schema import Target, Vendor
 from ernie_deploy.host.case import TOLERANCE, gib
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.gpus import Gpu
-from ernie_deploy.memory import GIB
+from ernie_deploy.plan.memory import GIB
 
 
 class Guess(Struct, frozen=True):

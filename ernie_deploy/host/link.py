@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from ernie_deploy.host import probes
 from ernie_deploy.host.probes import Host, Ran
-from ernie_deploy.nodes import profile_of
+from ernie_deploy.plan.nodes import profile_of
 
 
 class Link(Struct, frozen=True, kw_only=True):

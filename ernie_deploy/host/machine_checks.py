@@ -6,10 +6,10 @@ from ernie_deploy.catalog.schema import Vendor
 from ernie_deploy.host.case import Case, gib, size_of
 from ernie_deploy.host.facts import Socket
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
-from ernie_deploy.layout import CPU_KV_CACHE_GIB
-from ernie_deploy.memory import GIB
-from ernie_deploy.plan import value_of
-from ernie_deploy.request import beyond_loopback
+from ernie_deploy.plan.layout import CPU_KV_CACHE_GIB
+from ernie_deploy.plan.memory import GIB
+from ernie_deploy.plan.request import beyond_loopback
+from ernie_deploy.plan.resolve import value_of
 
 # What vLLM 0.32's images are published for; ROCm knows x86-64 only.
 ARCHITECTURES: dict[Vendor, tuple[str, ...]] = {

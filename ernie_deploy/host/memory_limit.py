@@ -6,9 +6,9 @@ from msgspec import Struct
 
 from ernie_deploy.host.case import size_of
 from ernie_deploy.host.facts import Facts
-from ernie_deploy.memory import GIB
-from ernie_deploy.pairing import find
-from ernie_deploy.plan import Plan
+from ernie_deploy.plan.memory import GIB
+from ernie_deploy.plan.pairing import find
+from ernie_deploy.plan.resolve import Plan
 
 # Left to the system, to Docker and to `fetch`.
 RESERVE_SHARE = 1 / 16

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 from ernie_deploy.catalog.schema import Vendor
-from ernie_deploy.reading import MIB, read_bounded
+from ernie_deploy.safe_io.reading import MIB, read_bounded
 
 Kind: TypeAlias = Literal["file", "folder", "device", "closed"]
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.folder import env_line
 from ernie_deploy.host.case import size_of
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.memory_limit import propose
-from ernie_deploy.memory import GIB
 from ernie_deploy.paths import write_whole
-from ernie_deploy.plan import Plan
-from ernie_deploy.render import defaults_of
+from ernie_deploy.plan.memory import GIB
+from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.render.compose import defaults_of
+from ernie_deploy.render.folder import env_line
 
 
 def values(plan: Plan, catalog: Catalog, env_text: str, environ: Mapping[str, str]) -> dict[str, str]:

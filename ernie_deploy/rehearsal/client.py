@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from ernie_deploy.http_client import BadStatus, ask, ask_json, lines, read_json
+from ernie_deploy.safe_io.http_client import BadStatus, ask, ask_json, lines, read_json
 
 # Of a stream that goes on and on.
 LONGEST_S = 3600.0

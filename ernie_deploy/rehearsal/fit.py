@@ -6,8 +6,8 @@ from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import Refused
-from ernie_deploy.flags import Setting, words
-from ernie_deploy.plan import Plan
+from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.settings import Setting, words
 
 TENSOR = "tensor-parallel-size"
 # Of every tiny checkpoint (docker/rehearsal/checkpoints.py).

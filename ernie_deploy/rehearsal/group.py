@@ -8,13 +8,13 @@ from ipaddress import IPv4Network
 
 from msgspec import Struct
 
-from ernie_deploy import containers
-from ernie_deploy.compose import Stack, ask, demand
 from ernie_deploy.errors import ToolFailed
 from ernie_deploy.host.group_secret import ready
 from ernie_deploy.host.link import Link, variables
 from ernie_deploy.rehearsal.override import Rehearsal
 from ernie_deploy.rehearsal.planted import variables as variables_of_secrets
+from ernie_deploy.stack import containers
+from ernie_deploy.stack.compose import Stack, ask, demand
 
 # For measurements between networks (RFC 2544), so nobody's own.
 SUBNETS = list(IPv4Network("198.18.0.0/15").subnets(new_prefix=24))

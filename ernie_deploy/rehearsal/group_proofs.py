@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ernie_deploy import containers, metrics
-from ernie_deploy.flags import words
-from ernie_deploy.nodes import node_environment, node_settings
+from ernie_deploy.plan.nodes import node_environment, node_settings
+from ernie_deploy.plan.settings import words
 from ernie_deploy.rehearsal.client import Said, complete
 from ernie_deploy.rehearsal.override import IMAGE
 from ernie_deploy.rehearsal.proofs import RECOVERY_S, Disproved, Stage, killed, until
+from ernie_deploy.stack import containers, metrics
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

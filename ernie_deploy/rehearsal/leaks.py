@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_deploy import containers
-from ernie_deploy.compose import Stack, demand
 from ernie_deploy.rehearsal.planted import KEY_FILE, TOKEN_FILE
+from ernie_deploy.stack import containers
+from ernie_deploy.stack.compose import Stack, demand
 
 if TYPE_CHECKING:
     from docker.models.containers import Container

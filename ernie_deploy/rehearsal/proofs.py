@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 from msgspec import Struct
 
-from ernie_deploy import containers, metrics
-from ernie_deploy.compose import Stack, ask, demand
-from ernie_deploy.memory import GIB
+from ernie_deploy.plan.memory import GIB
 from ernie_deploy.rehearsal.client import Answer, chat, status
 from ernie_deploy.rehearsal.group import Member
 from ernie_deploy.rehearsal.leaks import places
 from ernie_deploy.rehearsal.override import KV_CACHE_GIB, Rehearsal, tiny_kv_bytes
 from ernie_deploy.rehearsal.planted import Planted
-from ernie_deploy.waiting import came
+from ernie_deploy.stack import containers, metrics
+from ernie_deploy.stack.compose import Stack, ask, demand
+from ernie_deploy.stack.waiting import came
 
 BENCH_S = 300
 # Two cores that start four ranks take minutes; the time that was measured is printed.

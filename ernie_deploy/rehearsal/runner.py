@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ernie_deploy import containers
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.compose import ask, demand, relay
 from ernie_deploy.errors import KitError, NotReady, ToolFailed, ToolMissing
-from ernie_deploy.evidence import gathered
-from ernie_deploy.failures import recognise
-from ernie_deploy.lifecycle import Show, Started, up
 from ernie_deploy.paths import DOCKER
-from ernie_deploy.plan import Plan
+from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.rehearsal import group_proofs, proofs
 from ernie_deploy.rehearsal.group import Member, address, lay_out_nodes, members
 from ernie_deploy.rehearsal.override import IMAGE, Rehearsal, hub_map, override_file
 from ernie_deploy.rehearsal.planted import Planted, plant
 from ernie_deploy.rehearsal.proofs import Disproved, Stage
+from ernie_deploy.stack import containers
+from ernie_deploy.stack.compose import ask, demand, relay
+from ernie_deploy.stack.evidence import gathered
+from ernie_deploy.stack.failures import recognise
+from ernie_deploy.stack.lifecycle import Show, Started, up
 
 UP_S = 600
 CHECKPOINT_S = 120

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.engine import Timeline
 
-from ernie_deploy.bench.record import Cell
+from ernie_deploy.bench.journal.record import Cell
 
 # Where the client's monotonic clock stood.
 EPOCH_S = 1000.0

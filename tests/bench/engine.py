@@ -4,7 +4,7 @@ import random
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from ernie_deploy.bench.record import Cell
+from ernie_deploy.bench.journal.record import Cell
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from bench.simulate import evidence, recipe_cell
 from msgspec.structs import replace
 
 from ernie_deploy.bench import validity
-from ernie_deploy.bench.record import Check, Evidence
+from ernie_deploy.bench.journal.record import Check, Evidence
 
 MTP = Speed(tokens_per_step=1.7)
 GOODPUT = {"ttft": 1000.0, "tpot": 18.0, "e2el": 19_000.0}

@@ -6,7 +6,7 @@ from typing import Any
 from bench.simulate import attempt, environment, recipe_cell
 from msgspec.structs import replace
 
-from ernie_deploy.bench.record import Attempt, Environment, Journal
+from ernie_deploy.bench.journal.record import Attempt, Environment, Journal
 
 LIFE = environment()
 

@@ -14,10 +14,11 @@ from bench.client_figures import EPOCH_S, figures, gaps
 from bench.engine import Engine, Speed, Timeline
 from msgspec.structs import replace
 
-from ernie_deploy.bench import roofline, validity
-from ernie_deploy.bench.arrivals import schedule
-from ernie_deploy.bench.derive import derive
-from ernie_deploy.bench.record import (
+from ernie_deploy.bench import validity
+from ernie_deploy.bench.journal import roofline
+from ernie_deploy.bench.journal.arrivals import schedule
+from ernie_deploy.bench.journal.derive import derive
+from ernie_deploy.bench.journal.record import (
     Attempt,
     Cell,
     Environment,

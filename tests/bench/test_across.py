@@ -6,8 +6,8 @@ import pytest
 from bench.simulate import attempt, journal, recipe_cell
 from msgspec.structs import replace
 
-from ernie_deploy.bench.across import across
-from ernie_deploy.bench.record import Attempt
+from ernie_deploy.bench.journal.record import Attempt
+from ernie_deploy.bench.validity.across import across
 
 LADDER = [attempt(recipe_cell("balanced", n), seed=n) for n in (1, 16, 32)]
 

@@ -9,7 +9,7 @@ import pytest
 from bench.fake_openai import NAME, FakeOpenAI
 from conftest import ROOT, kit
 
-from ernie_deploy.bench.local_client import environment
+from ernie_deploy.bench.measure.local_client import environment
 from ernie_deploy.catalog import Catalog
 
 SMALL = ("--shapes", "80/10", "--num-prompts", "1", "--rate", "inf", "--no-warm-up", "--skip-coherence")

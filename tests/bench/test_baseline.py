@@ -6,8 +6,8 @@ from bench.journals import LIFE, journal_of, measured
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from ernie_deploy.bench import baseline
-from ernie_deploy.bench.compare import Tolerance, compare
+from ernie_deploy.bench.compare import baseline
+from ernie_deploy.bench.compare.comparison import Tolerance, compare
 from ernie_deploy.cli import main
 from ernie_deploy.commands import bench_report
 from ernie_deploy.errors import BenchInvalid, UsageError

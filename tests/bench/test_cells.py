@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from ernie_deploy.bench.cells import Choice, cells_of, changes, identity, lengths_of, seed_of
-from ernie_deploy.bench.record import Cell, Environment
+from ernie_deploy.bench.journal.cells import Choice, cells_of, changes, identity, lengths_of, seed_of
+from ernie_deploy.bench.journal.record import Cell, Environment
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import UsageError
 

@@ -6,10 +6,10 @@ import pytest
 from conftest import planned
 from msgspec.structs import replace
 
-from ernie_deploy.bench import client
-from ernie_deploy.bench.client import Place, base_words, warm_up_words, words
-from ernie_deploy.bench.record import Cell
-from ernie_deploy.flags import words as flag_words
+from ernie_deploy.bench.journal.record import Cell
+from ernie_deploy.bench.measure import client
+from ernie_deploy.bench.measure.client import Place, base_words, warm_up_words, words
+from ernie_deploy.plan.settings import words as flag_words
 
 CELL = Cell(
     shape="balanced", input_len=1000, output_len=500, num_prompts=16, goodput={"ttft": 1000.0, "tpot": 50.0}

@@ -7,9 +7,9 @@ import zlib
 import pytest
 from bench.fake_openai import NAME, FakeOpenAI
 
-from ernie_deploy.bench.coherence import red_square, require
-from ernie_deploy.bench.record import Environment
-from ernie_deploy.bench.server import Endpoint
+from ernie_deploy.bench.journal.record import Environment
+from ernie_deploy.bench.measure.coherence import red_square, require
+from ernie_deploy.bench.measure.server import Endpoint
 from ernie_deploy.errors import BenchInvalid, ServerDied
 
 HOME = Environment(id="e", taken_unix_s=0, hf_id=NAME, model="0.3b")

@@ -8,11 +8,11 @@ from bench.journals import LIFE, journal_of, measured, repeated
 from click.testing import CliRunner
 from msgspec.structs import replace
 
-from ernie_deploy.bench.compare import Tolerance, compare, tolerance_of
+from ernie_deploy.bench.compare.comparison import Tolerance, compare, tolerance_of
+from ernie_deploy.bench.report import text
 from ernie_deploy.cli import main
 from ernie_deploy.commands import bench_report
 from ernie_deploy.errors import NotComparable, UsageError
-from ernie_deploy.report import text
 
 NEWER = replace(LIFE, id="e2", vllm_version="0.33.0", image_digest="sha256:" + "c" * 64)
 

@@ -18,10 +18,10 @@ from bench.simulate import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_deploy.bench.arrivals import schedule
-from ernie_deploy.bench.derive import derive, reduce
+from ernie_deploy.bench.journal.arrivals import schedule
+from ernie_deploy.bench.journal.derive import derive, reduce
+from ernie_deploy.bench.journal.record import Cell
 from ernie_deploy.bench.quantiles import bin_of, edges_ms, histogram_quantile_ms, quantile
-from ernie_deploy.bench.record import Cell
 
 NUMPY_SEED_0 = [0.09225866000617942, 0.23784755381206038, 0.3448686098264802, 0.4361218447563611, 0.5]
 NUMPY_SEED_MAX = [0.009130477611303043, 0.2255235906738606, 0.3638202111722287, 0.498391120510367, 0.5]

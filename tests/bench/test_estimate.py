@@ -3,9 +3,9 @@
 import pytest
 from bench.simulate import NUM_PROMPTS, SHAPES, recipe_cell, simulate_reduced
 
-from ernie_deploy.bench.estimate import CLIENT_START_S, Served, feasible, minutes, queueing
+from ernie_deploy.bench.measure.estimate import CLIENT_START_S, Served, feasible, minutes, queueing
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.topology import Topology
+from ernie_deploy.plan.topology import Topology
 
 CATALOG = Catalog()
 # KV room of the reference's section 4.

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ernie_deploy.bench import journal
-from ernie_deploy.bench.record import Attempt, Cell, Environment, Start
+from ernie_deploy.bench.journal import store
+from ernie_deploy.bench.journal.record import Attempt, Cell, Environment, Start
 from ernie_deploy.errors import UsageError
 
 CELL = Cell(shape="balanced", input_len=1000, output_len=1000, num_prompts=16)
@@ -21,11 +21,11 @@ def ended(status: str = "valid", run: str = "r", attempt: int = 1) -> Attempt:
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / journal.NAME
-    with journal.writing(path) as writer:
+    path = tmp_path / "deep" / store.NAME
+    with store.writing(path) as writer:
         for line in (HOME, START, ended()):
             writer.write(line)
-    assert journal.read(path).lines == (HOME, START, ended())
+    assert store.read(path).lines == (HOME, START, ended())
     assert [json.loads(line)["kind"] for line in path.read_text().splitlines()] == [
         "environment",
         "start",
@@ -35,62 +35,62 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 def test_a_line_that_the_power_cut_costs_nothing_but_itself(tmp_path: Path) -> None:
-    path = tmp_path / journal.NAME
-    with journal.writing(path) as writer:
+    path = tmp_path / store.NAME
+    with store.writing(path) as writer:
         writer.write(HOME)
         writer.write(START)
     path.write_bytes(path.read_bytes()[:-20])
-    with journal.writing(path) as writer:
+    with store.writing(path) as writer:
         writer.write(ended())
-    found = journal.read(path)
+    found = store.read(path)
     assert found.lines == (HOME, ended())
     assert found.torn == 1
 
 
 def test_an_attempt_without_an_end_was_cut(tmp_path: Path) -> None:
-    path = tmp_path / journal.NAME
-    with journal.writing(path) as writer:
+    path = tmp_path / store.NAME
+    with store.writing(path) as writer:
         writer.write(START)
-        assert journal.read(path).cut == [START]
+        assert store.read(path).cut == [START]
         writer.write(ended())
-    assert journal.read(path).cut == []
+    assert store.read(path).cut == []
 
 
 def test_two_runs_cannot_write_one_journal(tmp_path: Path) -> None:
-    path = tmp_path / journal.NAME
+    path = tmp_path / store.NAME
     with (
-        journal.writing(path),
+        store.writing(path),
         pytest.raises(UsageError, match="is being written by another run"),
-        journal.writing(path),
+        store.writing(path),
     ):
         pass
 
 
 def test_a_whole_line_that_cannot_be_read_costs_nothing_but_itself(tmp_path: Path) -> None:
-    path = tmp_path / journal.NAME
-    with journal.writing(path) as writer:
+    path = tmp_path / store.NAME
+    with store.writing(path) as writer:
         writer.write(START)
     path.write_bytes(path.read_bytes() + b'{"kind": "attempt", "schema": "ernie-bench/1"}\n')
-    assert (journal.read(path).lines, journal.read(path).torn) == ((START,), 1)
+    assert (store.read(path).lines, store.read(path).torn) == ((START,), 1)
 
 
 @pytest.mark.parametrize("text", ['{"kind": "verdict", "schema": "ernie-bench/9"}', None])
 def test_another_schema_is_refused(tmp_path: Path, text: str | None) -> None:
-    path = tmp_path / journal.NAME
+    path = tmp_path / store.NAME
     whole = msgspec.json.encode(msgspec.structs.replace(ended(), schema="ernie-bench/9")).decode()
     path.write_text(f"{text or whole}\n")
     with pytest.raises(UsageError, match="not of schema ernie-bench/1"):
-        journal.read(path)
+        store.read(path)
 
 
 def test_no_journal_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no journal at"):
-        journal.read(tmp_path / "none")
+        store.read(tmp_path / "none")
 
 
 def test_the_newest_valid_attempt_counts(tmp_path: Path) -> None:
-    path = tmp_path / journal.NAME
-    with journal.writing(path) as writer:
+    path = tmp_path / store.NAME
+    with store.writing(path) as writer:
         for line in (ended("valid", "a"), ended("valid", "b"), ended("invalid", "c"), ended("suspect", "d")):
             writer.write(line)
-    assert journal.read(path).best()["i"].run == "b"
+    assert store.read(path).best()["i"].run == "b"

@@ -8,7 +8,7 @@ import pytest
 from bench.good import GOOD, RECIPE, failed
 from msgspec.structs import asdict, replace
 
-from ernie_deploy.bench.record import Evidence, InterTokenLatency
+from ernie_deploy.bench.journal.record import Evidence, InterTokenLatency
 
 # What a check must allow, for the reason given; each is caught by the other way to corrupt it.
 EXCEPTIONS = {

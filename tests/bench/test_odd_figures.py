@@ -5,12 +5,12 @@ import pytest
 from bench.journals import LIFE, measured
 from click.testing import CliRunner
 
-from ernie_deploy.bench import journal
-from ernie_deploy.bench.compare import Tolerance, compare
+from ernie_deploy.bench.compare.comparison import Tolerance, compare
+from ernie_deploy.bench.journal import store
+from ernie_deploy.bench.report import junit, markdown, table_csv, text
+from ernie_deploy.bench.report.view import view
 from ernie_deploy.commands.bench import bench
 from ernie_deploy.errors import KitError
-from ernie_deploy.report import junit, markdown, table_csv, text
-from ernie_deploy.report.view import view
 
 DEEP = b"[" * 200_000 + b"]" * 200_000
 # What stands where a number, a list of numbers or a text is expected.
@@ -48,7 +48,7 @@ PLACES += [(None, key) for key in msgspec.to_builtins(GOOD)]
 def test_a_figure_of_another_type_ends_nothing(tmp_path, odd):
     life, good = lines_of(GOOD)
     other = msgspec.json.encode(measured(n=32))
-    whole = journal.read(written(tmp_path / "good.jsonl", life, good))
+    whole = store.read(written(tmp_path / "good.jsonl", life, good))
     for table, key in PLACES:
         data = msgspec.to_builtins(GOOD)
         holder = data if table is None else data[table]
@@ -61,7 +61,7 @@ def test_a_figure_of_another_type_ends_nothing(tmp_path, odd):
 def reported(path):
     """Every kind of report but for the page, whose drawings take their time."""
     try:
-        shown = view(journal.read(path))
+        shown = view(store.read(path))
         for kind in (text.text, markdown.markdown, table_csv.csv, junit.junit):
             assert kind(shown) is not None
     except KitError:
@@ -71,7 +71,7 @@ def reported(path):
 def compared(path, whole):
     for ways in ((0, 1), (1, 0)):
         try:
-            sides = (whole, journal.read(path))
+            sides = (whole, store.read(path))
             assert compare(sides[ways[0]], sides[ways[1]], Tolerance()) is not None
         except KitError:
             continue

@@ -9,7 +9,7 @@ import pytest
 from bench.fake_openai import LIES, FakeOpenAI
 from conftest import FULL, ROOT, kit
 
-from ernie_deploy.bench import journal
+from ernie_deploy.bench.journal import store
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
 
@@ -45,7 +45,7 @@ def test_the_real_client_believes_and_the_kit_does_not(mood: str, tokenizer: Pat
             # in one of 25 runs, and the check for a warm cache rightly finds it.
             "--seed", "1", env=env, timeout=250,
         )  # fmt: skip
-    attempt = journal.read(tmp_path / journal.NAME).attempts[-1]
+    attempt = store.read(tmp_path / store.NAME).attempts[-1]
     assert (attempt.status, done.returncode) == (status, code), (attempt.reasons, done.stderr)
     assert any(word in reason for reason in attempt.reasons) or not word, attempt.reasons
     assert attempt.result, "the client ended with 0 and left a result"

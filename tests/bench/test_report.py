@@ -21,14 +21,14 @@ from click.testing import CliRunner
 from conftest import missing
 from msgspec.structs import replace
 
-from ernie_deploy.bench import baseline
-from ernie_deploy.bench.record import Check, Journal, Start
+from ernie_deploy.bench.compare import baseline
+from ernie_deploy.bench.journal.record import Check, Journal, Start
+from ernie_deploy.bench.report import html, junit, markdown, table_csv, text
+from ernie_deploy.bench.report.plots import plots
+from ernie_deploy.bench.report.view import thinned, view
 from ernie_deploy.cli import main
 from ernie_deploy.commands import bench_report
 from ernie_deploy.errors import ToolMissing, UsageError
-from ernie_deploy.report import html, junit, markdown, table_csv, text
-from ernie_deploy.report.plots import plots
-from ernie_deploy.report.view import thinned, view
 
 HOSTILE = "</style></svg><script>alert(1)</script>\"'`|_*[x](javascript:1)\x1b[31m"
 WARM = Check(
@@ -299,7 +299,7 @@ def test_junit_has_a_case_a_cell(broken):
 
 
 def test_json_is_the_view(matrix):
-    from ernie_deploy.report import as_json
+    from ernie_deploy.bench.report import as_json
 
     found = json.loads(as_json(view(matrix)))
     assert found["verdict"]["counts"]["valid"] == 63
@@ -435,7 +435,7 @@ def test_without_matplotlib_only_html_is_missing(monkeypatch, tmp_path, matrix):
 
 def test_matplotlib_is_imported_for_html_alone():
     code = (
-        "import sys; import ernie_deploy.commands.bench_report, ernie_deploy.report.html, ernie_deploy.report.text;"
+        "import sys; import ernie_deploy.commands.bench_report, ernie_deploy.bench.report.html, ernie_deploy.bench.report.text;"
         "print(sorted({'matplotlib', 'rich', 'jinja2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,10 +5,10 @@ from bench.simulate import environment, recipe_cell, simulate_reduced
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_deploy.bench import roofline
-from ernie_deploy.bench.roofline import Load
+from ernie_deploy.bench.journal import roofline
+from ernie_deploy.bench.journal.roofline import Load
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.topology import Topology
+from ernie_deploy.plan.topology import Topology
 
 CATALOG = Catalog()
 RECIPE = Load(batch=16, context_tokens=8500, input_tokens=8000, prompts=16)

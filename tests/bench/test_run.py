@@ -17,14 +17,15 @@ from bench.fake_openai import LIES, FakeOpenAI
 from conftest import ROOT, kit
 from msgspec.structs import replace
 
-from ernie_deploy.bench import journal, watch
-from ernie_deploy.bench import run as running
-from ernie_deploy.bench.record import Attempt, Cell, Journal
-from ernie_deploy.bench.run import Orders, Runner, Talk
-from ernie_deploy.bench.site import Attached, answers, wait_until
-from ernie_deploy.bench.site_compose import ComposeSite
-from ernie_deploy.containers import State
+from ernie_deploy.bench.journal import store
+from ernie_deploy.bench.journal.record import Attempt, Cell, Journal
+from ernie_deploy.bench.measure import run as running
+from ernie_deploy.bench.measure import watch
+from ernie_deploy.bench.measure.run import Orders, Runner, Talk
+from ernie_deploy.bench.measure.site import Attached, answers, wait_until
+from ernie_deploy.bench.measure.site_compose import ComposeSite
 from ernie_deploy.errors import ServerDied
+from ernie_deploy.stack.containers import State
 
 SMALL = ("--shapes", "80/10", "--num-prompts", "4", "--rate", "inf")
 # What a background job of a script has ignored, its children would too.
@@ -75,7 +76,7 @@ def fake(request: pytest.FixtureRequest) -> Iterator[FakeOpenAI]:
 
 
 def read(tmp_path: Path, results: str = "r") -> Journal:
-    return journal.read(tmp_path / results / journal.NAME)
+    return store.read(tmp_path / results / store.NAME)
 
 
 def test_a_matrix_is_measured_once(bench: Bench, fake: FakeOpenAI, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_a_run_that_is_killed_twice_ends_with_the_same_cells(shim: dict[str, str
                  "--shapes", "20/10,10/20", "--num-prompts", "1,2,4", "--rate", "inf", "--no-warm-up"]  # fmt: skip
         for kills in range(1, 3):
             cut = subprocess.Popen(words, env=shim, cwd=ROOT, stderr=subprocess.DEVNULL, process_group=0)
-            _until(lambda n=kills: (tmp_path / "r" / journal.NAME).exists() and len(read(tmp_path).cut) == n)
+            _until(lambda n=kills: (tmp_path / "r" / store.NAME).exists() and len(read(tmp_path).cut) == n)
             time.sleep(random.uniform(0, 0.2))
             cut.kill()
             cut.wait()
@@ -220,7 +221,7 @@ class Ear:
         return Talk(say=self.said.append, ended=lambda *_: None, progress=lambda *_: None)
 
 
-def runner(fake: FakeOpenAI, writer: journal.Writer, ear: Ear, folder: Path, run: str = "") -> Runner:
+def runner(fake: FakeOpenAI, writer: store.Writer, ear: Ear, folder: Path, run: str = "") -> Runner:
     orders = Orders(folder=folder, warms_up=False, run=run)
     return Runner(Attached(fake.url, tokenizer="dir"), orders, writer, Journal(lines=()), ear.talk)
 
@@ -228,9 +229,9 @@ def runner(fake: FakeOpenAI, writer: journal.Writer, ear: Ear, folder: Path, run
 @pytest.fixture
 def in_process(
     shim: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[journal.Writer]:
+) -> Iterator[store.Writer]:
     monkeypatch.setenv("PATH", shim["PATH"])
-    with journal.writing(tmp_path / journal.NAME) as writer:
+    with store.writing(tmp_path / store.NAME) as writer:
         yield writer
 
 
@@ -238,7 +239,7 @@ CELL = Cell(shape="600/5", input_len=600, output_len=5, num_prompts=4, request_r
 
 
 def test_the_recipes_own_seed_finds_a_warm_cache(
-    fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path
+    fake: FakeOpenAI, in_process: store.Writer, tmp_path: Path
 ) -> None:
     cell = replace(CELL, seed=0)
     first, second = runner(fake, in_process, Ear(), tmp_path).measure([cell, replace(cell, repeat=2)])
@@ -247,13 +248,13 @@ def test_the_recipes_own_seed_finds_a_warm_cache(
     assert any(reason.startswith("warm-cache") for reason in second.reasons), second.reasons
 
 
-def test_the_default_policy_stays_cold(fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path) -> None:
+def test_the_default_policy_stays_cold(fake: FakeOpenAI, in_process: store.Writer, tmp_path: Path) -> None:
     done = list(runner(fake, in_process, Ear(), tmp_path).measure([CELL, replace(CELL, repeat=2)]))
     assert [attempt.status for attempt in done] == ["valid", "valid"], [a.reasons for a in done]
 
 
 def test_reset_empties_the_caches_before_each_cell(
-    fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path
+    fake: FakeOpenAI, in_process: store.Writer, tmp_path: Path
 ) -> None:
     cell = replace(CELL, cold="reset")
     (done,) = runner(fake, in_process, Ear(), tmp_path).measure([cell])
@@ -264,7 +265,7 @@ def test_reset_empties_the_caches_before_each_cell(
 
 @pytest.mark.parametrize("fake", ["stall"], indirect=True)
 def test_a_server_that_stands_still_is_given_up(
-    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fake: FakeOpenAI, in_process: store.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(watch, "STALL_S", 1.0)
     monkeypatch.setattr(running, "MOST_ATTEMPTS", 1)
@@ -275,12 +276,12 @@ def test_a_server_that_stands_still_is_given_up(
 
 @pytest.mark.parametrize("fake", ["dies"], indirect=True)
 def test_a_server_that_dies_ends_the_run_with_12(
-    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fake: FakeOpenAI, in_process: store.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(running, "COME_BACK_S", 1.0)
     with pytest.raises(ServerDied, match="did not come back within 1 s"):
         list(runner(fake, in_process, Ear(), tmp_path).measure([CELL]))
-    lines = [json.loads(line) for line in (tmp_path / journal.NAME).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / store.NAME).read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["environment", "start", "attempt"]
     assert lines[-1]["status"] == "failed"
 
@@ -310,7 +311,7 @@ class Restartable(Attached):
 
 @pytest.mark.parametrize("fake", ["stall"], indirect=True)
 def test_a_server_that_stands_still_is_restarted_and_measured_again(
-    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fake: FakeOpenAI, in_process: store.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(watch, "STALL_S", 1.0)
     made = runner(fake, in_process, Ear(), tmp_path)
@@ -328,7 +329,7 @@ def test_a_server_that_stands_still_is_restarted_and_measured_again(
 
 @pytest.mark.parametrize("fake", ["dies"], indirect=True)
 def test_a_server_that_died_and_starts_anew_was_lost(
-    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fake: FakeOpenAI, in_process: store.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Docker calls it alive, and nothing answers at its old port: the client's errors are no measurement."""
     monkeypatch.setattr(watch, "SETTLE_S", 1.0)
@@ -340,7 +341,7 @@ def test_a_server_that_died_and_starts_anew_was_lost(
 
 
 def test_a_server_that_restarted_between_two_cells_is_waited_for(
-    fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path
+    fake: FakeOpenAI, in_process: store.Writer, tmp_path: Path
 ) -> None:
     made = runner(fake, in_process, Ear(), tmp_path)
     made.site = site = Restartable(fake)
@@ -352,7 +353,7 @@ def test_a_server_that_restarted_between_two_cells_is_waited_for(
 
 
 def test_a_server_that_is_dying_between_two_cells_is_waited_for(
-    fake: FakeOpenAI, in_process: journal.Writer, tmp_path: Path
+    fake: FakeOpenAI, in_process: store.Writer, tmp_path: Path
 ) -> None:
     made = runner(fake, in_process, Ear(), tmp_path)
     made.site = site = Restartable(fake)
@@ -395,7 +396,7 @@ def test_a_client_that_fails_is_no_lost_server(
 
 
 def test_a_server_that_came_back_is_measured_again(
-    fake: FakeOpenAI, in_process: journal.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fake: FakeOpenAI, in_process: store.Writer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ear, real = Ear(), running.attempt
 

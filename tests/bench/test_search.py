@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ernie_deploy.bench.search import highest, probe
+from ernie_deploy.bench.measure.search import highest, probe
 
 
 @given(st.integers(0, 2000), st.integers(1, 2000))

@@ -9,8 +9,8 @@ from bench.simulate import environment, evidence, recipe_cell, server_of, simula
 from msgspec.structs import replace
 
 from ernie_deploy.bench import validity
-from ernie_deploy.bench.derive import derive, reduce
-from ernie_deploy.bench.record import Cell, Evidence, Sample
+from ernie_deploy.bench.journal.derive import derive, reduce
+from ernie_deploy.bench.journal.record import Cell, Evidence, Sample
 from ernie_deploy.catalog import Catalog
 
 

@@ -6,11 +6,11 @@ import pytest
 from conftest import planned, rendered
 from integration.stack import Running
 
-from ernie_deploy.compose import ask
 from ernie_deploy.rehearsal import runner
 from ernie_deploy.rehearsal.group import members
 from ernie_deploy.rehearsal.override import Rehearsal, decide
 from ernie_deploy.rehearsal.planted import Planted
+from ernie_deploy.stack.compose import ask
 
 
 @pytest.fixture(scope="session")

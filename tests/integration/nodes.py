@@ -6,9 +6,9 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from ernie_deploy import containers
-from ernie_deploy.compose import demand
 from ernie_deploy.rehearsal.group import Member
+from ernie_deploy.stack import containers
+from ernie_deploy.stack.compose import demand
 
 
 def with_file(member: Member, more: Path) -> Member:

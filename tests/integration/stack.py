@@ -9,11 +9,11 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-from ernie_deploy import containers, metrics
-from ernie_deploy.compose import Done, Stack, ask
 from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import address, members
 from ernie_deploy.rehearsal.override import Rehearsal
+from ernie_deploy.stack import containers, metrics
+from ernie_deploy.stack.compose import Done, Stack, ask
 
 # A request may use the whole of its limit and a moment to be judged.
 GRACE_S = 5

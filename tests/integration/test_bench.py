@@ -13,8 +13,8 @@ import pytest
 from conftest import FULL, ROOT, kit
 from integration.stack import Running
 
-from ernie_deploy.bench import journal
-from ernie_deploy.bench.record import Attempt, Journal
+from ernie_deploy.bench.journal import store
+from ernie_deploy.bench.journal.record import Attempt, Journal
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
 full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
@@ -29,7 +29,7 @@ def words(running: Running, results: Path, *rest: str) -> list[str]:
 
 
 def read(results: Path) -> Journal:
-    return journal.read(results / journal.NAME)
+    return store.read(results / store.NAME)
 
 
 def test_a_matrix_is_killed_and_goes_on(running: Running, tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_matrix_is_killed_and_goes_on(running: Running, tmp_path: Path) -> Non
     for number in range(1, kills + 1):
         cut = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + 120
-        while not ((tmp_path / journal.NAME).exists() and len(read(tmp_path).cut) == number):
+        while not ((tmp_path / store.NAME).exists() and len(read(tmp_path).cut) == number):
             assert time.monotonic() < end, "no cell began"
             time.sleep(0.5)
         # A cell takes ten seconds and more: its client's start.
@@ -131,7 +131,7 @@ def test_the_report_of_a_real_run(running: Running, tmp_path: Path) -> None:
     done = kit(*words(running, tmp_path, "--shapes", "80/10", "--num-prompts", "2"), timeout=400)
     assert done.returncode == 0, done.stderr
     page = tmp_path / "report.html"
-    said = kit("bench", "report", str(tmp_path / journal.NAME), "--html", str(page))
+    said = kit("bench", "report", str(tmp_path / store.NAME), "--html", str(page))
     assert said.returncode == 0, said.stderr
     assert "80/10" in page.read_text()
     assert "rehearsal" in page.read_text().lower()

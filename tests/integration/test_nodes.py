@@ -12,11 +12,7 @@ from integration.nodes import ended, log, start_once, with_env
 from integration.stack import Asked, recovered
 from msgspec.structs import replace
 
-from ernie_deploy import containers
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.compose import ask, demand
-from ernie_deploy.evidence import gathered
-from ernie_deploy.failures import recognise
 from ernie_deploy.rehearsal import runner
 from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import Member, address, members, take_down
@@ -24,6 +20,10 @@ from ernie_deploy.rehearsal.group_proofs import RANK
 from ernie_deploy.rehearsal.override import Rehearsal, decide
 from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.proofs import ENGINE, RECOVERY_S, Stage, killed, until
+from ernie_deploy.stack import containers
+from ernie_deploy.stack.compose import ask, demand
+from ernie_deploy.stack.evidence import gathered
+from ernie_deploy.stack.failures import recognise
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")

@@ -9,10 +9,10 @@ from conftest import FULL, planned, rendered
 from integration.nodes import ended, log, start_once, wait_for, with_file
 from test_rehearsal_image import build
 
-from ernie_deploy.compose import demand
 from ernie_deploy.rehearsal import runner
 from ernie_deploy.rehearsal.group import Member, members, take_down
 from ernie_deploy.rehearsal.override import decide
+from ernie_deploy.stack.compose import demand
 
 pytestmark = [
     pytest.mark.docker,

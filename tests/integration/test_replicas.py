@@ -11,10 +11,10 @@ from conftest import FULL, planned, rendered
 from integration.stack import Running, recovered
 from msgspec.structs import replace
 
-from ernie_deploy.compose import ask, demand
 from ernie_deploy.rehearsal import runner
 from ernie_deploy.rehearsal.group import members
 from ernie_deploy.rehearsal.override import decide
+from ernie_deploy.stack.compose import ask, demand
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 FOUND_S = 180

@@ -14,17 +14,17 @@ import pytest
 from conftest import FULL, ROOT, kit, missing
 from integration.stack import FLOODS, Running, flood, recovered
 
-from ernie_deploy import containers
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.compose import Stack, ask, demand
 from ernie_deploy.errors import ToolFailed
-from ernie_deploy.evidence import gathered
-from ernie_deploy.failures import recognise
-from ernie_deploy.lifecycle import up
 from ernie_deploy.rehearsal import proofs
 from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import members
 from ernie_deploy.rehearsal.planted import Planted
+from ernie_deploy.stack import containers
+from ernie_deploy.stack.compose import Stack, ask, demand
+from ernie_deploy.stack.evidence import gathered
+from ernie_deploy.stack.failures import recognise
+from ernie_deploy.stack.lifecycle import up
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")

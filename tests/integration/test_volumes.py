@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from conftest import FULL, ROOT, kit, rendered
 
-from ernie_deploy import containers
-from ernie_deploy.compose import Stack, ask, demand
 from ernie_deploy.rehearsal.client import chat
 from ernie_deploy.rehearsal.override import IMAGE
-from ernie_deploy.waiting import came
+from ernie_deploy.stack import containers
+from ernie_deploy.stack.compose import Stack, ask, demand
+from ernie_deploy.stack.waiting import came
 
 pytestmark = [
     pytest.mark.docker,

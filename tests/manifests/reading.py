@@ -12,7 +12,7 @@ from conftest import planned
 from test_render import interpolated
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.kubernetes import manifests
+from ernie_deploy.render.kubernetes import manifests
 
 CATALOG = Catalog()
 Document = dict[str, Any]

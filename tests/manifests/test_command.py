@@ -5,7 +5,7 @@ from conftest import kit
 from manifests.reading import written
 
 from ernie_deploy.errors import UsageError
-from ernie_deploy.kubernetes import LONGEST_NAME, quantity, short_name
+from ernie_deploy.render.kubernetes import LONGEST_NAME, quantity, short_name
 
 
 def test_line_one_is_the_command_that_makes_the_file() -> None:

@@ -19,8 +19,8 @@ from manifests.reading import (
 from test_render import NASTY
 
 from ernie_deploy.errors import KitError
-from ernie_deploy.flags import words
-from ernie_deploy.kubernetes import manifests
+from ernie_deploy.plan.settings import words
+from ernie_deploy.render.kubernetes import manifests
 
 
 def differences(target: str, **options: object) -> list[str]:

@@ -4,8 +4,8 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from ernie_deploy.bench.record import Check, Evidence, Level
-from ernie_deploy.bench.rows import Row, completed
+from ernie_deploy.bench.journal.record import Check, Evidence, Level
+from ernie_deploy.bench.journal.rows import Row, completed
 
 Judgement = Callable[[Evidence], Check | None]
 

@@ -2,8 +2,8 @@
 
 import math
 
-from ernie_deploy.bench.record import Check, Evidence
-from ernie_deploy.bench.rows import rows
+from ernie_deploy.bench.journal.record import Check, Evidence
+from ernie_deploy.bench.journal.rows import rows
 from ernie_deploy.bench.validity.basis import (
     EXACT,
     extra_chunks,

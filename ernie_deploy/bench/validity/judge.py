@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ernie_deploy.bench.record import Cell, Check, Evidence, Status
+from ernie_deploy.bench.journal.record import Cell, Check, Evidence, Status
 from ernie_deploy.bench.validity import bounds, per_request, physics, recomputed, server, totals
 from ernie_deploy.bench.validity.basis import Judgement
 from ernie_deploy.catalog.bench_schema import Baseline

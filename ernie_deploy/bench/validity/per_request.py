@@ -2,8 +2,8 @@
 
 from itertools import pairwise
 
-from ernie_deploy.bench.record import Check, Evidence
-from ernie_deploy.bench.rows import LISTS, rows
+from ernie_deploy.bench.journal.record import Check, Evidence
+from ernie_deploy.bench.journal.rows import LISTS, rows
 from ernie_deploy.bench.validity.basis import (
     EXACT,
     extra_chunks,

@@ -2,9 +2,9 @@
 
 from msgspec.structs import asdict
 
-from ernie_deploy.bench import roofline
-from ernie_deploy.bench.derive import derive
-from ernie_deploy.bench.record import Check, Evidence
+from ernie_deploy.bench.journal import roofline
+from ernie_deploy.bench.journal.derive import derive
+from ernie_deploy.bench.journal.record import Check, Evidence
 from ernie_deploy.bench.validity.basis import differing, hard, listed, number, rehearsed, rows_of, soft
 
 UNIFORM_SHARE = 0.9

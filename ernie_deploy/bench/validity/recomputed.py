@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Sequence
 from itertools import accumulate, chain
 
+from ernie_deploy.bench.journal.record import Check, Evidence, InterTokenLatency
+from ernie_deploy.bench.journal.rows import Row
 from ernie_deploy.bench.quantiles import edges_ms, histogram_quantile_ms, quantile
-from ernie_deploy.bench.record import Check, Evidence, InterTokenLatency
-from ernie_deploy.bench.rows import Row
 from ernie_deploy.bench.validity.basis import hard, listed, number, rows_of, same, statistics_of
 
 # A bin's middle is off by half of its hundredth.

@@ -2,8 +2,8 @@
 
 from itertools import pairwise
 
-from ernie_deploy.bench.record import Check, Evidence, Server
-from ernie_deploy.bench.rows import rows
+from ernie_deploy.bench.journal.record import Check, Evidence, Server
+from ernie_deploy.bench.journal.rows import rows
 from ernie_deploy.bench.validity.basis import EXACT, differing, hard, listed, number, rows_of, same, soft
 
 PROMPT_TOLERANCE = 0.01

@@ -2,7 +2,7 @@
 
 import math
 
-from ernie_deploy.bench.record import Check, Evidence
+from ernie_deploy.bench.journal.record import Check, Evidence
 from ernie_deploy.bench.validity.basis import (
     STATISTIC,
     differing,

@@ -1,0 +1,1 @@
+"""Sets a run beside another, or beside the published figures."""

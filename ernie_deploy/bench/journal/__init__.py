@@ -1,0 +1,1 @@
+"""What a run leaves on disk: records, rows and the figures derived from them."""

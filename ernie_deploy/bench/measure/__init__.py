@@ -1,0 +1,1 @@
+"""Runs vLLM's own client against a server, attempt by attempt."""

@@ -1,0 +1,217 @@
+"""Follows one run of the client: samples the server, shows progress, and ends what is stuck or dead."""
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from msgspec import Struct
+
+from ernie_deploy.bench.journal.record import Cell, Sample, Server
+from ernie_deploy.bench.measure.server import Look, moved_only_by_canary
+from ernie_deploy.bench.measure.site import Site
+
+# A look costs the server's event loop 15 ms: four a second made a small model's TPOT a third longer.
+SAMPLE_S = 2.0
+SETTLE_S = 10.0
+MOST_SAMPLES = 300
+# No token, no finished request, no cache block for so long while requests are in the server.
+STALL_S = 180.0
+# No answer at all: the kit's own restarts are waited for elsewhere.
+SILENT_S = 30.0
+# The client imports, makes prompts and ends: with nothing in the server for so long it is stuck.
+CLIENT_S = 900.0
+BLIND_S = 4 * 3600.0
+STILL, SILENT = "no token", "the server has not answered"
+LOST = "the server was lost before the cell was over"
+
+
+# The cell, seconds since its client was started, the counters before it and now.
+Progress = Callable[[Cell, float, Look | None, Look | None], None]
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """One run of the client: its arguments, the folder for its result, and who hears of its progress."""
+
+    site: Site
+    cell: Cell
+    words: Sequence[str]
+    folder: Path
+    dataset: Path | None
+    progress: Progress
+
+
+TAIL_BYTES = 1 << 16
+
+
+class Seen(Struct, kw_only=True):
+    """What the watcher has seen so far."""
+
+    begun: float
+    before: Look | None = None
+    last: Look | None = None
+    moved_at: float = 0.0
+    answered_at: float = 0.0
+    samples: list[Sample] = []
+
+
+class Watched(Struct, frozen=True, kw_only=True):
+    """How a client ended: its exit code, why it was killed (or ''), and the server's side."""
+
+    returncode: int
+    fault: str
+    server: Server | None
+    log: tuple[str, ...]
+
+
+def _last_lines(log: IO[str]) -> tuple[str, ...]:
+    """The last lines of a log, which may be of any length."""
+    data = os.pread(log.fileno(), TAIL_BYTES, max(0, os.fstat(log.fileno()).st_size - TAIL_BYTES))
+    return tuple(data.decode(errors="replace").splitlines()[-20:])
+
+
+def watch(job: Job) -> Watched:
+    """Run the client on one cell to its end, or to the moment the server is lost."""
+    log = job.folder.parent / f"{job.folder.name}.log"
+    now = time.monotonic()
+    seen = Seen(begun=now, before=job.site.endpoint.look(), moved_at=now, answered_at=now)
+    try:
+        with log.open("w+") as file, job.site.client(job.words, job.folder, job.dataset, file) as process:
+            fault = _follow(job, process, seen)
+            fault = fault or _settle(job, seen)
+            returncode = process.poll()
+            told = _last_lines(file)
+    finally:
+        log.unlink(missing_ok=True)
+    return Watched(
+        returncode=-1 if returncode is None else returncode,
+        fault=fault,
+        server=_server(seen, job.cell),
+        log=told,
+    )
+
+
+def _follow(job: Job, process: "subprocess.Popen[str]", seen: Seen) -> str:
+    """Sample until the client ends; returns why it had to be given up, or ''."""
+    while not _ended(process, SAMPLE_S):
+        look = job.site.endpoint.look()
+        _note(seen, look)
+        job.progress(job.cell, time.monotonic() - seen.begun, seen.before, look)
+        if fault := _fault(job.site, seen, look):
+            return fault
+    return ""
+
+
+def _ended(process: "subprocess.Popen[str]", pause_s: float) -> bool:
+    try:
+        process.wait(pause_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _note(seen: Seen, look: Look | None) -> None:
+    now = time.monotonic()
+    if look is None:
+        return
+    seen.answered_at = now
+    # The health check asks an idle server for a token; what it did before the client's first request is no
+    # part of the cell, and neither are the samples of that time.
+    if seen.before and seen.before.started == look.started and moved_only_by_canary(seen.before, look):
+        seen.before = look
+        seen.samples.clear()
+    if seen.last is None or look.work != seen.last.work or look.idle != seen.last.idle:
+        seen.moved_at = now
+    seen.last = look
+    seen.samples.append(_sample(seen, look, now))
+
+
+def _sample(seen: Seen, look: Look, now: float) -> Sample:
+    return Sample(
+        elapsed_s=round(now - seen.begun, 3),
+        running=look.running,
+        waiting=look.waiting,
+        kv_cache_use=round(look.kv_cache_use, 5),
+        generation_tokens=look.counters.get("generation_tokens", 0.0),
+    )
+
+
+def _fault(site: Site, seen: Seen, look: Look | None) -> str:
+    """Why the run is lost: the server restarted, is silent, or stands still."""
+    now = time.monotonic()
+    if seen.before is None:
+        # A server without counters: only the clock is left.
+        return "the client did not end" if now - seen.begun > BLIND_S else ""
+    if look is None:
+        silent = now - seen.answered_at
+        return f"{SILENT} for {silent:.0f} s" if silent > SILENT_S or not site.alive() else ""
+    if look.started != seen.before.started or _fell(seen.before, look):
+        return "the server was restarted"
+    still = now - seen.moved_at
+    if not look.idle and still > STALL_S:
+        return (
+            f"{STILL} for {still:.0f} s with {look.running:g} requests running and {look.waiting:g} waiting"
+        )
+    if look.idle and still > CLIENT_S:
+        return f"the client has sent nothing for {still:.0f} s"
+    return ""
+
+
+def _fell(before: Look, now: Look) -> bool:
+    """Several API processes tell no start time, but no counter falls within a life."""
+    return any(now.counters.get(name, 0.0) < value for name, value in before.counters.items())
+
+
+def is_stuck(reasons: Sequence[str]) -> bool:
+    """Whether an attempt was given up because the server stood still or said nothing."""
+    return any(STILL in reason or SILENT in reason for reason in reasons)
+
+
+def _settle(job: Job, seen: Seen) -> str:
+    """Wait for the last counters: the engine counts a request a moment after it answered.
+
+    A dead engine's server says goodbye to every stream with 200 and goes a moment later: where requests are
+    missing, that is waited for. Docker calls one that starts anew alive, and may have given it another port: one
+    that says nothing to the last is lost too. Returns what was lost, or ''.
+    """
+    end, silent = time.monotonic() + SETTLE_S, False
+    while seen.before and time.monotonic() < end:
+        look = job.site.endpoint.look()
+        _note(seen, look)
+        if (look is None and not job.site.alive()) or (look and look.started != seen.before.started):
+            return LOST
+        if look and look.idle and _finished(seen.before, look) >= job.cell.num_prompts:
+            return ""
+        silent = look is None
+        time.sleep(0.1)
+    return LOST if silent else ""
+
+
+def _finished(before: Look, now: Look) -> float:
+    return now.counters.get("request_success", 0.0) - before.counters.get("request_success", 0.0)
+
+
+def _server(seen: Seen, cell: Cell) -> Server | None:
+    if seen.before is None or seen.last is None:
+        return None
+    server = Server(
+        before=seen.before.counters,
+        after=seen.last.counters,
+        samples=tuple(thinned(seen.samples, MOST_SAMPLES)),
+    )
+    return msgspec.structs.replace(server, canary_requests=_canary_requests(server, cell))
+
+
+def _canary_requests(server: Server, cell: Cell) -> int:
+    """One request too many is the health check's; more are somebody else's, and no check forgives them."""
+    return int(server.delta("request_success") == cell.num_prompts + 1)
+
+
+def thinned(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """Evenly chosen samples, the first and the last among them."""
+    if len(samples) <= most:
+        return list(samples)
+    return [samples[round(i * (len(samples) - 1) / (most - 1))] for i in range(most)]

@@ -1,0 +1,1 @@
+"""Decides what is served and how: a request becomes a plan."""

@@ -1,0 +1,145 @@
+"""What a plan has to say beside its figures, one sentence each."""
+
+import re
+from collections.abc import Iterator
+
+from ernie_deploy.catalog.schema import Target
+from ernie_deploy.plan import recipe
+from ernie_deploy.plan.layout import Layout
+from ernie_deploy.plan.memory import serve_memory_gib
+from ernie_deploy.plan.pairing import Pairing, find
+from ernie_deploy.plan.request import Request, beyond_loopback
+
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def warnings_on(pairing: Pairing, layout: Layout, request: Request) -> Iterator[str]:
+    """What the user should know before the stack is started; `render` says it too."""
+    names = ("revision", "code-revision", "tokenizer-revision")
+    revisions = [str(s.value) for s in layout.settings if s.name in names] or [pairing.model.revision]
+    moving = [revision for revision in revisions if not COMMIT.fullmatch(revision)]
+    if moving and find(layout.settings, "trust-remote-code") and not request.weights:
+        yield MOVABLE_CODE.format(hf_id=pairing.model.hf_id, revision=moving[0])
+    if beyond_loopback(request.bind):
+        yield f"{PUBLISHED.format(bind=request.bind)} {_open_routes(pairing, request)} {GATEWAY}"
+
+
+def _open_routes(pairing: Pairing, request: Request) -> str:
+    """What answers without a key, in a sentence."""
+    if not request.api_key_file:
+        return "Everybody who reaches it can use the model and every other route: no key is asked for."
+    known, opened = pairing.engine.api_key, {s.name for s in pairing.user if s.value is False}
+    *others, last = known.left_open({"disable-fastapi-docs"} - opened)
+    return (
+        f"vLLM's API key guards {', '.join(known.guards)} alone: {', '.join(others)} and {last}"
+        " answer without it, /invocations whatever /v1 answers."
+    )
+
+
+def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
+    """What the user should know, one sentence each."""
+    model, target = pairing.model, pairing.target
+    kinds = ["bench", target.vendor] + ["vision"] * (model.vision is not None)
+    added = {p.id for p in layout.profiles} - set(request.profiles)
+    notes = [_note_on_gpus(layout, target, pairing)] if target.gpus else []
+    if "fp8" in added:
+        why = f"as published for {target.id}" if layout.row else f"because BF16 does not fit {target.id}"
+        notes.append(f"FP8 was chosen {why}; --profile bf16 keeps BF16 where it fits.")
+    if request.security == "vendor":
+        notes.append(SECURITY_NOTES[target.vendor])
+    if request.api_key_file and not beyond_loopback(request.bind):
+        notes.append(_open_routes(pairing, request))
+    notes += _notes_on_nodes(layout, request)
+    notes.append(NO_LIMIT if target.gpus else LIMIT.format(gib=serve_memory_gib(layout.memory)))
+    notes += [EGRESS, *([VISION_EGRESS, REQUESTS] if model.vision else [])]
+    return notes + recipe.notes(pairing.recipes, kinds)
+
+
+def _note_on_gpus(layout: Layout, target: Target, pairing: Pairing) -> str:
+    used, topology = layout.topology.gpus, layout.topology
+    published_layout = layout.row and topology.tensor_parallel_size == (
+        layout.row.settings.get("tensor-parallel-size", 1)
+    )
+    why = "the published layout" if published_layout else "the memory plan"
+    if topology.nodes > 1:
+        return f"Uses {used} of the {target.gpus} GPUs of each of {topology.nodes} nodes."
+    note = f"Uses {used} of the node's {target.gpus} GPUs ({why})."
+    replicas = target.gpus // (used // topology.data_parallel_size)
+    if replicas > topology.data_parallel_size and not _request_limits(pairing):
+        note += f" --dp {replicas} uses the rest."
+    return note
+
+
+def _request_limits(pairing: Pairing) -> bool:
+    """Whether the user narrowed the GPUs, so that the rest is not on offer."""
+    return bool(pairing.gpu_ids)
+
+
+def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:
+    """What several nodes cost and open."""
+    topology = layout.topology
+    if topology.nodes == 1:
+        return []
+    notes = [UNENCRYPTED]
+    if topology.spans_nodes:
+        notes.append(f"{SLOW_INTERCONNECT}{'' if request.rdma else ' Without --rdma it goes over TCP.'}")
+    if topology.pipeline_parallel_size > 1 and layout.drafts:
+        notes.append(DRAFTS_WITH_A_PIPELINE)
+    if request.multi_node == "ray":
+        notes.append(RAY)
+    return notes
+
+
+PUBLISHED = "The API is published beyond this host, on {bind}."
+GATEWAY = (
+    "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or let a reverse proxy of yours"
+    " pass on the paths that clients need."
+)
+MOVABLE_CODE = (
+    "This stack runs code from {hf_id} at revision {revision}, which its owner can change: review the code, then pin it"
+    " with --set revision=COMMIT (40 digits; tokenizer and code follow)."
+)
+NO_LIMIT = (
+    "SERVE_MEMORY sets no limit here: an untested limit could kill the server while it loads."
+    " `doctor --write-env` proposes one."
+)
+LIMIT = (
+    "SERVE_MEMORY is {gib}g, derived: what vLLM may take and 4 GiB for its processes, the compiler and requests."
+    " A larger CPU_KV_CACHE_GIB needs as much more."
+)
+EGRESS = (
+    "`serve` is told to stay offline (HF_HUB_OFFLINE=1, no usage statistics). Compose does not enforce it: a service"
+    " cannot both publish a port and be cut off from the network. The manifests of --format kubernetes hold a"
+    " NetworkPolicy that does."
+)
+VISION_EGRESS = (
+    "The published VL processor downloads a font, from `serve`, for the timestamps in video frames: the only outgoing"
+    " request known."
+)
+REQUESTS = (
+    "Images, pixels, hosts and answers are bounded for one request. How many requests come at once is not:"
+    " SERVE_MEMORY is what bounds the memory of all."
+)
+UNENCRYPTED = (
+    "The traffic between the nodes is neither encrypted nor authenticated (vLLM 0.32.0 docs/usage/security.md):"
+    " keep it on a network of its own, and open its ports to the nodes alone."
+)
+SLOW_INTERCONNECT = (
+    "Tensor parallel over the nodes sends every layer's activations through the network twice: with less than"
+    " InfiniBand or RoCE between them it is slow."
+)
+DRAFTS_WITH_A_PIPELINE = (
+    "MTP with a pipeline dies at start on vLLM 0.32's CPU runner and is unproven on a GPU: --pp 1 avoids it."
+)
+RAY = (
+    "--multi-node ray: vLLM's images have no Ray since 0.18, so `docker compose build` adds a pinned one."
+    " vLLM for CPU refuses Ray, so beyond its configuration this is unproven here."
+)
+
+SECURITY_NOTES = {
+    "nvidia": "--security vendor: host IPC, as vLLM's documentation has it; a container with it can read"
+    " the shared memory of every process on the host. shm_size does the same for vLLM alone.",
+    "amd": "--security vendor: seccomp off, SYS_PTRACE, host IPC and the video group, as vLLM's ROCm"
+    " documentation has it; use it only where hipIpc or RCCL is refused without it.",
+    "cpu": "--security vendor changes nothing on a CPU target.",
+}

@@ -1,0 +1,208 @@
+"""What a user asks for, and what of it contradicts itself before any catalog is read."""
+
+import re
+from typing import Literal
+
+from msgspec import Struct
+
+from ernie_deploy.catalog.engine_schema import Engine
+from ernie_deploy.errors import UsageError
+from ernie_deploy.plan.settings import Setting, merge
+
+Security = Literal["strict", "vendor"]
+MultiNode = Literal["native", "ray"]
+
+LOOPBACK = "127.0.0.1"
+# Docker's, for users and groups.
+LARGEST_ID = 2**31 - 1
+
+# What the stack itself decides, or what would put a secret on a command line.
+MANAGED = {
+    "host": "the container listens on its own network; set BIND_ADDR in .env for the host's side",
+    "port": "set PORT in .env for the host's side",
+    "uds": "the health check and the published port need TCP",
+    "api-key": "a key on a command line is visible to everyone on the host; use --api-key-file",
+    "hf-token": "a token on a command line is visible to everyone on the host; set HF_TOKEN_FILE in .env",
+    "config": "the kit gives vLLM its configuration; use --api-key-file for a key",
+    "model": "choose it with --model",
+    "model-tag": "choose it with --model",
+    "download-dir": "set HF_CACHE_DIR in .env",
+    "nnodes": "choose it with --nodes",
+    "node-rank": "with --nodes each node has NODE_RANK in its .env",
+    "master-addr": "with --nodes each node has HEAD_ADDR in its .env",
+    "headless": "with --nodes the workers are; elsewhere the health check needs the API server",
+}
+
+# vLLM follows these from the rank of the node; said by hand they could contradict it.
+MANAGED_OVER_NODES = {
+    "distributed-executor-backend": "choose it with --multi-node",
+    **dict.fromkeys(
+        (
+            "data-parallel-address",
+            "data-parallel-backend",
+            "data-parallel-external-lb",
+            "data-parallel-hybrid-lb",
+            "data-parallel-rank",
+            "data-parallel-size-local",
+            "data-parallel-start-rank",
+        ),
+        "with --nodes vLLM takes it from NODE_RANK and HEAD_ADDR",
+    ),
+}
+
+# Control characters but tab and newline, lone surrogates and non-characters.
+NO_YAML = re.compile("[^\t\n -~\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """One call of `plan` or `render`; the same request gives the same bytes."""
+
+    target: str
+    model: str = ""
+    profiles: tuple[str, ...] = ()
+    tp: int | None = None
+    pp: int | None = None
+    dp: int | None = None
+    nodes: int = 1
+    multi_node: MultiNode = "native"
+    rdma: bool = False
+    gpus: tuple[int, ...] = ()
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+    cuda: str = ""
+    weights: str = ""
+    user: str = ""
+    gpus_cdi: bool = False
+    security: Security = "strict"
+    api_key_file: bool = False
+    bind: str = LOOPBACK
+    media_domains: tuple[str, ...] = ()
+    pairs: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+
+def user_settings(request: Request, engine: Engine) -> tuple[Setting, ...]:
+    """Everything the user decided about vLLM, as settings; raises `UsageError`."""
+    options = {
+        "tensor-parallel-size": request.tp,
+        "pipeline-parallel-size": request.pp,
+        "data-parallel-size": request.dp,
+        "max-model-len": request.max_model_len,
+        "gpu-memory-utilization": request.gpu_memory_utilization,
+    }
+    chosen = [
+        Setting(name=name, value=value, origin="user") for name, value in options.items() if value is not None
+    ]
+    settings = merge(chosen, _free_settings(request, engine))
+    for setting in settings:
+        _refuse_managed(setting.name, MANAGED | MANAGED_OVER_NODES if request.nodes > 1 else MANAGED)
+    return settings
+
+
+def _free_settings(request: Request, engine: Engine) -> list[Setting]:
+    """What was said by vLLM's own flags; only then is its flag table read."""
+    if not (request.pairs or request.extra):
+        return []
+    from ernie_deploy.plan.words import parse_pair, parse_words
+
+    return [*(parse_pair(pair, engine) for pair in request.pairs), *parse_words(request.extra, engine)]
+
+
+def _refuse_managed(name: str, managed: dict[str, str]) -> None:
+    if name in managed:
+        raise UsageError(f"--{name} is the stack's to set.", cause=managed[name])
+
+
+def bind_address(text: str) -> str:
+    """An address as Compose publishes on it, one of IPv6 within `[...]`; raises ValueError that says what is wrong."""
+    if text == LOOPBACK:
+        return text  # The import costs a tenth of a rendering.
+    import ipaddress
+
+    try:
+        if text.startswith("[") and text.endswith("]"):
+            address: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.IPv6Address(text[1:-1])
+        else:
+            address = ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{text[:40]!r} is not an IP address") from None
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.scope_id:
+        raise ValueError(f"{text[:40]!r} has a scope, and Docker publishes on addresses without one")
+    return f"[{address}]"
+
+
+def check_words(request: Request) -> None:
+    """Refuse what no compose file can carry; raises `UsageError`."""
+    try:
+        bind_address(request.bind)
+    except ValueError as fault:
+        raise UsageError(f"--bind {fault}.") from None
+    if request.user and not _is_user(request.user):
+        raise UsageError(
+            f"--user {request.user[:40]!r} is not UID:GID.",
+            cause="names are looked up in the image, where yours does not exist",
+            next_step="give numbers, such as --user $(id -u):$(id -g)",
+        )
+    if request.nodes == 1 and (request.rdma or request.multi_node == "ray"):
+        raise UsageError(
+            f"--{'rdma' if request.rdma else 'multi-node ray'} is about more than one node.",
+            next_step="add --nodes 2, or leave it out",
+        )
+    if len(set(request.gpus)) != len(request.gpus):
+        raise UsageError(f"--gpus names a GPU twice: {','.join(map(str, request.gpus))}.")
+    if not request.weights.isprintable():
+        raise UsageError("--weights has a character that no path here can carry (newline, NUL, control).")
+    for word in (*request.pairs, *request.extra):
+        if NO_YAML.search(word):
+            raise UsageError(
+                f"{word[:40]!r} has a character that YAML cannot carry.",
+                cause="a control character or half of a surrogate pair",
+            )
+
+
+def beyond_loopback(address: str) -> bool:
+    """Whether other hosts can reach what is published on an address of --bind."""
+    import ipaddress
+
+    try:
+        return not ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return address != "localhost"
+
+
+def _is_user(text: str) -> bool:
+    return bool(re.fullmatch(r"[0-9]{1,10}:[0-9]{1,10}", text)) and all(
+        int(number) <= LARGEST_ID for number in text.split(":")
+    )
+
+
+def command_words(request: Request) -> list[str]:
+    """The command-line words that ask for exactly this, in one fixed order."""
+    options: list[tuple[str, object]] = [
+        ("--model", request.model),
+        *(("--profile", profile) for profile in request.profiles),
+        ("--nodes", request.nodes if request.nodes > 1 else ""),
+        ("--multi-node", "" if request.multi_node == "native" else request.multi_node),
+        ("--rdma", request.rdma),
+        ("--tp", request.tp),
+        ("--pp", request.pp),
+        ("--dp", request.dp),
+        ("--gpus", ",".join(map(str, request.gpus))),
+        ("--max-model-len", request.max_model_len),
+        ("--gpu-memory-utilization", request.gpu_memory_utilization),
+        ("--cuda", request.cuda),
+        ("--weights", request.weights),
+        ("--user", request.user),
+        ("--gpus-cdi", request.gpus_cdi),
+        ("--security", "" if request.security == "strict" else request.security),
+        ("--api-key-file", request.api_key_file),
+        ("--bind", "" if request.bind == LOOPBACK else request.bind),
+        ("--media-domains", ",".join(request.media_domains)),
+        *(("--set", pair) for pair in request.pairs),
+    ]
+    said = [(name, value) for name, value in options if value not in (None, "", False)]
+    tail = ["--", *request.extra] if request.extra else []
+    flat = [w for name, value in said for w in ([name] if value is True else [name, f"{value}"])]
+    return [request.target, *flat, *tail]

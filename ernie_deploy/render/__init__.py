@@ -1,0 +1,1 @@
+"""Writes a plan down: a compose file, a folder, Kubernetes manifests."""

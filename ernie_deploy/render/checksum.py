@@ -1,0 +1,35 @@
+"""The last line of a file that the kit writes: while it is the SHA-256 of the lines above, nobody edited them.
+
+A rendering cannot be told from an edited one by rendering line 1 again: another version of the kit renders other bytes.
+"""
+
+from pathlib import Path
+
+from ernie_deploy.safe_io.reading import read_bounded
+
+MARK = "# sha256 of the lines above: "
+# The largest rendering has a tenth of this.
+MOST_BYTES = 2 << 20
+
+
+def with_checksum(text: str) -> str:
+    """`text`, which ends with a line feed, and the line that vouches for it."""
+    return f"{text}{MARK}{_digest(text)}\n"
+
+
+def is_unedited(path: Path) -> bool:
+    """Whether the kit wrote this file and nobody changed it since; a link, or what cannot be read, is somebody's own."""
+    try:
+        if path.is_symlink():
+            return False
+        text = read_bounded(path, MOST_BYTES).decode().replace("\r\n", "\n")
+    except (OSError, UnicodeDecodeError):
+        return False
+    above, mark, digest = text.rpartition(MARK)
+    return bool(mark) and digest == f"{_digest(above)}\n"
+
+
+def _digest(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()

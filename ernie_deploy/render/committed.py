@@ -1,0 +1,100 @@
+"""The committed set: one compose file a supported pair and the .env.example, kept in step."""
+
+import os
+import shlex
+from pathlib import Path
+
+from msgspec import Struct
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.errors import OutOfDate
+from ernie_deploy.paths import says, write_all
+from ernie_deploy.plan.request import Request
+from ernie_deploy.plan.resolve import resolve
+from ernie_deploy.render.checksum import is_unedited
+from ernie_deploy.render.compose import compose_file
+from ernie_deploy.render.folder import env_example
+from ernie_deploy.safe_io.reading import first_line
+
+
+def requests(catalog: Catalog) -> list[Request]:
+    """Each supported pair in its default form."""
+    return [
+        Request(target=target.id, model=model.id)
+        for target in catalog.targets()
+        for model in catalog.models()
+        if catalog.support(model.id, target.id).state != "refused"
+    ]
+
+
+def files(catalog: Catalog) -> dict[str, str]:
+    """File name -> text of every committed stack."""
+    plans = (resolve(catalog, request) for request in requests(catalog))
+    return {f"{plan.name}.yml": compose_file(plan, catalog.defaults) for plan in plans}
+
+
+class Place(Struct, frozen=True):
+    """Where the set is: a folder of stacks, and the example of .env where one is kept too."""
+
+    folder: Path
+    env_example: Path | None = None
+
+    def wanted(self, catalog: Catalog) -> dict[Path, str]:
+        """Path -> text of each file of the set."""
+        stacks = {self.folder / name: text for name, text in files(catalog).items()}
+        return stacks | ({self.env_example: env_example(catalog)} if self.env_example else {})
+
+    @property
+    def command(self) -> str:
+        """What renders the set again."""
+        example = ["--env-example", str(self.env_example)] if self.env_example else []
+        return shlex.join(["ernie-deploy", "render", "--all", "--out-dir", str(self.folder), *example])
+
+
+def write(place: Place, wanted: dict[Path, str], *, force: bool = False) -> list[Path]:
+    """Write the set and delete what no pair stands behind any more; return the edited ones of these, which are kept.
+
+    Nothing is written where a file is in the way that the kit did not write, or that was edited since: that
+    takes `force`, which deletes the edited ones too.
+    """
+    write_all(wanted, force=force, ours=is_unedited)
+    kept = []
+    for orphan in orphans(place.folder, wanted):
+        if force or is_unedited(orphan):
+            orphan.unlink()
+        else:
+            kept.append(orphan)
+    return kept
+
+
+def differences(place: Place, wanted: dict[Path, str]) -> None:
+    """Raise `OutOfDate` naming every file that is stale, missing or orphaned."""
+    lines = [f"missing: {path}" for path in wanted if not os.path.lexists(path)]
+    lines += [
+        f"stale: {path}" for path, text in wanted.items() if os.path.lexists(path) and not says(path, text)
+    ]
+    lines += [f"orphaned: {path}" for path in orphans(place.folder, wanted)]
+    if lines:
+        raise OutOfDate(
+            "\n".join(lines),
+            cause="the catalog or a template changed and the files were not rendered again",
+            next_step=place.command,
+        )
+
+
+def orphans(folder: Path, wanted: dict[Path, str]) -> list[Path]:
+    """Files that an earlier set had: line 1 renders a pair's default form, and the name is that pair's."""
+    paths = (path for path in sorted(folder.glob("*.yml")) if path not in wanted and path.is_file())
+    return [path for path in paths if _name_of_pair(path) == path.name]
+
+
+def _name_of_pair(path: Path) -> str:
+    try:
+        words = first_line(path).split()
+    except OSError:
+        return ""
+    # Its pair may be unknown by now, so the line is not parsed as a request.
+    match words:
+        case ["#", "ernie-deploy", "render", target, "--model", model]:
+            return f"{model}-{target}.yml"
+    return ""

@@ -1,0 +1,60 @@
+"""A stack as a folder: compose.yml, its .env and a README."""
+
+import re
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.errors import UsageError
+from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.render.checksum import with_checksum
+from ernie_deploy.render.compose import compose_file, defaults_of, environment
+from ernie_deploy.safe_io.redaction import redacted
+
+VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)[:}]")
+PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
+
+
+def files(plan: Plan, catalog: Catalog, values: dict[str, str]) -> dict[str, str]:
+    """File name -> text; `values` go into .env, what they leave out stays a comment there."""
+    compose = compose_file(plan, catalog.defaults)
+    used = set(VARIABLE.findall(compose))
+    variables = [variable for variable in catalog.variables if variable.name in used]
+    _refuse_unknown(values, [variable.name for variable in variables])
+    env = (
+        environment()
+        .get_template("env.j2")
+        .render(
+            plan=plan,
+            variables=variables,
+            values={name: env_line(name, value) for name, value in values.items()},
+            defaults=defaults_of(plan, catalog.defaults),
+        )
+    )
+    readme = environment().get_template("README.md.j2").render(plan=plan)
+    return {"compose.yml": compose, ".env": env, "README.md": readme}
+
+
+def env_example(catalog: Catalog) -> str:
+    """Every variable of every stack, for the repository's .env.example."""
+    return with_checksum(environment().get_template("env.example.j2").render(variables=catalog.variables))
+
+
+def _refuse_unknown(values: dict[str, str], known: list[str]) -> None:
+    if unknown := [name for name in values if name not in known]:
+        raise UsageError(
+            f"This stack reads no variable {unknown[0][:40]!r}.",
+            cause=f"it reads {', '.join(known)}",
+        )
+
+
+def env_line(name: str, value: str) -> str:
+    """`NAME=value` as both Compose and python-dotenv read it back; raises `UsageError` where they differ."""
+    if PLAIN.fullmatch(value):
+        return f"{name}={value}"
+    # Their dialects agree on single quotes around printable text and on little else.
+    if value.isprintable() and not set(value) & {"'", "\\"}:
+        return f"{name}='{value}'"
+    raise UsageError(
+        f"{name} cannot be written to .env: {redacted(value)[:40]!r}.",
+        cause="a quote, a backslash or a line break means something else to Compose than to other readers",
+        next_step="choose a path or value without them",
+    )

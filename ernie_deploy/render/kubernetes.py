@@ -1,0 +1,235 @@
+"""Writes a plan down as Kubernetes manifests: the words and variables of the compose file, in LeaderWorkerSet pods."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from ernie_deploy.errors import UsageError
+from ernie_deploy.paths import DOCKER, TEMPLATES
+from ernie_deploy.plan.memory import GIB
+from ernie_deploy.plan.request import LOOPBACK, Request, command_words
+from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.settings import Setting, words
+from ernie_deploy.render.compose import comment, defaults_of, environment, scalar
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+# A worker's pod is labelled with its StatefulSet's name and a hash of 11 characters; a label holds 63.
+LONGEST_NAME = 45
+# The first wait of docker/weights.py after failed starts, and the way to the engine's own clock.
+BACK_OFF_S = 600
+BEFORE_ENGINE_S = 60
+PROBE_PERIOD_S = 10
+# What a download keeps beside the weights: tokenizer, metadata, parts of files.
+WEIGHTS_ROOM = 1.25
+CACHE_SIZE = "20Gi"
+TOKEN_SECRET = "ernie-hf-token"  # noqa: S105 - the name of a Secret
+
+# What a node's .env says to compose, the controller's variables say here. A pod has an address of its own,
+# so that its server listens as on one node.
+OF_NODE = {"NODE_RANK": "$(LWS_WORKER_INDEX)", "HEAD_ADDR": "$(LWS_LEADER_ADDRESS)"}
+FROM_CONTROLLER = "kit: each pod's own"
+LISTENS = ("BIND_ADDR", "PORT")
+POD_NIC = "eth0"
+
+# Compose reads these for `fetch`; where the catalog has no default for them there is nothing to say.
+FETCH_VARIABLES = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+DEVICES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
+NODE_HINTS = {
+    "nvidia": "the label nvidia.com/gpu.product tells GPUs apart.",
+    "amd": "the label amd.com/gpu.product-name tells GPUs apart.",
+    "cpu": "vLLM wants AVX2 at least, better AVX-512.",
+}
+
+
+class Stack(Struct, frozen=True, kw_only=True):
+    """What Kubernetes needs decided beyond the plan."""
+
+    command: str
+    name: str
+    nodes: int
+    nodes_in_words: str
+    uid: int
+    gid: int
+    device_groups: tuple[str, ...]
+    unconfined: bool
+    capabilities: tuple[str, ...]
+    host_ipc: bool
+    devices: str
+    node_hint: str
+    access: str
+    weights_claim: str
+    weights_size: str
+    cache_claim: str
+    cache_size: str
+    shm_size: str
+    token_secret: str
+    key_secret: str
+    service: str
+    port: str
+    startup_s: int
+    leader_words: tuple[tuple[str, str], ...]
+    worker_words: tuple[tuple[str, str], ...]
+    environment: tuple[tuple[str, str, str], ...]
+    fetch_environment: dict[str, str]
+    scripts: dict[str, str]
+
+
+def manifests(plan: Plan, defaults: dict[str, str]) -> str:
+    """The text of one file for `kubectl apply`; `defaults` decide what compose leaves to the host."""
+    refuse_host_options(plan.request)
+    template = _environment().get_template("kubernetes/stack.yml.j2")
+    return template.render(plan=plan, stack=stack_of(plan, defaults_of(plan, defaults)))
+
+
+def refuse_host_options(request: Request) -> None:
+    """Refuse what only a host can be told; raises `UsageError`."""
+    reasons = {
+        "--multi-node ray": request.multi_node == "ray" and "the controller starts every rank",
+        "--gpus": bool(request.gpus) and "the device plugin hands out GPUs; --tp and --dp say how many",
+        "--gpus-cdi": request.gpus_cdi and "the device plugin hands out GPUs",
+        "--bind": request.bind != LOOPBACK and "a Service has an address of the cluster",
+    }
+    for option, reason in reasons.items():
+        if reason:
+            raise UsageError(
+                f"{option} has no meaning in Kubernetes.", cause=reason, next_step=f"leave out {option}"
+            )
+
+
+def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
+    """Decide what is Kubernetes' alone; `host` has each variable's value."""
+    name, nodes = short_name(plan.project), plan.topology.nodes
+    uid, gid = map(int, (plan.user or "0:0").split(":"))
+    vendor, opened = plan.target.vendor, plan.request.security == "vendor"
+    return Stack(
+        command=command_line(plan.request),
+        name=name,
+        nodes=nodes,
+        nodes_in_words="one node" if nodes == 1 else f"{nodes} nodes",
+        uid=uid,
+        gid=gid,
+        device_groups=(host["RENDER_GID"], host["VIDEO_GID"]) if plan.joins_device_groups else (),
+        unconfined=opened and vendor == "amd",
+        capabilities=_capabilities(plan.request, vendor),
+        host_ipc=opened and vendor != "cpu",
+        devices=f"{DEVICES[vendor]}: {plan.topology.gpus}" if vendor in DEVICES else "",
+        node_hint=NODE_HINTS[vendor],
+        access="ReadWriteOnce" if nodes == 1 else "ReadWriteMany",
+        weights_claim=_weights_claim(plan),
+        weights_size=f"{-(-round(plan.weight_bytes * WEIGHTS_ROOM) // GIB) + 1:.0f}Gi",
+        cache_claim=f"{name}-engine-cache",
+        cache_size=CACHE_SIZE,
+        shm_size=quantity(host["SHM_SIZE"]),
+        token_secret=TOKEN_SECRET,
+        key_secret=f"{name}-api-key",
+        # The controller gives the LeaderWorkerSet's own name to a headless Service.
+        service=f"{name}-api",
+        port=host["PORT"],
+        startup_s=_startup_s(plan),
+        leader_words=_words(plan.settings),
+        worker_words=_words(plan.worker_settings),
+        environment=tuple(_variable(setting) for setting in plan.environment),
+        fetch_environment=_fetch_environment(plan, host),
+        scripts=scripts(nodes, api_key=plan.request.api_key_file),
+    )
+
+
+def short_name(project: str) -> str:
+    """The stack's name as Kubernetes takes it; a long one ends in a hash of all of it."""
+    if len(project) <= LONGEST_NAME:
+        return project
+    digest = hashlib.sha256(project.encode()).hexdigest()[:8]
+    return f"{project[: LONGEST_NAME - 9].rstrip('-')}-{digest}"
+
+
+def _capabilities(request: Request, vendor: str) -> tuple[str, ...]:
+    """What a server may beyond its user: nothing, unless it was asked for."""
+    traced = request.security == "vendor" and vendor == "amd"
+    return ("SYS_PTRACE",) * traced + ("IPC_LOCK",) * request.rdma
+
+
+def _weights_claim(plan: Plan) -> str:
+    """Named by the model, so that another stack of it downloads nothing again."""
+    model = plan.model.id.replace(".", "")
+    return f"ernie-{model}-weights" if plan.topology.nodes == 1 else f"ernie-{model}-weights-shared"
+
+
+def _startup_s(plan: Plan) -> int:
+    """How long the kubelet lets a start take: longer than vLLM, whose own message says more."""
+    seconds = plan.ready_timeout_s + BACK_OFF_S + BEFORE_ENGINE_S
+    return -(-seconds // PROBE_PERIOD_S) * PROBE_PERIOD_S
+
+
+def _words(settings: Iterable[Setting]) -> tuple[tuple[str, str], ...]:
+    """Flags of `vllm serve` as YAML scalars, the first word of each with its origin."""
+    flags = [_flag(setting) for setting in settings if setting.variable not in LISTENS]
+    return tuple((word, "" if i else origin) for said, origin in flags for i, word in enumerate(said))
+
+
+def _flag(setting: Setting) -> tuple[list[str], str]:
+    """The words of one flag and where its value comes from; a node's own value is the controller's to say."""
+    if setting.variable in OF_NODE:
+        return [f'"--{setting.name}={OF_NODE[setting.variable]}"'], FROM_CONTROLLER
+    return [scalar(word) for word in words([setting])], setting.origin
+
+
+def _variable(setting: Setting) -> tuple[str, str, str]:
+    """A variable's name, its value as Kubernetes wants it, and where that comes from."""
+    if setting.variable == "HOST_IP":
+        return setting.name, "valueFrom: {fieldRef: {fieldPath: status.podIP}}", FROM_CONTROLLER
+    if setting.variable == "NIC":
+        return setting.name, f"value: {scalar(POD_NIC)}", "kit: what a pod's first interface is called"
+    return setting.name, f"value: {scalar(setting.value)}", setting.origin
+
+
+def _fetch_environment(plan: Plan, host: dict[str, str]) -> dict[str, str]:
+    variables = {"HOME": "/tmp", "HF_HOME": "/cache/hf", "HF_HUB_DISABLE_TELEMETRY": "1"}  # noqa: S108
+    if plan.request.weights:
+        return variables
+    given = {name: host[name] for name in FETCH_VARIABLES if host[name]}
+    return {**variables, "HF_TOKEN_PATH": "/run/secrets/hf_token", **given}
+
+
+def quantity(size: str) -> str:
+    """A size as Docker has it (`16g`) as Kubernetes has it (`16Gi`)."""
+    found = re.fullmatch(r"([0-9]+)([kmgt]?)b?", size.lower())
+    if not found:
+        raise UsageError(f"{size!r} is no size.", cause="a number and one of k, m, g, t is one")
+    return found[1] + (f"{found[2].upper()}i" if found[2] else "")
+
+
+def plain(value: object) -> str:
+    """`value` as one YAML scalar where Kubernetes expands nothing, so that `$` stays single."""
+    return scalar(value).replace("$$", "$")
+
+
+def command_line(request: Request) -> str:
+    """The command that makes this very file."""
+    import shlex
+
+    target, *options = command_words(request)
+    return comment(shlex.join(["ernie-deploy", "render", target, "--format", "kubernetes", *options]))
+
+
+@cache
+def scripts(nodes: int, *, api_key: bool) -> dict[str, str]:
+    """The Python files that the pods run, as they are: a ConfigMap interpolates nothing."""
+    probes = [TEMPLATES / "kubernetes/liveness.py"]
+    probes += [TEMPLATES / "kubernetes/joined.py"] if nodes > 1 else []
+    launchers = [DOCKER / "with_api_key.py"] if api_key else []
+    files = (DOCKER / "canary.py", *probes, DOCKER / "weights.py", *launchers)
+    return {file.name: file.read_text(encoding="utf-8").rstrip("\n") for file in files}
+
+
+@cache
+def _environment() -> "Environment":
+    """The one of the compose files: `$$` is `$` in words and variables here too."""
+    made = environment().overlay()
+    made.filters = {**made.filters, "plain": plain}
+    return made

@@ -1,0 +1,1 @@
+"""Runs a rendered stack through Docker Compose and reads how it is."""

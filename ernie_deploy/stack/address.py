@@ -1,0 +1,36 @@
+"""Where a stack's API is, as the host that runs it reaches it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ernie_deploy.stack.containers import State, of_service
+
+# Every interface of this host, the loopback one among them.
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - replaced
+
+
+def api_address(services: Mapping[str, Any], states: Sequence[State]) -> str:
+    """`HOST:PORT` of the API, from the resolved services and their containers; '' where none is to be found."""
+    serve = of_service(states, "serve")
+    if serve is None:
+        return ""
+    if serve.ports:
+        host, _, port = next(iter(serve.ports.values())).rpartition(":")
+        return _reachable(host, port)
+    # On the host's network nothing is published: the client's own words say where the API is.
+    return _reachable(_told(services, "host"), _told(services, "port"))
+
+
+def _told(services: Mapping[str, Any], option: str) -> str:
+    words: Sequence[str] = services.get("bench", {}).get("command") or ()
+    own = bool(services.get("serve", {}).get("network_mode"))
+    said = (word.partition("=")[2] for word in words if own and word.startswith(f"--{option}="))
+    return next(said, "")
+
+
+def _reachable(host: str, port: str) -> str:
+    """An address that a client may be given, `[...]` around one of IPv6; '' where a part is missing."""
+    host = ANYWHERE.get(host.strip("[]"), host)
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"{host}:{port}" if host and port else ""

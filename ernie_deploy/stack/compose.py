@@ -1,0 +1,172 @@
+"""Docker Compose command lines, and the one place that starts processes for a stack."""
+
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from msgspec import Struct
+
+from ernie_deploy.errors import ToolFailed, ToolMissing
+from ernie_deploy.safe_io.terminal import say
+
+QUICK_S = 60
+TERMINATE_S = 20
+# What a container prints may be no text at all.
+READ: Any = {"encoding": "utf-8", "errors": "replace"}
+
+
+class Stack(Struct, frozen=True, kw_only=True):
+    """Compose files that make one project; an empty project is the file's own name for it.
+
+    `profiles` are those of every command: a file for several nodes has one for the head and one for workers.
+    """
+
+    files: tuple[Path, ...]
+    project: str = ""
+    env_file: Path | None = None
+    profiles: tuple[str, ...] = ()
+
+    def words(self, *rest: str) -> list[str]:
+        """Return `docker compose` with this stack's files, then `rest`."""
+        named = ["--project-name", self.project] if self.project else []
+        env = ["--env-file", str(self.env_file)] if self.env_file else []
+        files = [word for file in self.files for word in ("--file", str(file))]
+        profiles = [word for profile in self.profiles for word in ("--profile", profile)]
+        return ["docker", "compose", *named, *env, *files, *profiles, *rest]
+
+    def up(self, wait_timeout_s: int, *, build: bool = False) -> list[str]:
+        """Start everything and wait until it is healthy."""
+        extra = ["--build"] if build else []
+        return self.words("up", "--detach", *extra, "--wait", "--wait-timeout", str(wait_timeout_s))
+
+    def down(self) -> list[str]:
+        """Stop and remove the containers, those of inactive profiles too.
+
+        Without Compose's `--volumes`, which removes the volumes that other stacks use too.
+        """
+        return self.words("--profile", "*", "down")
+
+    def logs(self, *services: str, follow: bool = False, tail: str = "all") -> list[str]:
+        """Print the log of some services, or of all."""
+        return self.words("logs", *(["--follow"] if follow else []), "--tail", tail, *services)
+
+    def bench(self, *arguments: str, options: Sequence[str] = ()) -> list[str]:
+        """Run the benchmark client once; the server is up already."""
+        run = ["--profile", "bench", "run", "--rm", "--no-deps", "--no-TTY", *options]
+        return self.words(*run, "bench", *arguments)
+
+    def resolved(self) -> list[str]:
+        """Print the resolved file, the services of every profile too."""
+        return self.words("--profile", "*", "config", "--format", "json")
+
+    def ps(self) -> list[str]:
+        """List the containers, stopped ones too."""
+        return self.words("ps", "--all", "--format", "json")
+
+
+class Done(Struct, frozen=True):
+    """How a process ended and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def ask(words: Sequence[str], *, timeout_s: float = QUICK_S, cwd: str | None = None) -> Done:
+    """Run a command to its end and return what it said; raises `ToolMissing`."""
+    _present(words[0])
+    try:
+        done = subprocess.run(words, capture_output=True, timeout=timeout_s, check=False, cwd=cwd, **READ)
+    except subprocess.TimeoutExpired as late:
+        raise ToolFailed(f"`{shlex.join(words)}` did not end within {timeout_s:g} s.") from late
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def demand(words: Sequence[str], *, timeout_s: float = QUICK_S) -> str:
+    """Return a command's output; raises `ToolFailed` with its last words where it fails."""
+    done = ask(words, timeout_s=timeout_s)
+    if done.returncode:
+        raise ToolFailed(
+            f"`{shlex.join(words)}` ended with {done.returncode}.",
+            cause=_last_line(done.stderr or done.stdout),
+        )
+    return done.stdout
+
+
+@contextmanager
+def started(
+    words: Sequence[str],
+    *,
+    output: IO[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
+) -> "Iterator[subprocess.Popen[str]]":
+    """Run a command beside the block, its output in a file or on one pipe; it never outlives the block.
+
+    It has a process group of its own, so that the terminal's Ctrl-C reaches the kit alone.
+    """
+    _present(words[0])
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=output or subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=env, cwd=cwd, process_group=0, **READ,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def relay(words: Sequence[str], *, err: bool = False) -> int:
+    """Run a command, print its lines cleaned as they come, and return its exit code."""
+    with started(words) as process:
+        for line in lines_of(process):
+            say(line, err=err)
+    return process.returncode
+
+
+def lines_of(process: "subprocess.Popen[str]") -> Iterator[str]:
+    """The lines of a process whose output is a pipe, until it ends."""
+    assert process.stdout, "started with a pipe"
+    with process.stdout as pipe:
+        yield from (line.rstrip("\n") for line in pipe)
+    process.wait()
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(TERMINATE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+
+
+@cache
+def _present(program: str) -> None:
+    if shutil.which(program) is None:
+        raise ToolMissing(
+            f"`{program}` is not on this machine's PATH.",
+            cause="the stack runs in Docker; rendering and planning do not need it",
+            next_step="install Docker Engine 20.10 or newer with the Compose plugin",
+        )
+
+
+def require_compose() -> None:
+    """Raise `ToolMissing` unless a Compose answers that knows what the files use."""
+    done = ask(["docker", "compose", "version", "--short"])
+    if done.returncode:
+        raise ToolMissing(
+            "Docker has no Compose plugin here.",
+            cause=_last_line(done.stderr),
+            next_step="install the docker-compose-plugin of your distribution, 2.24.4 or newer",
+        )

@@ -1,0 +1,152 @@
+"""Brings a stack up with a live view, and says in one sentence why it did not come."""
+
+import queue
+import shlex
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.errors import NotReady, ToolFailed
+from ernie_deploy.stack import containers, evidence
+from ernie_deploy.stack.address import api_address
+from ernie_deploy.stack.compose import Stack, demand, require_compose, started
+from ernie_deploy.stack.failures import recognise
+from ernie_deploy.stack.progress import Phase, phase
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from docker import DockerClient
+
+POLL_S = 1.0
+Show = Callable[[float, Phase], None]
+
+
+class Started(Struct, frozen=True, kw_only=True):
+    """A stack that became healthy, how long that took, and `HOST:PORT` of its API, '' where it has none here."""
+
+    project: str
+    address: str
+    elapsed_s: float
+    states: list[containers.State]
+
+
+def up(stack: Stack, wait_timeout_s: int, show: Show) -> Started:
+    """Run `docker compose up --wait` and show each phase; raises `ToolFailed` or `NotReady`."""
+    require_compose()
+    resolved = resolve(stack)
+    engine, project = containers.client(), resolved["name"]
+    begun = time.monotonic()
+    said: list[str] = []
+    with started(stack.up(wait_timeout_s)) as process:
+        lines = _read(process)
+        while process.poll() is None:
+            show(time.monotonic() - begun, _phase(engine, project))
+            _drain(lines, said, POLL_S)
+        elapsed_s = time.monotonic() - begun
+        _drain(lines, said, POLL_S)
+    states = containers.states(engine, project)
+    # Compose 2.40 ends with 0 although the engine refused a port.
+    if process.returncode or not _stands(states):
+        raise failure(engine, project, "\n".join(said), elapsed_s, wait_timeout_s)
+    show(elapsed_s, _phase(engine, project))
+    address = api_address(resolved["services"], states)
+    return Started(project=project, address=address, elapsed_s=elapsed_s, states=states)
+
+
+def _stands(states: list[containers.State]) -> bool:
+    """Whether every container but those that were to end is running and healthy."""
+    ended = [state for state in states if state.status == "exited" and not state.exit_code]
+    return bool(states) and all(
+        state in ended or (state.status == "running" and state.health in ("", "healthy")) for state in states
+    )
+
+
+def resolve(stack: Stack) -> dict[str, Any]:
+    """The files as Compose itself resolves them, every profile's services; raises `ToolFailed` on a faulty one."""
+    import json
+
+    resolved: dict[str, Any] = json.loads(demand(stack.resolved()))
+    return resolved
+
+
+def own_volumes(resolved: dict[str, Any]) -> list[str]:
+    """Names of the volumes that are a stack's alone: Compose named them after it, and not the file."""
+    project, declared = resolved["name"], resolved.get("volumes") or {}
+    return [
+        volume["name"]
+        for key, volume in declared.items()
+        if volume["name"] == f"{project}_{key}" and not volume.get("external")
+    ]
+
+
+def failure(
+    engine: "DockerClient", project: str, said: str, elapsed_s: float, wait_timeout_s: int
+) -> ToolFailed | NotReady:
+    """The cause of a failed start, from the table of known ones or from the last line of the log."""
+    states = containers.states(engine, project)
+    logs = {state.service: containers.log_of_start(engine, state) for state in states}
+    known = recognise(evidence.gathered(said, logs.values()), Catalog())
+    if known:
+        return ToolFailed(known.what, next_step=known.next)
+    last = evidence.last(_own(logs) or evidence.cut(said))
+    if elapsed_s >= wait_timeout_s - 1:
+        return NotReady(
+            f"The server was not ready after {elapsed_s:.0f} s.",
+            cause=last,
+            next_step="watch it with: ernie-deploy logs --follow; ENGINE_READY_TIMEOUT_S in .env allows more",
+        )
+    return ToolFailed(
+        "The stack did not come up.",
+        cause=last,
+        next_step="read the whole log with: ernie-deploy logs",
+    )
+
+
+def _phase(engine: "DockerClient", project: str) -> Phase:
+    states = containers.states(engine, project)
+    return phase(states, lambda state: containers.last_line(engine, state.id))
+
+
+def _read(process: "subprocess.Popen[str]") -> "queue.Queue[str]":
+    """Collect a process's lines beside the main loop, so that its pipe never fills."""
+    lines: queue.Queue[str] = queue.Queue()
+
+    def pump() -> None:
+        assert process.stdout, "started with a pipe"
+        # The reader closes the pipe at its end; from outside it would be closed under a read.
+        with process.stdout as pipe:
+            for line in pipe:
+                lines.put(line.rstrip("\n"))
+
+    threading.Thread(target=pump, daemon=True).start()
+    return lines
+
+
+def _drain(lines: "queue.Queue[str]", said: list[str], for_s: float) -> None:
+    end = time.monotonic() + for_s
+    while (left := end - time.monotonic()) > 0:
+        try:
+            said.append(lines.get(timeout=left))
+        except queue.Empty:
+            return
+
+
+def _own(logs: dict[str, str]) -> list[str]:
+    """The server's own words, without those of its clients."""
+    return list(evidence.before_serving(logs.get("serve") or logs.get("worker") or ""))
+
+
+def commands(stack: Stack, wait_timeout_s: int) -> str:
+    """What `up` runs, as a shell would take it."""
+    return shlex.join(stack.up(wait_timeout_s))
+
+
+def compose_path(file: Path | None) -> Path:
+    """The file a lifecycle command means: the one named, or compose.yml here."""
+    return file or Path("compose.yml")

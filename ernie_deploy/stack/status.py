@@ -1,0 +1,84 @@
+"""What a running stack is doing: containers from the engine, work from the server's own counters."""
+
+import time
+from typing import Any
+
+from ernie_deploy.stack import containers, metrics
+from ernie_deploy.stack.address import api_address
+from ernie_deploy.stack.compose import Stack, require_compose
+from ernie_deploy.stack.lifecycle import resolve
+
+RATE_S = 1.0
+
+
+def look(stack: Stack) -> dict[str, Any]:
+    """The state of each container and the server's figures, as plain data."""
+    require_compose()
+    resolved = resolve(stack)
+    engine, project = containers.client(), resolved["name"]
+    states = containers.states(engine, project)
+    address = api_address(resolved["services"], states)
+    return {
+        "project": project,
+        "containers": [_container(state) for state in states],
+        "server": server(f"http://{address}") if address else None,
+    }
+
+
+def _container(state: containers.State) -> dict[str, Any]:
+    return {
+        "service": state.service,
+        "status": state.status,
+        "health": state.health or None,
+        "restarts": state.restarts,
+        "exit_code": state.exit_code if state.status == "exited" else None,
+        "last_probe": state.last_probe or None,
+    }
+
+
+def server(base_url: str) -> dict[str, Any] | None:
+    """Rates over one second and gauges; None where nothing answers."""
+    before = metrics.scrape(base_url)
+    if not before:
+        return None
+    time.sleep(RATE_S)
+    after = metrics.scrape(base_url)
+    return {
+        "url": base_url,
+        "generation_tokens_per_s": _rate(before, after, "vllm:generation_tokens_total"),
+        "prompt_tokens_per_s": _rate(before, after, "vllm:prompt_tokens_total"),
+        "requests_running": int(after.get("vllm:num_requests_running", 0)),
+        "requests_waiting": int(after.get("vllm:num_requests_waiting", 0)),
+        "kv_cache_usage": round(after.get("vllm:kv_cache_usage_perc", 0.0), 4),
+        "prefix_cache_hit_rate": _share(after),
+    }
+
+
+def _rate(before: dict[str, float], after: dict[str, float], name: str) -> float:
+    return round((after.get(name, 0.0) - before.get(name, 0.0)) / RATE_S, 1)
+
+
+def _share(figures: dict[str, float]) -> float | None:
+    asked = figures.get("vllm:prefix_cache_queries_total", 0.0)
+    return round(figures.get("vllm:prefix_cache_hits_total", 0.0) / asked, 4) if asked else None
+
+
+def as_text(seen: dict[str, Any]) -> str:
+    """The same as a short page."""
+    lines = [seen["project"]]
+    for one in seen["containers"]:
+        health = f", {one['health']}" if one["health"] else ""
+        code = f" ({one['exit_code']})" if one["exit_code"] is not None else ""
+        restarts = f", {one['restarts']} restarts" if one["restarts"] else ""
+        lines.append(
+            f"  {one['service']:<8} {one['status']}{code}{health}{restarts}  {one['last_probe'] or ''}".rstrip()
+        )
+    if not seen["containers"]:
+        lines.append("  no containers; start it with: ernie-deploy up")
+    if at_work := seen["server"]:
+        lines += [
+            f"  {at_work['generation_tokens_per_s']:g} tokens/s out, {at_work['prompt_tokens_per_s']:g} in",
+            f"  {at_work['requests_running']} running, {at_work['requests_waiting']} waiting",
+            f"  {at_work['kv_cache_usage']:.1%} of the KV cache in use, {at_work['url']}",
+        ]
+    return "\n".join(lines)
