@@ -160,12 +160,11 @@ warn  numa-balancing  NUMA balancing is on; AMD asks to switch it off, since it 
 ok    host            Linux 5.15.0-142-generic on x86_64.
 ok    clock           The clock is synchronised.
 ok    memory          2,267.7 GiB of memory, 2,232.6 GiB available.
-ok    shared-memory   SHM_SIZE=16g.
 ok    disk            6,553.6 GiB are free at /var/lib/docker; the weights take 40.9 GiB.
 ok    port            127.0.0.1:8000 is free.
 ok    token           No token: the ERNIE checkpoints need none.
 ok    cache           Weights are kept in the volume ernie-hf-cache.
-19 checks: 18 ok, 1 warning
+18 checks: 17 ok, 1 warning
 """
 LAPTOP = """\
 looks like: cpu (no GPU of NVIDIA or AMD)

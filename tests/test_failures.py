@@ -117,7 +117,7 @@ def test_what_the_engine_prints_is_not_taken_for_dockers(failure: Failure) -> No
 
 def test_looser_security_wants_what_was_raised() -> None:
     failure = next(failure for failure in FAILURES if failure.id == "hip-ipc")
-    assert "--security vendor" in failure.next
+    assert "--security recipe" in failure.next
     lines = excerpt(failure).splitlines()
     for left_out in lines[1:]:
         text = "\n".join(line for line in lines if line != left_out)

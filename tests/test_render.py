@@ -149,12 +149,37 @@ def test_another_user_on_amd_joins_the_device_groups_by_number() -> None:
     assert serve["environment"]["USER"] == "vllm"  # type: ignore[index]
 
 
-def test_vendor_security_opens_what_vllm_documents_and_nothing_more() -> None:
-    serve = services(rendered("mi300x", security="vendor"))["serve"]
-    assert serve["ipc"] == "host"
-    assert serve["security_opt"] == ["no-new-privileges:true", "seccomp=unconfined"]
-    assert serve["cap_add"] == ["SYS_PTRACE"]
-    assert serve["cap_drop"] == ["ALL"]
+NNP = "no-new-privileges:true"
+OPENED = {"ipc", "security_opt", "cap_add", "group_add", "shm_size"}
+
+
+@pytest.mark.parametrize(
+    ("target", "security", "opened"),
+    [
+        ("mi300x", "", {"ipc": "host", "security_opt": [NNP, "seccomp=unconfined"], "group_add": ["109", "44"]}),
+        ("mi300x", "recipe", {"ipc": "host", "security_opt": [NNP, "seccomp=unconfined"], "group_add": ["109", "44"]}),
+        ("mi300x", "strict", {"ipc": "private", "security_opt": [NNP], "shm_size": "16g"}),
+        ("mi300x", "vendor", {"ipc": "host", "security_opt": [NNP, "seccomp=unconfined"], "group_add": ["109", "44"],
+                              "cap_add": ["SYS_PTRACE"]}),
+        ("h100", "", {"ipc": "private", "security_opt": [NNP], "shm_size": "16g"}),
+        ("h100", "vendor", {"ipc": "host", "security_opt": [NNP]}),
+        ("cpu", "", {"ipc": "private", "security_opt": [NNP], "shm_size": "16g"}),
+    ],
+)  # fmt: skip
+def test_each_security_set_opens_what_it_says_and_nothing_more(
+    target: str, security: str, opened: dict[str, object]
+) -> None:
+    serve = services(rendered(target, security=security))["serve"]
+    assert {key: value for key, value in serve.items() if key in OPENED} == opened
+    assert (serve["cap_drop"], serve["read_only"]) == (["ALL"], True)
+    assert not {"privileged", "network_mode", "pid", "userns_mode"} & serve.keys()
+    if target == "mi300x":
+        assert serve["devices"] == ["/dev/kfd", "/dev/dri"]
+
+
+def test_a_security_set_that_a_vendor_does_not_have_is_refused() -> None:
+    with pytest.raises(UsageError, match="There is no --security recipe for nvidia"):
+        rendered("h100", security="recipe")
 
 
 def test_local_weights_need_no_hub() -> None:

@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ernie_deploy.catalog import bench_schema, engine_schema, schema
+from ernie_deploy.catalog import bench_schema, engine_schema, schema, vendor_schema
 from ernie_deploy.catalog.load import load
 from ernie_deploy.errors import CatalogError
 from ernie_deploy.paths import CATALOG
@@ -31,6 +31,10 @@ class Catalog:
     def target(self, target_id: str) -> schema.Target:
         """The node kind `target_id`, such as `mi300x`."""
         return self._one("targets", target_id, schema.Target)
+
+    def vendor(self, vendor_id: schema.Vendor) -> vendor_schema.VendorFacts:
+        """What containers with the vendor's devices are allowed."""
+        return self._one("vendors", vendor_id, vendor_schema.VendorFacts)
 
     def profile(self, profile_id: str) -> schema.Profile:
         """The profile `profile_id`, such as `mtp`."""

@@ -216,7 +216,8 @@ def host_namespaces(service: Service) -> Iterator[Spot]:
     """`ipc: host` and `pid: host`."""
     for key in ("ipc", "pid"):
         if service.uses_vllm and service.text(key) == "host":
-            yield Spot(service.line_of(key), f"{key}: host reads what other processes of the host hold")
+            text = f"{key}: host reads what other processes of the host hold"
+            yield _of_the_recipe(service, service.line_of(key), text, key == "ipc")
 
 
 @rule(
@@ -230,7 +231,17 @@ def unconfined(service: Service) -> Iterator[Spot]:
     """Filters that a copied `docker run` turned off."""
     for word in service.words("security_opt") if service.uses_vllm else ():
         if UNCONFINED.fullmatch(word.text):
-            yield Spot(word.line, f"{shown(word.text)}: a process may make itself root of a new namespace")
+            text = f"{shown(word.text)}: a process may make itself root of a new namespace"
+            yield _of_the_recipe(service, word.line, text, "seccomp" in word.text)
+
+
+def _of_the_recipe(service: Service, line: int, text: str, named: bool) -> Spot:  # noqa: FBT001
+    """The finding; a note on a ROCm image where the recipe and vLLM's documentation name the setting."""
+    if named and service.image.variant == "rocm":
+        return Spot(
+            line, f"{text}; the recipe asks for it on AMD, --security strict renders without", severity="note"
+        )
+    return Spot(line, text)
 
 
 @rule(

@@ -56,7 +56,7 @@ def groups(case: Case) -> Iterator[Finding]:
     if not amd.control or not amd.render:
         return
     told = f"Devices belong to group {', '.join(map(str, needed)) or 'any'}"
-    if not plan.joins_device_groups:
+    if not plan.user:
         yield ok("groups", f"{told}; the container serves as root, who owns them.")
         return
     joined = [case.values[name] for name in ("RENDER_GID", "VIDEO_GID")]

@@ -93,7 +93,7 @@ def memory_limit(case: Case) -> Iterator[Finding]:
 
 def shared_memory(case: Case) -> Iterator[Finding]:
     """SHM_SIZE is memory of the host."""
-    if case.plan.request.security == "vendor" and case.plan.target.gpus:
+    if case.plan.security.host_ipc:
         return  # the host's own /dev/shm is used instead
     said, have = case.values["SHM_SIZE"], case.facts.machine.memory_bytes
     size = size_of(said)

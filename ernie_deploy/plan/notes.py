@@ -45,14 +45,22 @@ def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
     if "fp8" in added:
         why = f"as published for {target.id}" if layout.row else f"because BF16 does not fit {target.id}"
         notes.append(f"FP8 was chosen {why}; --profile bf16 keeps BF16 where it fits.")
-    if request.security == "vendor":
-        notes.append(SECURITY_NOTES[target.vendor])
+    notes += _notes_on_security(pairing, request)
     if request.api_key_file and not beyond_loopback(request.bind):
         notes.append(_open_routes(pairing, request))
     notes += _notes_on_nodes(layout, request)
     notes.append(NO_LIMIT if target.gpus else LIMIT.format(gib=serve_memory_gib(layout.memory)))
     notes += [EGRESS, *([VISION_EGRESS, REQUESTS] if model.vision else [])]
     return notes + recipe.notes(pairing.recipes, kinds)
+
+
+def _notes_on_security(pairing: Pairing, request: Request) -> Iterator[str]:
+    """What the security set gives up, and what nobody has run."""
+    name = f"--security {pairing.security_name}{'' if request.security else ', the default here,'}"
+    if pairing.security.gives_up:
+        yield f"{name} {pairing.security.gives_up}. --security strict closes both."
+    if pairing.security.unproven:
+        yield f"{name} {pairing.security.unproven}."
 
 
 def _note_on_gpus(layout: Layout, target: Target, pairing: Pairing) -> str:
@@ -135,11 +143,3 @@ RAY = (
     "--multi-node ray: vLLM's images have no Ray since 0.18, so `docker compose build` adds a pinned one."
     " vLLM for CPU refuses Ray, so beyond its configuration this is unproven here."
 )
-
-SECURITY_NOTES = {
-    "nvidia": "--security vendor: host IPC, as vLLM's documentation has it; a container with it can read"
-    " the shared memory of every process on the host. shm_size does the same for vLLM alone.",
-    "amd": "--security vendor: seccomp off, SYS_PTRACE, host IPC and the video group, as vLLM's ROCm"
-    " documentation has it; use it only where hipIpc or RCCL is refused without it.",
-    "cpu": "--security vendor changes nothing on a CPU target.",
-}

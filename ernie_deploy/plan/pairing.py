@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.catalog.schema import Model, Profile, Recipes, Target
+from ernie_deploy.catalog.vendor_schema import SecuritySet
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.settings import Setting
 
@@ -23,6 +24,8 @@ class Pairing(Struct, frozen=True, kw_only=True):
     profiles: tuple[Profile, ...]
     fp8: Profile
     user: tuple[Setting, ...]
+    security_name: str
+    security: SecuritySet
     gpu_ids: tuple[int, ...] = ()
     local_weights: bool = False
     nodes: int = 1

@@ -6,10 +6,10 @@ from typing import Literal
 from msgspec import Struct
 
 from ernie_deploy.catalog.engine_schema import Engine
+from ernie_deploy.catalog.vendor_schema import Security
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.settings import Setting, merge
 
-Security = Literal["strict", "vendor"]
 MultiNode = Literal["native", "ray"]
 
 LOOPBACK = "127.0.0.1"
@@ -73,7 +73,7 @@ class Request(Struct, frozen=True, kw_only=True):
     weights: str = ""
     user: str = ""
     gpus_cdi: bool = False
-    security: Security = "strict"
+    security: Security | Literal[""] = ""
     api_key_file: bool = False
     bind: str = LOOPBACK
     media_domains: tuple[str, ...] = ()
@@ -196,7 +196,7 @@ def command_words(request: Request) -> list[str]:
         ("--weights", request.weights),
         ("--user", request.user),
         ("--gpus-cdi", request.gpus_cdi),
-        ("--security", "" if request.security == "strict" else request.security),
+        ("--security", request.security),
         ("--api-key-file", request.api_key_file),
         ("--bind", "" if request.bind == LOOPBACK else request.bind),
         ("--media-domains", ",".join(request.media_domains)),

@@ -7,6 +7,7 @@ from msgspec import Struct
 from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
 from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.catalog.schema import Model, Port, Support, Target
+from ernie_deploy.catalog.vendor_schema import Security, SecuritySet, VendorFacts
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.plan.bench import bench_settings
 from ernie_deploy.plan.layout import Layout, choose
@@ -50,6 +51,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     bench_image: str
     user: str
     home_caches: tuple[str, ...]
+    security: SecuritySet
     profiles: tuple[str, ...]
     topology: Topology
     gpu_ids: tuple[int, ...]
@@ -121,9 +123,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """Capabilities that `serve` keeps: none unless asked for."""
-        debugs = self.target.vendor == "amd" and self.request.security == "vendor"
-        return ("SYS_PTRACE",) * debugs + ("IPC_LOCK",) * self.request.rdma
+        """Capabilities that `serve` keeps."""
+        return (*self.security.capabilities, *(["IPC_LOCK"] if self.request.rdma else []))
 
     @property
     def entry_settings(self) -> tuple[Setting, ...]:
@@ -164,7 +165,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     @property
     def joins_device_groups(self) -> bool:
         """Whether `serve` must join the groups of AMD's devices: root owns them anyway."""
-        return self.target.vendor == "amd" and bool(self.user or self.request.security == "vendor")
+        return self.target.vendor == "amd" and (bool(self.user) or self.security.device_groups)
 
     @property
     def stop_grace_period_s(self) -> int:
@@ -209,6 +210,7 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
         bench_image=pairing.engine.images["cpu"].reference,
         user=request.user or pairing.engine.images[target.vendor].user,
         home_caches=home_caches(pairing.engine, target.vendor),
+        security=pairing.security,
         profiles=tuple(profile.id for profile in layout.profiles),
         topology=layout.topology,
         gpu_ids=gpu_ids,
@@ -242,6 +244,8 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
             f"{model.id} on {target.id} is refused: {support.reason}.",
             next_step="see what fits with: ernie-deploy models --json",
         )
+    vendor = catalog.vendor(target.vendor)
+    name = request.security or vendor.default_security
     pairing = Pairing(
         model=model,
         target=target,
@@ -250,6 +254,8 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
         profiles=profiles,
         fp8=catalog.profile("fp8"),
         user=user_settings(request, catalog.engine),
+        security_name=name,
+        security=_security(vendor, name),
         gpu_ids=request.gpus,
         local_weights=bool(request.weights),
         nodes=request.nodes,
@@ -258,6 +264,16 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
     check_gpus(request, target)
     check_nodes(request, target)
     return pairing, support
+
+
+def _security(vendor: VendorFacts, name: Security) -> SecuritySet:
+    if name not in vendor.security:
+        raise UsageError(
+            f"There is no --security {name} for {vendor.id}.",
+            cause=f"it has {', '.join(vendor.security)}",
+            next_step=f"leave out --security for the default, {vendor.default_security}",
+        )
+    return vendor.security[name]
 
 
 def _image(engine: Engine, target: Target, request: Request) -> str:

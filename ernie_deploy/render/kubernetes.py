@@ -106,7 +106,7 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
     """Decide what is Kubernetes' alone; `host` has each variable's value."""
     name, nodes = short_name(plan.project), plan.topology.nodes
     uid, gid = map(int, (plan.user or "0:0").split(":"))
-    vendor, opened = plan.target.vendor, plan.request.security == "vendor"
+    vendor = plan.target.vendor
     return Stack(
         command=command_line(plan.request),
         name=name,
@@ -115,9 +115,9 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         uid=uid,
         gid=gid,
         device_groups=(host["RENDER_GID"], host["VIDEO_GID"]) if plan.joins_device_groups else (),
-        unconfined=opened and vendor == "amd",
-        capabilities=_capabilities(plan.request, vendor),
-        host_ipc=opened and vendor != "cpu",
+        unconfined=plan.security.unconfined,
+        capabilities=plan.capabilities,
+        host_ipc=plan.security.host_ipc,
         devices=f"{DEVICES[vendor]}: {plan.topology.gpus}" if vendor in DEVICES else "",
         node_hint=NODE_HINTS[vendor],
         access="ReadWriteOnce" if nodes == 1 else "ReadWriteMany",
@@ -146,12 +146,6 @@ def short_name(project: str) -> str:
         return project
     digest = hashlib.sha256(project.encode()).hexdigest()[:8]
     return f"{project[: LONGEST_NAME - 9].rstrip('-')}-{digest}"
-
-
-def _capabilities(request: Request, vendor: str) -> tuple[str, ...]:
-    """What a server may beyond its user: nothing, unless it was asked for."""
-    traced = request.security == "vendor" and vendor == "amd"
-    return ("SYS_PTRACE",) * traced + ("IPC_LOCK",) * request.rdma
 
 
 def _weights_claim(plan: Plan) -> str:

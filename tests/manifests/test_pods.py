@@ -30,8 +30,9 @@ def restricted_faults(template: Document) -> list[str]:
     ("target", "options", "expected"),
     [
         ("h100", {"api_key_file": True}, {"leader": [], "fetch": []}),
-        ("mi300x", {"user": "1000:1000"}, {"leader": [], "fetch": []}),
-        ("mi300x", {}, {"leader": ["root"], "fetch": ["root"]}),
+        ("mi300x", {"user": "1000:1000", "security": "strict"}, {"leader": [], "fetch": []}),
+        ("mi300x", {"security": "strict"}, {"leader": ["root"], "fetch": ["root"]}),
+        ("mi300x", {}, {"leader": ["hostIPC", "root", "seccomp"], "fetch": ["root"]}),
         ("cpu", {}, {"leader": ["root"], "fetch": ["root"]}),
         ("h100", {"security": "vendor"}, {"leader": ["hostIPC"], "fetch": []}),
         (
@@ -64,7 +65,8 @@ def test_users_and_groups_are_those_of_compose() -> None:
     assert [context("h100")[key] for key in ("runAsUser", "runAsGroup", "fsGroup")] == [2000, 0, 0]
     assert [context("cpu")[key] for key in ("runAsUser", "runAsNonRoot")] == [0, False]
     assert context("mi300x", user="1000:7")["supplementalGroups"] == [109, 44]
-    assert "supplementalGroups" not in context("mi300x")
+    assert context("mi300x")["supplementalGroups"] == [109, 44]
+    assert "supplementalGroups" not in context("mi300x", security="strict")
 
 
 def test_secrets_are_named_and_never_written() -> None:
