@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import posixpath
+import re
 import signal
 import stat
 import subprocess
@@ -91,6 +92,11 @@ def say(text: str, *, error: bool = False) -> None:
     """Print one line of the container's log without what steers a terminal; it comes from hostile files."""
     line = "".join(c if c.isprintable() else "?" for c in text)
     print(f"judge: {line}", file=sys.stderr if error else sys.stdout, flush=True)
+
+
+def plain(name: str) -> str:
+    """Return a file's name without what would read as a sentence of ours."""
+    return re.sub(r"[^\w./@+-]", "?", name)[:LINE]
 
 
 # --- reading files ---
@@ -244,7 +250,7 @@ def loaded_files(folder: Folder) -> tuple[list[str], list[Problem]]:
     for place, name in entries(folder):
         module, _, _ = name.rpartition(".")
         if "--" in name or "." in module:
-            problems.append(Problem(UNREADABLE, f"{place} takes {name} from elsewhere"))
+            problems.append(Problem(UNREADABLE, f"{place} takes {plain(name)} from elsewhere"))
         else:
             waiting.append((f"{module}.py", place))
     while waiting:
@@ -252,7 +258,7 @@ def loaded_files(folder: Folder) -> tuple[list[str], list[Problem]]:
         if name in loaded:
             continue
         if not folder.has(name):
-            problems.append(Problem(UNREADABLE, f"{place} needs {name}, which is not there"))
+            problems.append(Problem(UNREADABLE, f"{plain(place)} needs {plain(name)}, which is not there"))
             continue
         loaded.append(name)
         for line, path in folder.code(name).lines("relative"):
@@ -299,7 +305,9 @@ def network_at_import(name: str, loaded: dict[str, Code]) -> list[Reached]:
             now, known = guarded or guard, files | set(names)
             if not target.startswith(":"):
                 placed = min(known) if now and known else ""
-                reached[file, line] = Reached(line, f"{target} in {file}" if file != name else target, placed)
+                reached[file, line] = Reached(
+                    line, f"{target} in {plain(file)}" if file != name else target, placed
+                )
                 continue
             for place in places(target[1:], file, loaded):
                 if (step := (place, target[1:], now, known)) not in seen:
@@ -317,15 +325,15 @@ def places(function: str, file: str, loaded: dict[str, Code]) -> list[str]:
 def problems_of(name: str, code: Code, calls: list[Reached], options: Options) -> Iterator[Problem]:
     """Yield what keeps a file that is loaded from being so."""
     if code.fault:
-        yield Problem(UNREADABLE, f"{name} is loaded and cannot be judged: {code.fault}")
+        yield Problem(UNREADABLE, f"{plain(name)} is loaded and cannot be judged: {code.fault}")
     for module, line in sorted(missing(code, "imports", options.path).items(), key=lambda item: item[1]):
         package = PACKAGES.get(module, module)
         yield Problem(
-            MISSING, f"{name}:{line} imports {module} (package {package}), which this image has not"
+            MISSING, f"{plain(name)}:{line} imports {module} (package {package}), which this image has not"
         )
     for call in calls if options.network == "refuse" else ():
         if not call.placed:
-            yield Problem(NETWORK, f"{name}:{call.line} calls {call.call} while it is imported")
+            yield Problem(NETWORK, f"{plain(name)}:{call.line} calls {call.call} while it is imported")
 
 
 # --- what is shown ---
@@ -354,16 +362,16 @@ def describe(name: str, code: Code, calls: list[Reached] | None, options: Option
         "not judged: line ": shown(f"{line} {text}" for line, text in code.lines("unclear")),
     }
     facts = "; ".join(label + text for label, text in parts.items() if text) or "nothing to note"
-    return f"{name} {code.sha256[:12]} ({'not ' if calls is None else ''}loaded): {facts}"
+    return f"{plain(name)} {code.sha256[:12]} ({'not ' if calls is None else ''}loaded): {facts}"
 
 
 def difference(name: str, before: Any, code: Code | None) -> Iterator[str]:
     """Yield how a file differs from the approved one, in a bounded number of lines."""
     old = str(before.get("text", "")) if isinstance(before, dict) else ""
     if code is None or before is None:
-        yield f"{name} {'is gone' if code is None else 'is new'} since the last approval"
+        yield f"{plain(name)} {'is gone' if code is None else 'is new'} since the last approval"
     elif before.get("sha256") != code.sha256:
-        yield f"{name} changed since the last approval"
+        yield f"{plain(name)} changed since the last approval"
         yield from unified(old, code.text)
 
 

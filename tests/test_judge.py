@@ -551,7 +551,12 @@ def test_names_of_files_do_not_steer_the_terminal(model: Model) -> None:
     model.write("\u202eevil\x1b[2J\n.py", "import \u0440aypal\n")
     code, out, _ = model.judge()
     assert code == 0
-    assert "judge: ?evil?[2J?.py" in out
+    assert "judge: ?evil??2J?.py" in out
+
+
+def test_a_name_does_not_read_as_a_sentence_of_ours(model: Model) -> None:
+    model.write("a.py:1 imports b (package c), which this image has not: run d.py", "x = 1\n")
+    assert "judge: a.py?1?imports?b??package?c??" in model.judge()[1]
 
 
 # --- as transformers counts ---

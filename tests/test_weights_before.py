@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from fake_hub import FakeHub
 from test_weights import (
     ARGUMENTS,
@@ -149,3 +150,37 @@ def test_a_folder_of_the_users_is_looked_at_before_its_stamp(local: tuple[Stack,
     words, given, listing = json.loads((stack.state / "weights.code.json").read_text())
     assert (words, given) == ([], str(folder))
     assert LFS in listing
+
+
+JUDGE = (
+    *PYTHON,
+    (ROOT / "docker" / "judge.py").read_text(),
+    "--reader",
+    str(ROOT / "docker" / "code_reader.py"),
+)
+
+
+def test_remote_code_that_cannot_run_ends_before_any_weight(stack: Stack, remote_code: FakeHub) -> None:
+    model = remote_code.folder / MODEL
+    (model / "config.json").write_text(
+        json.dumps({"architectures": ["A"], "auto_map": {"AutoProcessor": "processing.P"}})
+    )
+    (model / "processing.py").write_text("import no_such_module_here\n")
+    done = stack.fetch("--before", *JUDGE)
+    assert done.code == 50
+    assert done.err.startswith(
+        "judge: processing.py:1 imports no_such_module_here (package no_such_module_here)"
+    )
+    assert LFS not in files(remote_code)
+
+    (stack.folder / "packages" / "no_such_module_here").mkdir(parents=True)
+    brought = ("--path", str(stack.folder / "packages"))
+    done = stack.fetch("--before", *JUDGE, *brought)
+    assert (done.code, done.err) == (0, "")
+    assert files(remote_code)[-1] == LFS
+    approved = json.loads(stack.stamp.with_suffix(".code.json").read_text())["files"]
+    assert approved["processing.py"]["loaded"] is True
+    assert stack.fetch("--before", *JUDGE, *brought).out.splitlines()[1:] == [
+        f"judge: modeling.py {approved['modeling.py']['sha256'][:12]} (not loaded): nothing to note",
+        f"judge: processing.py {approved['processing.py']['sha256'][:12]} (loaded): nothing to note",
+    ]
