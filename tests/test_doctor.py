@@ -467,8 +467,8 @@ def test_a_stack_that_runs_holds_its_own_port_memory_and_weights() -> None:
     host = FixtureHost("busy-gpu")
     host.free["/var/lib/docker"] = 0
     host.files["/proc/net/tcp"] += " 9: 0100007F:1F40 00000000:0000 0A\n"
-    row = {"Names": "ernie-21b-h100-serve-1", "Ports": "127.0.0.1:8000->8000/tcp",
-           "Labels": "a=b,com.docker.compose.project=ernie-21b-h100,c=d"}  # fmt: skip
+    row = {"Names": "ernie-21b-serve-1", "Ports": "127.0.0.1:8000->8000/tcp",
+           "Labels": "a=b,com.docker.compose.project=ernie-21b,c=d"}  # fmt: skip
     host.ran["docker-ps"] = Ran(0, json.dumps(row) + "\n")
     has(
         examined(host, "h100"),
@@ -479,9 +479,26 @@ def test_a_stack_that_runs_holds_its_own_port_memory_and_weights() -> None:
     has(
         examined(host, "h100", model="vl-28b", gpus=(5,)),
         "FAIL disk 0.0 GiB are free at /var/lib/docker; the weights take 54.8 GiB, with a margin 60.2 GiB.",
-        "FAIL port 127.0.0.1:8000 is taken by the container ernie-21b-h100-serve-1.",
-        " next: set another PORT in .env, or see: docker stop ernie-21b-h100-serve-1",
+        "FAIL port 127.0.0.1:8000 is taken by the container ernie-21b-serve-1.",
+        " next: set another PORT in .env, or see: docker stop ernie-21b-serve-1",
     )
+
+
+def test_a_stack_of_the_same_name_in_another_folder_is_named(tmp_path: Path) -> None:
+    host = FixtureHost("h100")
+    label = "com.docker.compose.project"
+    row = {"Names": "ernie-21b-serve-1", "Ports": "127.0.0.1:9000->8000/tcp",
+           "Labels": f"{label}=ernie-21b,{label}.working_dir=/srv/first"}  # fmt: skip
+    former = {"Names": "ernie-21b-h100-serve-1", "Ports": "", "Labels": f"{label}=ernie-21b-h100"}
+    host.ran["docker-ps"] = Ran(0, f"{json.dumps(row)}\n{json.dumps(former)}\n")
+    has(
+        examined(host, "h100"),
+        "warn stack-name A stack named ernie-21b runs from /srv/first: `up` here would replace its containers.",
+        " next: name this one otherwise: ernie-deploy render h100 --name ernie-21b-b",
+        "warn stack-name A stack under the former name ernie-21b-h100 runs beside this one.",
+        " next: docker compose --project-name ernie-21b-h100 down",
+    )
+    assert "stack-name" not in as_text(examined(host, "h100", name="a"))
 
 
 def test_verified_weights_need_no_room() -> None:

@@ -305,7 +305,7 @@ def test_metrics_are_summed_over_engines() -> None:
 
 def test_status_page() -> None:
     seen = {
-        "project": "ernie-21b-h100",
+        "project": "ernie-21b",
         "containers": [
             {"service": "fetch", "status": "exited", "health": None, "restarts": 0, "exit_code": 0, "last_probe": None},
             {"service": "serve", "status": "running", "health": "healthy", "restarts": 2, "exit_code": None,
@@ -316,7 +316,7 @@ def test_status_page() -> None:
                    "prefix_cache_hit_rate": None},
     }  # fmt: skip
     assert status.as_text(json.loads(json.dumps(seen))).splitlines() == [
-        "ernie-21b-h100",
+        "ernie-21b",
         "  fetch    exited (0)",
         "  serve    running, healthy, 2 restarts  healthy: 12 iterations",
         "  812 tokens/s out, 0 in",

@@ -105,7 +105,7 @@ def test_no_blank_runs_no_tabs_no_trailing_space_and_one_final_newline() -> None
 
 @pytest.mark.parametrize(("target", "user"), [("h100", "2000:0"), ("mi300x", None), ("cpu", None)])
 def test_hardening_of_every_service(target: str, user: str | None) -> None:
-    made = services(rendered(target))
+    made = services(rendered(target, security="strict"))
     assert set(made) == {"fetch", "serve", "bench"}
     for service in made.values():
         assert service["cap_drop"] == ["ALL"]
@@ -136,7 +136,7 @@ def test_devices_are_the_ones_asked_for() -> None:
     amd = services(rendered("mi300x"))["serve"]
     assert amd["devices"] == ["/dev/kfd", "/dev/dri"]
     assert amd["environment"]["CUDA_VISIBLE_DEVICES"] == "0,1,2,3"  # type: ignore[index]
-    assert "group_add" not in amd
+    assert "group_add" not in services(rendered("mi300x", security="strict"))["serve"]
     cdi = services(rendered("mi300x", gpus_cdi=True, gpus=(1, 2)))["serve"]
     assert cdi["devices"] == ["amd.com/gpu=1", "amd.com/gpu=2"]
     assert "devices" not in services(rendered("cpu"))["serve"]
@@ -147,6 +147,27 @@ def test_another_user_on_amd_joins_the_device_groups_by_number() -> None:
     assert serve["user"] == "1000:1000"
     assert serve["group_add"] == ["109", "44"]
     assert serve["environment"]["USER"] == "vllm"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "project"),
+    [
+        ("h100", {}, "ernie-21b"),
+        ("mi300x", {"model": "300b", "profiles": ("mtp",)}, "ernie-300b"),
+        ("cpu", {}, "ernie-03b"),
+        ("h100", {"name": "a", "nodes": 2, "model": "300b"}, "a"),
+    ],
+)
+def test_a_stack_has_one_name_whatever_is_rendered_into_it(
+    target: str, options: dict[str, object], project: str
+) -> None:
+    assert yaml.safe_load(rendered(target, **options))["name"] == project
+
+
+@pytest.mark.parametrize("name", ["-a", "A", "a b", "a.b", "a" * 41, "ä", "a\n"])
+def test_a_name_that_compose_does_not_take_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a stack"):
+        rendered("h100", name=name)
 
 
 NNP = "no-new-privileges:true"

@@ -55,7 +55,7 @@ def slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[s
 WHERE = [
     click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
                  help="The stack's compose file; again for one laid over it.  [default: compose.yml]"),
-    click.option("-p", "--project", default="", metavar="NAME", help="Compose's project, where it is not the file's own."),
+    click.option("-p", "--name", "--project", "project", default="", metavar="NAME", help="Compose's project, where it is not the file's own."),
     click.option("--env-file", type=click.Path(path_type=Path), metavar="FILE", help="Compose's variables."),
     click.option("--attach", default="", metavar="URL",
                  help="Measure a server that runs elsewhere, with the vllm of this machine."),

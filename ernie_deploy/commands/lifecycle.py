@@ -19,6 +19,9 @@ FILE = click.option(
     "-f", "--file", type=click.Path(path_type=Path), default=Path("compose.yml"), show_default=True,
     help="The stack's compose file.",
 )  # fmt: skip
+NAME = click.option(
+    "-p", "--name", default="", metavar="NAME", help="The stack's name, where it is not the file's own."
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the exact commands and run none.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 # A download may take hours; loading has its own limit, which the health check knows.
@@ -48,7 +51,9 @@ def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **op
 
     file, request = _asked_for(options)
     renders = bool(request and not _is_file(options["target"]))
-    stack = Stack(files=(file,), profiles=profiles(request, file.parent))
+    named = options["name"] if not renders else ""
+    request = _named(request, named)
+    stack = Stack(files=(file,), project=named, profiles=profiles(request, file.parent))
     if dry_run:
         words = command_words(request) if request else []
         _print_commands(
@@ -64,6 +69,12 @@ def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **op
     _start(stack, wait_timeout, as_json=as_json)
 
 
+def _named(request: "Request | None", name: str) -> "Request | None":
+    from msgspec.structs import replace
+
+    return replace(request, name=name) if request and name else request
+
+
 def _is_file(named: str) -> bool:
     return not named or "/" in named or named.endswith((".yml", ".yaml"))
 
@@ -76,7 +87,10 @@ def _asked_for(options: dict[str, Any]) -> tuple[Path, "Request | None"]:
 
     path = _existing(Path(options["target"] or "compose.yml"))
     request = request_of_file(path)
-    if given := given_request_options(click.get_current_context()):
+    given = given_request_options(click.get_current_context())
+    # A file's stack may be started under another name, as with Compose's own --project-name.
+    given.pop("name", None)
+    if given:
         raise _rendered_already(path, request, given)
     return path, request
 
@@ -149,6 +163,7 @@ def _what_is_up(started: Any) -> str:
 
 @click.command(epilog="Example: ernie-deploy down")
 @FILE
+@NAME
 @click.option(
     "--volumes",
     is_flag=True,
@@ -156,11 +171,11 @@ def _what_is_up(started: Any) -> str:
 )
 @DRY_RUN
 @JSON
-def down(file: Path, volumes: bool, dry_run: bool, as_json: bool) -> None:
+def down(file: Path, name: str, volumes: bool, dry_run: bool, as_json: bool) -> None:
     """Stop a stack; its weights stay on their volume."""
     from ernie_deploy.stack.compose import Stack, demand, require_compose
 
-    stack = Stack(files=(_existing(file),))
+    stack = Stack(files=(_existing(file),), project=name)
     own = _own_volumes(stack) if volumes else []
     # With --force none is missed: a stack that never started has made none.
     commands = [stack.down(), *([["docker", "volume", "rm", "--force", *own]] if own else [])]
@@ -182,18 +197,19 @@ def _own_volumes(stack: "Stack") -> list[str]:
 
 @click.command(epilog="Example: ernie-deploy logs --follow serve")
 @FILE
+@NAME
 @click.option("--follow", is_flag=True, help="Go on printing.")
 @click.option("--tail", default="all", show_default=True, metavar="N", help="Only the last lines.")
 @DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
 @click.argument("services", nargs=-1)
 def logs(  # noqa: PLR0913, PLR0917 - its options
-    file: Path, follow: bool, tail: str, dry_run: bool, as_json: bool, services: tuple[str, ...]
+    file: Path, name: str, follow: bool, tail: str, dry_run: bool, as_json: bool, services: tuple[str, ...]
 ) -> None:
     """Print what the containers of a stack said."""
     from ernie_deploy.stack.compose import Stack
 
-    words = Stack(files=(_existing(file),)).logs(*services, follow=follow, tail=tail)
+    words = Stack(files=(_existing(file),), project=name).logs(*services, follow=follow, tail=tail)
     if dry_run:
         _print_commands([], words)
     else:
@@ -202,13 +218,14 @@ def logs(  # noqa: PLR0913, PLR0917 - its options
 
 @click.command(epilog="Example: ernie-deploy status --json")
 @FILE
+@NAME
 @JSON
 @DRY_RUN
-def status(file: Path, as_json: bool, dry_run: bool) -> None:
+def status(file: Path, name: str, as_json: bool, dry_run: bool) -> None:
     """Show the containers, and what the server is doing."""
     from ernie_deploy.stack.compose import Stack
 
-    stack = Stack(files=(_existing(file),))
+    stack = Stack(files=(_existing(file),), project=name)
     if dry_run:
         _print_commands([], stack.resolved())
         return

@@ -47,6 +47,8 @@ OPTIONS = [
     click.argument("target", default="", metavar="TARGET", shell_complete=ids("targets")),
     click.option("--model", default="", metavar="MODEL", shell_complete=ids("models"),
                  help="Checkpoint to serve; `ernie-deploy models` lists them.  [default: 21b, on cpu 0.3b]"),
+    click.option("-p", "--name", default="", metavar="NAME",
+                 help="Name of the stack, so that two of a model can run.  [default: ernie-MODEL]"),
     click.option("--profile", "profiles", multiple=True, metavar="PROFILE", shell_complete=ids("profiles"),
                  help="Opt-in change; may be given several times."),
     click.option("--tp", type=click.IntRange(min=1), metavar="N", help="tensor_parallel_size."),

@@ -129,7 +129,7 @@ def _page(rehearsal: Any, proofs: list[Any], elapsed_s: float) -> str:
 
     held = sum(proof.holds for proof in proofs)
     lines = [
-        f"{rehearsal.plan.name}: {held} of {len(proofs)} shown in {elapsed_s:.0f} s with vLLM {rehearsal.plan.engine}"
+        f"{rehearsal.plan.variant}: {held} of {len(proofs)} shown in {elapsed_s:.0f} s with vLLM {rehearsal.plan.engine}"
     ]
     lines += [_line(proof) for proof in proofs]
     lines += ["not shown without the hardware", *(f"  - {what}" for what in unproven(rehearsal.plan))]

@@ -58,6 +58,7 @@ class Case(Struct, frozen=True, kw_only=True):
     values: dict[str, str]
     remote: str = ""
     link: Link | None = None
+    folder: str = ""
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:
@@ -72,7 +73,10 @@ class Case(Struct, frozen=True, kw_only=True):
     @property
     def runs(self) -> bool:
         """Whether this very stack is up already, so that it holds its own port and memory."""
-        return any(c.project == self.plan.project for c in self.facts.docker.containers)
+        return any(
+            container.project == self.plan.project and container.folder in ("", self.folder)
+            for container in self.facts.docker.containers
+        )
 
     @property
     def owner(self) -> tuple[int, int]:

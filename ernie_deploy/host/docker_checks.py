@@ -78,4 +78,22 @@ def cgroup(case: Case) -> Iterator[Finding]:
         yield unknown("cgroup", "Docker does not say which cgroup version it uses.")
 
 
-CHECKS = (engine, compose, place, cgroup)
+def stack_name(case: Case) -> Iterator[Finding]:
+    """No stack of another folder has this one's name, and none is left under the name it had before."""
+    plan, containers = case.plan, case.facts.docker.containers
+    elsewhere = sorted({c.folder for c in containers if c.project == plan.project} - {"", case.folder})
+    if elsewhere:
+        yield warning(
+            "stack-name",
+            f"A stack named {plan.project} runs from {elsewhere[0]}: `up` here would replace its containers.",
+            f"name this one otherwise: {case.command('render', name=f'{plan.project[:38]}-b')}",
+        )
+    if not plan.request.name and any(c.project == plan.former_project for c in containers):
+        yield warning(
+            "stack-name",
+            f"A stack under the former name {plan.former_project} runs beside this one.",
+            f"docker compose --project-name {plan.former_project} down",
+        )
+
+
+CHECKS = (engine, compose, place, cgroup, stack_name)

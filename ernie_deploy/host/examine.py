@@ -73,7 +73,7 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str], folder: P
     )
     return Report(
         target=plan.target.id,
-        stack=plan.name,
+        stack=plan.variant,
         headline=_headline(plan),
         guess=subject.guess,
         findings=tuple(finding for check in checks for finding in check(case)),
@@ -96,6 +96,7 @@ def case_of(subject: Subject, env_text: str, environ: Mapping[str, str], folder:
         values=values,
         remote="" if docker.startswith(LOCAL_SOCKET) else docker,
         link=_link(subject, values),
+        folder=str(folder.absolute()),
     )
 
 

@@ -17,17 +17,19 @@ KIB = 1024
 # What a program does to itself: the GPU is as good as before.
 XIDS_OF_PROGRAMS = ("13", "31", "43", "45")
 PROJECT = re.compile(r"(?:^|,)com\.docker\.compose\.project=([^,]+)")
+FOLDER = re.compile(r"(?:^|,)com\.docker\.compose\.project\.working_dir=([^,]+)")
 # A line of the kernel's own begins with its time; a program's name, which it chooses, stands behind.
 XID = re.compile(r"^\[[\d. ]{1,20}\] NVRM: Xid \(PCI:([0-9a-fA-F:.]{1,16})\): (\d{1,4})", re.MULTILINE)
 AMD_RESET = re.compile(r"^\[[\d. ]{1,20}\] amdgpu ([0-9a-f:.]{1,16}): .{0,200}GPU reset begin", re.MULTILINE)
 
 
 class Container(Struct, frozen=True):
-    """One container that runs: its name, its Compose project, the ports it publishes."""
+    """One container that runs: its name, its Compose project and the folder of that, the ports it publishes."""
 
     name: str
     project: str
     ports: str
+    folder: str = ""
 
 
 class Docker(Struct, frozen=True, kw_only=True):
@@ -145,8 +147,14 @@ def _cdi(said: Mapping[str, Any], host: Host) -> tuple[str, ...]:
 def _containers(text: str) -> Iterator[Container]:
     for line in text.splitlines():
         row = _object(line)
-        project = PROJECT.search(row.get("Labels", ""))
-        yield Container(row.get("Names", ""), project[1] if project else "", row.get("Ports", ""))
+        labels = row.get("Labels", "")
+        project, folder = PROJECT.search(labels), FOLDER.search(labels)
+        yield Container(
+            row.get("Names", ""),
+            project[1] if project else "",
+            row.get("Ports", ""),
+            folder[1] if folder else "",
+        )
 
 
 def read_machine(ran: Mapping[str, Ran], host: Host) -> Machine:

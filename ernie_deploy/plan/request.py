@@ -59,6 +59,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
     target: str
     model: str = ""
+    name: str = ""
     profiles: tuple[str, ...] = ()
     tp: int | None = None
     pp: int | None = None
@@ -139,6 +140,12 @@ def check_words(request: Request) -> None:
         bind_address(request.bind)
     except ValueError as fault:
         raise UsageError(f"--bind {fault}.") from None
+    if request.name and not is_stack_name(request.name):
+        raise UsageError(
+            f"--name {request.name[:60]!r} cannot name a stack.",
+            cause="Compose takes small letters, digits, `-` and `_`, the first no sign; the kit at most 40 of them",
+            next_step="choose another, such as --name ernie-a",
+        )
     if request.user and not _is_user(request.user):
         raise UsageError(
             f"--user {request.user[:40]!r} is not UID:GID.",
@@ -172,6 +179,11 @@ def beyond_loopback(address: str) -> bool:
         return address != "localhost"
 
 
+def is_stack_name(text: str) -> bool:
+    """Whether Compose takes it as a project, with room for what Docker and Kubernetes put behind it."""
+    return bool(re.fullmatch("[a-z0-9][a-z0-9_-]{0,39}", text))
+
+
 def _is_user(text: str) -> bool:
     return bool(re.fullmatch(r"[0-9]{1,10}:[0-9]{1,10}", text)) and all(
         int(number) <= LARGEST_ID for number in text.split(":")
@@ -182,6 +194,7 @@ def command_words(request: Request) -> list[str]:
     """The command-line words that ask for exactly this, in one fixed order."""
     options: list[tuple[str, object]] = [
         ("--model", request.model),
+        ("--name", request.name),
         *(("--profile", profile) for profile in request.profiles),
         ("--nodes", request.nodes if request.nodes > 1 else ""),
         ("--multi-node", "" if request.multi_node == "native" else request.multi_node),

@@ -69,15 +69,20 @@ class Plan(Struct, frozen=True, kw_only=True):
     shutdown_timeout_s: int
 
     @property
-    def name(self) -> str:
-        """Name of the stack: `21b-mi300x`, with the nodes and profiles that were asked for."""
+    def variant(self) -> str:
+        """What was rendered: `21b-mi300x`, with the nodes and profiles that were asked for."""
         nodes = (f"{self.topology.nodes}nodes",) if self.topology.nodes > 1 else ()
         return "-".join((self.model.id, self.target.id, *nodes, *self.request.profiles))
 
     @property
     def project(self) -> str:
-        """Compose's name for the stack, which may hold no dot."""
-        return f"ernie-{self.name.replace('.', '')}"
+        """The stack's one name, whatever its target and profiles: rendered anew it is replaced and not doubled."""
+        return self.request.name or f"ernie-{self.model.id.replace('.', '')}"
+
+    @property
+    def former_project(self) -> str:
+        """What the project was called before it had one name."""
+        return f"ernie-{self.variant.replace('.', '')}"
 
     @property
     def engine_volume(self) -> str:

@@ -30,7 +30,7 @@ def requests(catalog: Catalog) -> list[Request]:
 def files(catalog: Catalog) -> dict[str, str]:
     """File name -> text of every committed stack."""
     plans = (resolve(catalog, request) for request in requests(catalog))
-    return {f"{plan.name}.yml": compose_file(plan, catalog.defaults) for plan in plans}
+    return {f"{plan.variant}.yml": compose_file(plan, catalog.defaults) for plan in plans}
 
 
 class Place(Struct, frozen=True):

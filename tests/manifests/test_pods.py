@@ -75,10 +75,10 @@ def test_secrets_are_named_and_never_written() -> None:
     assert "Secret" not in {document["kind"] for document in read(text)}
     token = {"secretName": "ernie-hf-token", "optional": True, "defaultMode": 0o440}
     assert [v["secret"] for v in made["fetch"]["spec"]["volumes"] if "secret" in v] == [token]
-    key = {"secretName": "ernie-21b-h100-api-key", "defaultMode": 0o440}
+    key = {"secretName": "ernie-21b-api-key", "defaultMode": 0o440}
     assert [v["secret"] for v in made["leader"]["spec"]["volumes"] if "secret" in v] == [key]
     assert "#   kubectl create secret generic ernie-hf-token --from-file=hf_token=FILE" in text
-    assert "#   kubectl create secret generic ernie-21b-h100-api-key --from-file=vllm_config=FILE" in text
+    assert "#   kubectl create secret generic ernie-21b-api-key --from-file=vllm_config=FILE" in text
     assert container(made["leader"])["livenessProbe"]["exec"]["command"][-1] == "/tmp/vllm_config.yaml"
     assert container(made["leader"])["command"] == ["python3", "-I", "/scripts/with_api_key.py"]
     workers = templates(read(written("h100", model="300b", nodes=2, api_key_file=True)))["worker"]
@@ -148,7 +148,7 @@ def test_the_server_waits_for_the_job_on_the_node_that_has_its_volumes(tmp_path:
     stamp.touch()
     done = subprocess.run(run, capture_output=True, text=True, timeout=10)
     assert (done.returncode, done.stdout) == (
-        0, "waiting for the weights: kubectl logs -f job/ernie-21b-h100-fetch\n",
+        0, "waiting for the weights: kubectl logs -f job/ernie-21b-fetch\n",
     )  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_volumes_hold_the_weights_with_room() -> None:
         if one["kind"] == "PersistentVolumeClaim"
     }
     needed = planned("h100", model="300b").weight_bytes / 2**30
-    assert sizes["ernie-300b-h100-engine-cache"] == "20Gi"
+    assert sizes["ernie-300b-engine-cache"] == "20Gi"
     assert 1.2 * needed < int(sizes["ernie-300b-weights"].removesuffix("Gi")) < 1.3 * needed
     # Another profile of the model finds them there.
     other = read(written("h100", model="300b", profiles=("mtp",)))
