@@ -83,6 +83,42 @@ def test_other_words_for_the_same(source: str, line: str, known: str, words: str
     assert (match.id, words in match.what) == (known, True), match
 
 
+# As vLLM 0.11 printed it in vllm-project/vllm pull request 22514, comment of 2025-11-25, and as a worker does.
+MISSING = "ImportError: This modeling file requires the following packages that were not found in your environment: {}"
+FROM_REMOTE = (
+    '  File "/tmp/modules/transformers_modules/weights/0334/processing_ernie4_5_vl.py", line 5, in <module>'
+)
+FROM_VLLM = '  File "/opt/venv/lib/python3.11/site-packages/vllm/usage/usage_lib.py", line 5, in <module>'
+ASKED = "requests.exceptions.{}: HTTPSConnectionPool(host='fonts.example.org', port=443): {}"
+EXPERTS = '(Worker pid=7) ERROR 11-26 03:22:33 [multiproc_executor.py:953]   File "/opt/vllm/model_executor/models/{}.py", line 303, in _recursive_replace'
+
+
+@pytest.mark.parametrize(
+    ("lines", "known", "words"),
+    [
+        (["(APIServer pid=1) Encountered exception while importing decord: No module named 'decord'",
+          f"(APIServer pid=1) {MISSING.format('decord. Run `pip install decord`')}"], "remote-code-package", "lacks: decord."),
+        ([f"(Worker pid=7) ERROR 11-26 03:22:33 [core.py:9] {MISSING.format('decord, moviepy. Run `pip install decord moviepy`')}"],
+         "remote-code-package", "decord, moviepy"),
+        ([FROM_REMOTE, ASKED.format("ConnectTimeout", "Max retries exceeded with url: /Roboto-Regular.ttf")],
+         "remote-code-unanswered", "fonts.example.org"),
+        ([FROM_REMOTE, ASKED.format("SSLError", "Max retries exceeded")], "remote-code-unanswered", "fonts.example.org"),
+        ([EXPERTS.format("transformers/moe"), "(Worker pid=7) ERROR 11-26 03:22:33 [multiproc_executor.py:953] IndexError: list index out of range"],
+         "transformers-layout", "layout"),
+        ([EXPERTS.format("ernie45_vl"), "AttributeError: 'Ernie4_5_VLMoeVisionConfig' object has no attribute 'embed_dim'"],
+         "transformers-layout", "layout"),
+        ([FROM_VLLM, ASKED.format("ConnectTimeout", "Max retries exceeded")], None, ""),
+        ([EXPERTS.format("llama"), "IndexError: list index out of range"], None, ""),
+    ],
+)  # fmt: skip
+def test_what_remote_code_and_the_layout_of_a_vl_model_cause(
+    lines: list[str], known: str | None, words: str
+) -> None:
+    match = recognise(gathered(logs=["\n".join(lines)]), CATALOG)
+    assert (match.id if match else None) == known
+    assert not match or words in match.what
+
+
 def test_an_unknown_failure_is_not_guessed() -> None:
     assert recognise(gathered("INFO fine\n", ["ValueError: something new\n"]), CATALOG) is None
 
