@@ -679,6 +679,10 @@ def test_a_long_chain_takes_no_longer_for_each_link(part: str) -> None:
     assert seconds(f"import importlib as a\nx = a{part * 90}\n" * 40) < 5
 
 
+def test_a_text_that_grows_when_it_is_joined_is_cut() -> None:
+    assert seconds(f"x = '{'a' * 900_000}'.join([{'b, ' * 60}])\n") < 5
+
+
 @pytest.mark.parametrize(("before", "after"), [("f(", ")"), ("'/'.join([", "])"), ("[", "]"), ("f'{", "}'")])
 def test_deep_nesting_takes_no_longer_for_each_level(before: str, after: str) -> None:
     depth = 1 if "'{" in before else 45
