@@ -1,4 +1,4 @@
-"""Brings the packages that a model's remote code imports: pinned by hash, unpacked, never run (`bring`)."""
+"""Brings the packages that a model's remote code imports: pinned by hash, unpacked, never run (`bring`); or asks for them (`find`)."""
 
 from __future__ import annotations
 
@@ -386,9 +386,7 @@ def bring(arguments: list[str]) -> None:
     parser.add_argument("archives", nargs="+", type=pinned)
     options, following = parser.parse_args(arguments[:at]), arguments[at + 1 :]
     os.umask(0o022)
-    for name in [name for name, value in os.environ.items() if not value]:
-        # Compose passes a variable that the host did not set as an empty one.
-        del os.environ[name]
+    drop_empty_variables()
     for archive in options.archives:
         require_machine(archive)
     with known_errors(options.into):
@@ -396,6 +394,22 @@ def bring(arguments: list[str]) -> None:
             ready(archive, options.into)
     if following:
         os.execvp(following[0], following)
+
+
+def find(arguments: list[str]) -> None:
+    """Say whether an index lists each archive, and bring nothing: `doctor` asks so."""
+    drop_empty_variables()
+    index = Index(index_url())
+    for archive in map(pinned, arguments):
+        with known_faults(archive, index):
+            index.link(archive)
+    say(f"packages: listed at {index.host}")
+
+
+def drop_empty_variables() -> None:
+    """Take those for unset that are empty: Compose passes a variable so that the host did not set."""
+    for name in [name for name, value in os.environ.items() if not value]:
+        del os.environ[name]
 
 
 def pinned(word: str) -> Archive:
@@ -486,7 +500,7 @@ def known_errors(into: Path) -> Iterator[None]:
 def main(mode: str = "", *arguments: str) -> int:
     """Run one mode; what has a known cause ends in one sentence, the rest in a traceback."""
     try:
-        {"bring": bring}[mode](list(arguments))
+        {"bring": bring, "find": find}[mode](list(arguments))
     except KnownError as error:
         say(f"packages: {error}", sys.stderr)
         return error.code

@@ -91,11 +91,64 @@ def test_a_rule_says_what_to_do_and_where_the_fact_is_from(rule):
 
 
 def test_ids_tell_the_floor_of_their_rule():
-    floors = {"ED1": "engine model wiring", "ED2": "security secret request", "ED3": "lifecycle storage"}
+    floors = {"ED1": "engine model code wiring", "ED2": "security secret request", "ED3": "lifecycle storage"}
     for rule in rules():
         module = rule.search.__module__.rpartition(".")[2].removesuffix("_rules")
         assert module in floors[rule.id[:3]].split()
     assert {rule.search.__module__ for rule in rules()} == {module.__name__ for module in RULE_MODULES}
+
+
+VL = "[baidu/ERNIE-4.5-VL-28B-A3B-PT, --trust-remote-code]"
+
+
+@pytest.mark.parametrize(
+    ("lines", "image"),
+    [
+        ([], "vllm/vllm-openai:latest"),
+        ([], "registry.example/vllm/vllm-openai-rocm:v0.32.0"),
+        (["environment: {OTHER: decorder}"], "vllm/vllm-openai:v0.32.0"),
+        (["volumes: [/data:/data]"], "vllm/vllm-openai:v0.32.0"),
+    ],
+)
+def test_a_stock_image_without_the_package_is_warned_of(lines, image):
+    assert "ED123" in ids(serve(*lines, command=VL, image=image))
+
+
+@pytest.mark.parametrize(
+    ("lines", "image", "command"),
+    [
+        ([], "registry.example/ours:1", VL),
+        (["build: ."], "vllm/vllm-openai:v0.32.0", VL),
+        (["environment: [PYTHONPATH=/extra]"], "vllm/vllm-openai:v0.32.0", VL),
+        (["volumes: [./packages:/usr/local/lib/python3.12/dist-packages/extra]"], "vllm/vllm-openai:v0.32.0", VL),
+        (["volumes: [./decord:/srv]"], "vllm/vllm-openai:v0.32.0", VL),
+        (["entrypoint: [sh, -c, 'pip install decord==0.6.0 && exec vllm serve baidu/ERNIE-4.5-VL-28B-A3B-PT --trust-remote-code']"],
+         "vllm/vllm-openai:v0.32.0", ""),
+        ([], "vllm/vllm-openai:v0.32.0", "[baidu/ERNIE-4.5-21B-A3B-PT, --trust-remote-code]"),
+    ],
+)  # fmt: skip
+def test_where_somebody_thought_of_the_package_nothing_is_said(lines, image, command):
+    assert "ED123" not in ids(serve(*lines, command=command, image=image))
+
+
+@pytest.mark.parametrize("options", [{}, {"nodes": 2, "model": "vl-424b"}, {"weights": "/data/ernie"}])
+def test_a_rendering_without_the_packages_is_warned_of_and_one_with_them_is_not(options):
+    request = {"target": "h100", "model": "vl-28b", **options}
+    with_them, without = (
+        compose_file(resolve(CATALOG, Request(**request, extra_packages=choice)), CATALOG.defaults)
+        for choice in ("fetch", "none")
+    )
+    assert unexpected(with_them) == []
+    assert {id_ for _, id_, _ in unexpected(without)} == {"ED123"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["[/weights, --tensor-parallel-size=8]", "[baidu/ERNIE-4.5-VL-28B-A3B-PT, --hf-overrides.a=1]", VL,
+     '["${MODEL}"]', "[baidu/ERNIE-4.5-21B-A3B-PT]"],
+)  # fmt: skip
+def test_without_remote_code_only_the_published_checkpoint_is_hopeless(command):
+    assert "ED124" not in ids(serve(command=command))
 
 
 # --- whole files

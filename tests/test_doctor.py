@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -30,10 +30,13 @@ from ernie_deploy.host.probes import (
     ADDRESSES,
     COMMANDS,
     NOT_FOUND,
+    NOTHING,
     READS,
+    TIMED_OUT,
     LocalHost,
     Ran,
     Stat,
+    index_of,
     natural,
     route_to,
 )
@@ -55,8 +58,11 @@ class FixtureHost:
         self.ran: dict[str, Ran] = {}
         self.asked: list[tuple[str, ...]] = []
 
-    def run(self, argv: Sequence[str]) -> Ran:
+    def run(self, argv: Sequence[str], env: Mapping[str, str] = NOTHING) -> Ran:
         self.asked.append(tuple(argv))
+        if tuple(argv) == index_of(argv[4:]):
+            self.index_env = dict(env)
+            return self.ran.get("index", Ran(0, "packages: listed at index.example\n"))
         asked = COMMANDS | {"addresses": ADDRESSES, "route": route_to(argv[-1])}
         name = next(name for name, known in asked.items() if known == tuple(argv))
         if name in self.ran:
@@ -1099,6 +1105,108 @@ from ernie_deploy import cli
 cli.COMMANDS.setdefault("doctor", ("doctor", ""))
 cli.main(sys.argv[1:])
 """
+
+
+# --- the packages of a model's own code
+
+ARCHIVES = [(p.archive, p.size_bytes) for p in Catalog().packages.values()]
+BOTH = "decord 0.6.0 and font-roboto 0.0.1"
+REFUSED = Ran(53, "", f"packages: {ARCHIVES[0][0]} cannot be had from the package index at index.example (HTTP 403): check PIP_"
+              "INDEX_URL, and so on, then run `docker compose up -d`\n")  # fmt: skip
+COPY = "next: check PIP_INDEX_URL, HTTPS_PROXY and CA_BUNDLE in .env, or copy {} into the folder `archives` of PACKAGES_DIR"
+
+
+def with_archives(folder: str, *, many: int = 2) -> "FixtureHost":
+    host = FixtureHost("h100")
+    host.stats[folder] = "directory 755 0 0 4096"
+    for name, size in ARCHIVES[:many]:
+        host.stats[f"{folder}/archives/{name}"] = f"regular file 644 0 0 {size}"
+    return host
+
+
+def test_an_index_that_lists_the_packages_is_asked_as_fetch_will() -> None:
+    host = FixtureHost("h100")
+    env = "PIP_INDEX_URL=https://index.example/simple\nHTTPS_PROXY=http://proxy:3128\nCA_BUNDLE=/etc/ca.pem\n"
+    has(examined(host, "h100", env, model="vl-28b"), f"ok packages The package index lists {BOTH}.")
+    assert host.index_env == {
+        "PIP_INDEX_URL": "https://index.example/simple",
+        "PIP_CONFIG_FILE": "/dev/null",
+        "HTTPS_PROXY": "http://proxy:3128",
+        "SSL_CERT_FILE": "/etc/ca.pem",
+    }
+    wanted = [package.requirement for package in Catalog().packages.values()]
+    assert index_of(wanted) in host.asked
+
+
+@pytest.mark.parametrize("options", [{}, {"model": "vl-28b", "extra_packages": "none"}])
+def test_where_nothing_is_brought_no_index_is_asked(options: dict[str, object]) -> None:
+    host = FixtureHost("h100")
+    assert "packages" not in "\n".join(lines(examined(host, "h100", **options)))
+    assert not any("find" in argv for argv in host.asked)
+
+
+@pytest.mark.parametrize(
+    ("env", "folder"),
+    [("", "/var/lib/docker/volumes/ernie-packages/_data"), ("PACKAGES_DIR=/srv/packages", "/srv/packages")],
+)
+def test_archives_that_lie_here_need_no_index(env: str, folder: str) -> None:
+    host = with_archives(folder)
+    has(examined(host, "h100", env, model="vl-28b"), f"ok packages {BOTH} lie in PACKAGES_DIR already.")
+    assert not any("find" in argv for argv in host.asked)
+
+
+def test_only_what_is_lacking_is_asked_for_and_named() -> None:
+    host = with_archives("/srv/packages", many=1)
+    host.ran["index"] = REFUSED
+    report = examined(host, "h100", "PACKAGES_DIR=/srv/packages", model="vl-28b")
+    sentence = f"{ARCHIVES[0][0]} cannot be had from the package index at index.example (HTTP 403)."
+    has(report, f"FAIL packages {sentence}")
+    assert COPY.format(ARCHIVES[1][0]) in "\n".join(lines(report))
+    assert report.exit_code == 1
+    (asked,) = [argv for argv in host.asked if "find" in argv]
+    assert [word.partition("#")[0] for word in asked[4:]] == [ARCHIVES[1][0]]
+
+
+def test_a_volume_that_cannot_be_seen_may_have_them() -> None:
+    host = FixtureHost("h100")
+    host.ran["index"] = REFUSED
+    report = examined(host, "h100", model="vl-28b")
+    assert f"warn packages {ARCHIVES[0][0]} cannot be had from the package index at index.example (HTTP 403), and whether the volume has it could not be seen." in lines(report)  # fmt: skip
+    assert report.exit_code == 0
+
+
+def test_an_index_that_never_answers_is_unknown() -> None:
+    host = FixtureHost("h100")
+    host.ran["index"] = Ran(TIMED_OUT)
+    has(
+        examined(host, "h100", model="vl-28b"),
+        f"? packages The package index did not say in time whether it lists {BOTH}.",
+    )
+
+
+def test_packages_of_another_processor_are_refused_before_the_start() -> None:
+    host = FixtureHost("h100")
+    host.ran["kernel"] = Ran(0, "Linux 6.8.0 aarch64\n")
+    report = examined(host, "h100", model="vl-28b")
+    has(
+        report,
+        "FAIL packages decord 0.6.0, which the model's own code imports, is published for x86_64 alone.",
+    )
+    assert "next: take an image of yours that has decord, and: ernie-deploy render h100 --model vl-28b --extra-packages none" in "\n".join(lines(report))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("env", "line"),
+    [
+        ("PACKAGES_DIR=elsewhere", "FAIL packages PACKAGES_DIR=elsewhere is neither a path nor the volume packages; Compose refuses it."),
+        ("PACKAGES_DIR=/dev/kfd", "FAIL packages PACKAGES_DIR=/dev/kfd is not a folder."),
+        ("PIP_CONFIG_FILE=/none/pip.conf", "FAIL pip-config PIP_CONFIG_FILE=/none/pip.conf does not exist; Compose refuses to start."),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_told(env: str, line: str) -> None:
+    host = FixtureHost("h100")
+    host.stats["/dev/kfd"] = "character special file 660 0 109 0"
+    has(examined(host, "h100", env, model="vl-28b"), line)
 
 
 def doctor(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

@@ -5,6 +5,7 @@ what they found.
 """
 
 from ernie_deploy.check import (
+    code_rules,
     engine_rules,
     lifecycle_rules,
     model_rules,
@@ -20,6 +21,7 @@ from ernie_deploy.check.findings import RULES, Finding, Rule
 RULE_MODULES = (
     engine_rules,
     model_rules,
+    code_rules,
     wiring_rules,
     security_rules,
     secret_rules,

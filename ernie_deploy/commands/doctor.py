@@ -106,11 +106,13 @@ def _tell(written: dict[str, str], env_file: Path) -> None:
 
 def _dry_run(catalog: "Catalog", request: "Request", head: str, *, as_json: bool) -> str:
     """What would be asked, as a script that can be run by hand."""
-    from ernie_deploy.host.probes import ADDRESSES, READS, commands, route_to
+    from ernie_deploy.host.probes import ADDRESSES, READS, commands, index_of, route_to
     from ernie_deploy.plan.resolve import resolve
 
-    vendor = resolve(catalog, request).target.vendor if request.target else None
-    asked = list(commands(vendor).values())
+    plan = resolve(catalog, request) if request.target else None
+    asked = list(commands(plan.target.vendor if plan else None).values())
+    if plan and plan.packages:
+        asked.append(index_of([package.requirement for package in plan.packages]))
     if request.nodes > 1:
         asked += [route_to(head), ADDRESSES]
     if as_json:

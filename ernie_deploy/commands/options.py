@@ -76,6 +76,8 @@ OPTIONS = [
                  help="Address of the host to publish on."),
     click.option("--media-domains", default="", callback=_names, metavar="HOST,HOST",
                  help="Hosts that a VL server may fetch images from.  [default: none, data: URLs only]"),
+    click.option("--extra-packages", type=click.Choice(["fetch", "none"]), default="fetch", show_default=True,
+                 help="Whether `fetch` brings the packages that a VL model's own code imports."),
     click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A vLLM flag and its value."),
     click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- EXTRA VLLM ARGS]"),
 ]  # fmt: skip

@@ -14,7 +14,7 @@ from ernie_deploy.host.findings import Finding
 from ernie_deploy.host.gpus import Gpu
 from ernie_deploy.host.group_secret import SHORTEST_SECRET, is_long_enough
 from ernie_deploy.host.link import Link
-from ernie_deploy.host.probes import Host, Stat
+from ernie_deploy.host.probes import Host, Ran, Stat
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.request import command_words
 from ernie_deploy.plan.resolve import Plan, value_of
@@ -23,9 +23,10 @@ from ernie_deploy.plan.serve import HF_CACHE
 # A card's memory as the driver shows it differs a little from the catalog's.
 TOLERANCE = 0.03
 CACHE_VOLUME = "hf-cache"
+PACKAGES_VOLUME = "packages"
 MOST_SECRET_BYTES = 4096
-FILES = ("HF_TOKEN_FILE", "API_KEY_FILE", "GROUP_SECRET_FILE")
-FOLDERS = ("HF_CACHE_DIR", "ENGINE_CACHE_DIR")
+FILES = ("HF_TOKEN_FILE", "API_KEY_FILE", "GROUP_SECRET_FILE", "PIP_CONFIG_FILE")
+FOLDERS = ("HF_CACHE_DIR", "ENGINE_CACHE_DIR", "PACKAGES_DIR")
 UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -44,6 +45,9 @@ class Files(Struct, frozen=True, kw_only=True):
     engine_cache_names: tuple[str, ...]
     weights: Stat | None
     stamp: Stat | None
+    packages: Stat | None
+    pip_config: Stat | None
+    archives: tuple[str, ...]
     disk: str
     free_bytes: int | None
 
@@ -57,6 +61,7 @@ class Case(Struct, frozen=True, kw_only=True):
     engine: Engine
     values: dict[str, str]
     remote: str = ""
+    index: Ran | None = None
     link: Link | None = None
     folder: str = ""
 
@@ -144,9 +149,25 @@ def look(host: Host, plan: Plan, values: dict[str, str], root: str, stack: PureP
         engine_cache_names=_names(host, values["ENGINE_CACHE_DIR"]),
         weights=host.stat(from_folder(stack, plan.request.weights)) if plan.request.weights else None,
         stamp=host.stat(f"{folder}/{plan.stamp.removeprefix(f'{HF_CACHE}/')}"),
+        packages=host.stat(_packages_folder(values, root)),
+        pip_config=host.stat(values["PIP_CONFIG_FILE"]),
+        archives=_archives(host, plan, values, root),
         disk=disk,
         free_bytes=host.free_bytes(disk) if disk else None,
     )
+
+
+def _packages_folder(values: dict[str, str], root: str) -> str:
+    """Where the host keeps the packages of remote code: a folder, or the volume in the engine's data."""
+    folder = values["PACKAGES_DIR"]
+    return folder if is_path(folder) else f"{root}/volumes/ernie-{PACKAGES_VOLUME}/_data"
+
+
+def _archives(host: Host, plan: Plan, values: dict[str, str], root: str) -> tuple[str, ...]:
+    """Those of the plan's archives that lie there in full length; their hash is fetch's to check."""
+    folder = f"{_packages_folder(values, root)}/archives"
+    stats = [(package, host.stat(f"{folder}/{package.archive}")) for package in plan.packages]
+    return tuple(package.archive for package, stat in stats if stat and stat.size == package.size_bytes)
 
 
 def _too_short(host: Host, path: str, stat: Stat | None) -> bool:

@@ -17,6 +17,7 @@ from ernie_deploy.host import (
     machine_checks,
     node_checks,
     nvidia_checks,
+    package_checks,
     settings,
 )
 from ernie_deploy.host.case import FILES, FOLDERS, Case, Check, from_folder, is_path, look
@@ -69,6 +70,7 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str], folder: P
         *GPU_CHECKS[plan.target.vendor],
         *machine_checks.CHECKS,
         *file_checks.CHECKS,
+        *package_checks.CHECKS,
         *node_checks.CHECKS,
     )
     return Report(
@@ -88,13 +90,15 @@ def case_of(subject: Subject, env_text: str, environ: Mapping[str, str], folder:
     values = settings.values(plan, subject.catalog, env_text, environ)
     values |= {name: from_folder(folder, values[name]) for name in FILES}
     values |= {name: from_folder(folder, values[name]) for name in FOLDERS if is_path(values[name])}
+    files = look(subject.host, plan, values, subject.facts.docker.root, folder)
     return Case(
         facts=subject.facts,
-        files=look(subject.host, plan, values, subject.facts.docker.root, folder),
+        files=files,
         plan=plan,
         engine=subject.catalog.engine,
         values=values,
         remote="" if docker.startswith(LOCAL_SOCKET) else docker,
+        index=package_checks.ask(subject.host, plan, files, values),
         link=_link(subject, values),
         folder=str(folder.absolute()),
     )

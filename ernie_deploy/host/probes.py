@@ -2,17 +2,21 @@
 
 import os
 import stat
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
 from ernie_deploy.catalog.schema import Vendor
+from ernie_deploy.paths import DOCKER
 from ernie_deploy.safe_io.reading import MIB, read_bounded
 
 Kind: TypeAlias = Literal["file", "folder", "device", "closed"]
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 # A driver that lost a GPU may never answer.
 LONGEST_S = 20.0
 NOT_FOUND, NOT_ALLOWED, TIMED_OUT = 127, 126, 124
@@ -87,8 +91,8 @@ class Stat(Struct, frozen=True, kw_only=True):
 class Host(Protocol):
     """A machine that can be asked: this one, or a recorded one."""
 
-    def run(self, argv: Sequence[str]) -> Ran:
-        """Run a command to its end."""
+    def run(self, argv: Sequence[str], env: Mapping[str, str] = NOTHING) -> Ran:
+        """Run a command to its end, with these variables more."""
 
     def read(self, path: str) -> str | None:
         """Return the text of a file; None where it cannot be read."""
@@ -110,14 +114,14 @@ MOST_BYTES = 16 * MIB
 class LocalHost:
     """This machine."""
 
-    def run(self, argv: Sequence[str]) -> Ran:
+    def run(self, argv: Sequence[str], env: Mapping[str, str] = NOTHING) -> Ran:
         """Run a command with nothing to read from and English messages."""
         import subprocess
 
         try:
             done = subprocess.run(  # noqa: S603 - an argv of COMMANDS, and no shell
                 argv, capture_output=True, text=True, errors="replace", timeout=LONGEST_S, check=False,
-                stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C", **env},
             )  # fmt: skip
         except FileNotFoundError:
             return Ran(NOT_FOUND, "", f"{argv[0]}: command not found")
@@ -176,6 +180,11 @@ def commands(vendor: Vendor | None) -> dict[str, tuple[str, ...]]:
 def route_to(address: str) -> tuple[str, ...]:
     """The command that tells how this host reaches an address."""
     return ("ip", "-j", "route", "get", address)
+
+
+def index_of(requirements: Sequence[str]) -> tuple[str, ...]:
+    """The command that asks the package index for archives, as `fetch` will."""
+    return (sys.executable, "-I", str(DOCKER / "packages.py"), "find", *requirements)
 
 
 def natural(path: str) -> tuple[tuple[int, str], ...]:

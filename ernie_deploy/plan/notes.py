@@ -50,7 +50,7 @@ def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
         notes.append(_open_routes(pairing, request))
     notes += _notes_on_nodes(layout, request)
     notes.append(NO_LIMIT if target.gpus else LIMIT.format(gib=serve_memory_gib(layout.memory)))
-    notes += [EGRESS, *([VISION_EGRESS, REQUESTS] if model.vision else [])]
+    notes += [EGRESS, *([REQUESTS] if model.vision else [])]
     return notes + recipe.notes(pairing.recipes, kinds)
 
 
@@ -119,10 +119,6 @@ EGRESS = (
     "`serve` is told to stay offline (HF_HUB_OFFLINE=1, no usage statistics). Compose does not enforce it: a service"
     " cannot both publish a port and be cut off from the network. The manifests of --format kubernetes hold a"
     " NetworkPolicy that does."
-)
-VISION_EGRESS = (
-    "The published VL processor downloads a font, from `serve`, for the timestamps in video frames: the only outgoing"
-    " request known."
 )
 REQUESTS = (
     "Images, pixels, hosts and answers are bounded for one request. How many requests come at once is not:"

@@ -11,6 +11,7 @@ from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.settings import Setting, merge
 
 MultiNode = Literal["native", "ray"]
+ExtraPackages = Literal["fetch", "none"]
 
 LOOPBACK = "127.0.0.1"
 # Docker's, for users and groups.
@@ -78,6 +79,7 @@ class Request(Struct, frozen=True, kw_only=True):
     api_key_file: bool = False
     bind: str = LOOPBACK
     media_domains: tuple[str, ...] = ()
+    extra_packages: ExtraPackages = "fetch"
     pairs: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
 
@@ -213,6 +215,7 @@ def command_words(request: Request) -> list[str]:
         ("--api-key-file", request.api_key_file),
         ("--bind", "" if request.bind == LOOPBACK else request.bind),
         ("--media-domains", ",".join(request.media_domains)),
+        ("--extra-packages", "" if request.extra_packages == "fetch" else request.extra_packages),
         *(("--set", pair) for pair in request.pairs),
     ]
     said = [(name, value) for name, value in options if value not in (None, "", False)]

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
 from ernie_deploy.catalog.engine_schema import Engine
+from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.catalog.schema import Model, Port, Support, Target
 from ernie_deploy.catalog.vendor_schema import Security, SecuritySet, VendorFacts
 from ernie_deploy.errors import Refused, UsageError
@@ -31,6 +32,7 @@ from ernie_deploy.plan.serve import (
 )
 from ernie_deploy.plan.settings import Setting, merge
 from ernie_deploy.plan.topology import Topology
+from ernie_deploy.remote_code import RemoteCode, remote_code, runs
 
 SHUTDOWN_TIMEOUT_S = 60
 STOP_MARGIN_S = 30
@@ -59,6 +61,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     settings: tuple[Setting, ...]
     environment: tuple[Setting, ...]
     bench: tuple[Setting, ...]
+    code: RemoteCode | None
     ports: tuple[Port, ...]
     row: str
     differences: tuple[str, ...]
@@ -155,6 +158,11 @@ class Plan(Struct, frozen=True, kw_only=True):
         return words + (local if self.request.weights else [])
 
     @property
+    def packages(self) -> tuple[Package, ...]:
+        """What `fetch` brings for the model's own code."""
+        return self.code.packages if self.code else ()
+
+    @property
     def api_key_words(self) -> tuple[str, ...]:
         """Arguments of the script that reads the API key for `serve`; none without --api-key-file."""
         return ("serve", API_KEY_SECRET, API_KEY_CONFIG) if self.request.api_key_file else ()
@@ -205,6 +213,8 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
     model, target, size = pairing.model, pairing.target, weight_bytes(pairing.model)
     ready_timeout_s = BASE_READY_TIMEOUT_S + round(size / SLOWEST_READ_BYTES_PER_S)
     gpu_ids = _gpu_ids(request, layout, target)
+    bench = bench_settings(catalog.recipes, model, target, request, settings)
+    code = _code(catalog, pairing, request, settings, bench)
     return Plan(
         request=request,
         model=model,
@@ -227,12 +237,13 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
             *cache_environment(pairing.engine, target.vendor),
             *node_environment(layout.topology),
         ),
-        bench=bench_settings(catalog.recipes, model, target, request, settings),
+        bench=bench,
+        code=code,
         row=layout.row.id if layout.row else "",
         ports=opened,
         differences=layout.differences,
-        warnings=tuple(warnings_on(pairing, layout, request)),
-        notes=tuple(notes_on(pairing, layout, request)),
+        warnings=(*warnings_on(pairing, layout, request), *(code.warnings if code else ())),
+        notes=(*notes_on(pairing, layout, request), *(code.notes if code else ())),
         weight_bytes=size,
         ready_timeout_s=ready_timeout_s,
         shutdown_timeout_s=_shutdown_timeout_s(settings),
@@ -279,6 +290,21 @@ def _security(vendor: VendorFacts, name: Security) -> SecuritySet:
             next_step=f"leave out --security for the default, {vendor.default_security}",
         )
     return vendor.security[name]
+
+
+def _code(
+    catalog: Catalog,
+    pairing: Pairing,
+    request: Request,
+    settings: Sequence[Setting],
+    bench: Sequence[Setting],
+) -> RemoteCode | None:
+    """The model's own code, where vLLM runs it."""
+    model = pairing.model
+    if not runs(model, settings):
+        return None
+    revision = str(value_of(settings, "revision", model.revision))
+    return remote_code(catalog.packages_of(model), model, revision, bench, request)
 
 
 def _image(engine: Engine, target: Target, request: Request) -> str:

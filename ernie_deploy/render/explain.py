@@ -3,6 +3,7 @@
 import shlex
 from typing import Any
 
+from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.catalog.schema import Port
 from ernie_deploy.plan.request import command_words
 from ernie_deploy.plan.resolve import Plan
@@ -42,6 +43,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
             "sequences_of_full_context_estimated": round(memory.sequences, 1),
             "verdict": memory.verdict,
         },
+        "packages": [_package(package) for package in plan.packages],
         "weight_bytes": plan.weight_bytes,
         "ready_timeout_s": plan.ready_timeout_s,
         "argv": ["vllm", "serve", plan.positional_model, *words(plan.settings)],
@@ -59,6 +61,28 @@ def as_data(plan: Plan) -> dict[str, Any]:
 def _port(plan: Plan, port: Port) -> dict[str, Any]:
     number = plan.port(port.id) or "ephemeral"
     return {"port": number, "on": port.on, "to": port.to, "what": port.summary, "source": port.source}
+
+
+def _package(package: Package) -> dict[str, Any]:
+    return {
+        "name": package.id,
+        "version": package.version,
+        "archive": package.archive,
+        "sha256": package.sha256,
+        "size_bytes": package.size_bytes,
+        "machine": package.machine or None,
+        "reason": package.reason,
+        "source": package.source,
+    }
+
+
+def _packages(plan: Plan) -> str:
+    """What `fetch` brings beside the weights, each with its reason and the reason's source."""
+    rows = [
+        (f"{package.title}, {package.size_bytes / 1e6:.1f} MB", f"{package.reason} ({package.source})")
+        for package in plan.packages
+    ]
+    return _settings("packages from the package index", rows) if rows else ""
 
 
 def commands(plan: Plan) -> list[tuple[str, list[str]]]:
@@ -117,6 +141,7 @@ def as_text(plan: Plan) -> str:
         _settings("environment", [(f"{s.name}={_value(s)}", s.origin) for s in plan.environment]),
         _settings("bench", [(" ".join(words([s])), s.origin) for s in plan.bench]),
         _sentences("where this differs from the published recipe", plan.differences),
+        _packages(plan),
         _on_each_node(plan),
         _ports(plan),
         _sentences("warnings", plan.warnings),

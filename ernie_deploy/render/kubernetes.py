@@ -28,7 +28,10 @@ PROBE_PERIOD_S = 10
 # What a download keeps beside the weights: tokenizer, metadata, parts of files.
 WEIGHTS_ROOM = 1.25
 CACHE_SIZE = "20Gi"
+# What two packages take many times over; no storage gives less.
+PACKAGES_SIZE = "1Gi"
 TOKEN_SECRET = "ernie-hf-token"  # noqa: S105 - the name of a Secret
+PIP_SECRET = "ernie-pip"  # noqa: S105 - likewise
 
 # What a node's .env says to compose, the controller's variables say here. A pod has an address of its own,
 # so that its server listens as on one node.
@@ -38,7 +41,7 @@ LISTENS = ("BIND_ADDR", "PORT")
 POD_NIC = "eth0"
 
 # Compose reads these for `fetch`; where the catalog has no default for them there is nothing to say.
-FETCH_VARIABLES = ("HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+FETCH_VARIABLES = ("HF_ENDPOINT", "PIP_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 DEVICES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
 NODE_HINTS = {
     "nvidia": "the label nvidia.com/gpu.product tells GPUs apart.",
@@ -67,8 +70,11 @@ class Stack(Struct, frozen=True, kw_only=True):
     weights_size: str
     cache_claim: str
     cache_size: str
+    packages_claim: str
+    packages_size: str
     shm_size: str
     token_secret: str
+    pip_secret: str
     key_secret: str
     service: str
     port: str
@@ -77,6 +83,8 @@ class Stack(Struct, frozen=True, kw_only=True):
     worker_words: tuple[tuple[str, str], ...]
     environment: tuple[tuple[str, str, str], ...]
     fetch_environment: dict[str, str]
+    code_network: str
+    code_timeout_s: str
     scripts: dict[str, str]
 
 
@@ -125,8 +133,11 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         weights_size=f"{-(-round(plan.weight_bytes * WEIGHTS_ROOM) // GIB) + 1:.0f}Gi",
         cache_claim=f"{name}-engine-cache",
         cache_size=CACHE_SIZE,
+        packages_claim=f"{name}-packages",
+        packages_size=PACKAGES_SIZE,
         shm_size=quantity(host["SHM_SIZE"]),
         token_secret=TOKEN_SECRET,
+        pip_secret=PIP_SECRET,
         key_secret=f"{name}-api-key",
         # The controller gives the LeaderWorkerSet's own name to a headless Service.
         service=f"{name}-api",
@@ -136,7 +147,9 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         worker_words=_words(plan.worker_settings),
         environment=tuple(_variable(setting) for setting in plan.environment),
         fetch_environment=_fetch_environment(plan, host),
-        scripts=scripts(nodes, api_key=plan.request.api_key_file),
+        code_network=host["REMOTE_CODE_NETWORK"],
+        code_timeout_s=host["REMOTE_CODE_IMPORT_TIMEOUT_S"],
+        scripts=scripts(nodes, api_key=plan.request.api_key_file, code=_code_scripts(plan)),
     )
 
 
@@ -183,11 +196,22 @@ def _variable(setting: Setting) -> tuple[str, str, str]:
 
 
 def _fetch_environment(plan: Plan, host: dict[str, str]) -> dict[str, str]:
+    """What `fetch` is told; with weights of the user's it asks for packages at most."""
     variables = {"HOME": "/tmp", "HF_HOME": "/cache/hf", "HF_HUB_DISABLE_TELEMETRY": "1"}  # noqa: S108
-    if plan.request.weights:
+    if not plan.request.weights:
+        variables |= {"HF_TOKEN_PATH": "/run/secrets/hf_token"}
+    if plan.packages:
+        variables |= {"PIP_CONFIG_FILE": "/run/pip/pip.conf"}
+    if plan.request.weights and not plan.packages:
         return variables
-    given = {name: host[name] for name in FETCH_VARIABLES if host[name]}
-    return {**variables, "HF_TOKEN_PATH": "/run/secrets/hf_token", **given}
+    return {**variables, **{name: host[name] for name in FETCH_VARIABLES if host[name]}}
+
+
+def _code_scripts(plan: Plan) -> tuple[str, ...]:
+    """The scripts for remote code that this plan runs."""
+    if not plan.code:
+        return ()
+    return ("packages.py",) * bool(plan.packages) + ("judge.py", "code_reader.py", "dry_import.py")
 
 
 def quantity(size: str) -> str:
@@ -212,12 +236,18 @@ def command_line(request: Request) -> str:
 
 
 @cache
-def scripts(nodes: int, *, api_key: bool) -> dict[str, str]:
+def scripts(nodes: int, *, api_key: bool, code: tuple[str, ...] = ()) -> dict[str, str]:
     """The Python files that the pods run, as they are: a ConfigMap interpolates nothing."""
     probes = [TEMPLATES / "kubernetes/liveness.py"]
     probes += [TEMPLATES / "kubernetes/joined.py"] if nodes > 1 else []
     launchers = [DOCKER / "with_api_key.py"] if api_key else []
-    files = (DOCKER / "canary.py", *probes, DOCKER / "weights.py", *launchers)
+    files = (
+        DOCKER / "canary.py",
+        *probes,
+        DOCKER / "weights.py",
+        *launchers,
+        *(DOCKER / name for name in code),
+    )
     return {file.name: file.read_text(encoding="utf-8").rstrip("\n") for file in files}
 
 
