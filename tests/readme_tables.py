@@ -2,6 +2,8 @@
 
 from ernie_deploy.catalog import Catalog
 
+STAND_IN = "served with a stand-in; the published processor was not run by us"
+
 
 def model_table(catalog: Catalog) -> str:
     """Which checkpoint on which node: a published command, or derived from the memory plan."""
@@ -11,7 +13,8 @@ def model_table(catalog: Catalog) -> str:
         cells = [
             ", ".join(t for t, s in states.items() if s == state) or "-" for state in ("recipe", "derived")
         ]
-        lines.append(f"| `{model.id}` {model.title} | {cells[0]} | {cells[1]} |")
+        title = f"{model.title}; {STAND_IN}" if model.trust_remote_code else model.title
+        lines.append(f"| `{model.id}` {title} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from ernie_deploy.plan.nodes import entry_settings, node_environment, node_setti
 from ernie_deploy.plan.notes import notes_on, warnings_on
 from ernie_deploy.plan.pairing import Pairing
 from ernie_deploy.plan.refusals import check_gpus, check_nodes, check_profiles
+from ernie_deploy.plan.remote_code import RemoteCode, remote_code, runs
 from ernie_deploy.plan.request import Request, check_words, user_settings
 from ernie_deploy.plan.serve import (
     API_KEY_CONFIG,
@@ -32,7 +33,6 @@ from ernie_deploy.plan.serve import (
 )
 from ernie_deploy.plan.settings import Setting, merge
 from ernie_deploy.plan.topology import Topology
-from ernie_deploy.remote_code import RemoteCode, remote_code, runs
 
 SHUTDOWN_TIMEOUT_S = 60
 STOP_MARGIN_S = 30

@@ -12,7 +12,9 @@ from msgspec import Struct
 MOST_CHARACTERS = 2_000
 # uvicorn's last words before it listens.
 SERVING = "Application startup complete."
-SCRIPTS = ("api-key: ", "fetch: ", "judge: ", "serve: ", "node: ", "beacon: ", "canary: ")
+SCRIPTS = (
+    "api-key: ", "fetch: ", "packages: ", "judge: ", "import: ", "serve: ", "node: ", "beacon: ", "canary: ",
+)  # fmt: skip
 # The access log of uvicorn, and of what may stand before it: an address, then the quoted request.
 ACCESS = re.compile(r'^(?:INFO: {1,9})?\S{1,100} -[^"]{0,100} "(?:[A-Z]{1,20}|-)[ "]')
 # vLLM writes `(EngineCore pid=212) ERROR 11-22 03:31:57 [core.py:1136] ` before each line of a message.

@@ -87,6 +87,28 @@ def services(text: str, **env: str) -> dict[str, Document]:
     return yaml.load(interpolated(short, env), yaml.CSafeLoader)["services"]  # type: ignore[no-any-return]
 
 
+# What follows each script that Compose inlines.
+FOLLOWED_BY = {
+    "serve": "weights.py",
+    "head": "node.py",
+    "worker": "node.py",
+    "bring": "packages.py",
+    "--reader": "judge.py",
+    "--timeout-s=60": "dry_import.py",
+}
+
+
+def mounted(words: list[str]) -> list[str]:
+    """Words of Compose with the scripts where Kubernetes mounts them; the judge finds its reader beside itself."""
+    made: list[str] = []
+    for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
+        if word == "script" and before == "-c":
+            made[-1] = f"/scripts/{FOLLOWED_BY[after]}"
+        elif "--reader" not in (before, word):
+            made.append(word)
+    return made
+
+
 def unpacked(tmp_path: Path, text: str) -> Path:
     """The folder of scripts that the pods have, from the ConfigMap."""
     scripts = tmp_path / "scripts"

@@ -5,6 +5,7 @@ from conftest import planned, rendered
 from manifests.reading import (
     CATALOG,
     TWO_NODES,
+    mounted,
     of_kind,
     read,
     served,
@@ -19,14 +20,6 @@ LEADER = {"LWS_WORKER_INDEX": "0", "LWS_LEADER_ADDRESS": "s-0.s.default", "LWS_G
 WORKER = {**LEADER, "LWS_WORKER_INDEX": "1"}
 
 
-def _parts(entrypoint: list[str]) -> list[list[str]]:
-    """The words between the scripts of an entrypoint."""
-    parts: list[list[str]] = [[]]
-    for word in entrypoint:
-        parts.append([]) if word == "script" else parts[-1].append(word)
-    return parts
-
-
 def differences_of_ranks(target: str, **options: object) -> list[str]:
     """What a rank's pod says otherwise than the node of the compose file whose .env says the same."""
     made, found = templates(read(written(target, nodes=2, **options))), []
@@ -36,13 +29,14 @@ def differences_of_ranks(target: str, **options: object) -> list[str]:
             "HOST_IP": "status.podIP", "NIC": "eth0",
         }  # fmt: skip
         node = services(rendered(target, nodes=2, **options), **env)[service]
-        *_, entry, launcher = _parts(node["entrypoint"])
         # Who a node is, the controller knows; the key is read first in both.
-        guarded = [*_parts(node["entrypoint"])[1][:3], *entry[-3:-1], "/scripts/weights.py"]
-        launcher = guarded * ("/run/secrets/vllm_config" in guarded) + launcher
+        launcher = mounted(node["entrypoint"])
+        del launcher[launcher.index("/scripts/node.py") - 2 : launcher.index("--") + 1]
         # A pod has an address of its own, so that its server listens as on one node.
         own = [word for word in node["command"] if not word.startswith(("--host=", "--port="))]
-        pairs = zip(served(made[component], **variables), (launcher + own, node["environment"]), strict=True)
+        pairs = zip(
+            served(made[component], **variables), (launcher[3:] + own, node["environment"]), strict=True
+        )
         found += [f"{target} {options} {component}: {a} != {b}" for a, b in pairs if a != b]
     return found
 

@@ -9,6 +9,7 @@ from manifests.reading import (
     FORMS,
     container,
     expanded,
+    mounted,
     of_kind,
     read,
     served,
@@ -29,14 +30,13 @@ def differences(target: str, **options: object) -> list[str]:
     serve, fetch = compose["serve"], compose["fetch"]
     grace = f"{made['leader']['spec']['terminationGracePeriodSeconds']}s"
     given = {key: str(value) for key, value in fetch["environment"].items() if value}
-    # Kubernetes mounts the scripts where Compose inlines them.
-    entry = [
-        "/scripts/weights.py" if word == "-c" else word for word in serve["entrypoint"] if word != "script"
-    ]
+    # A Secret is a folder, and the token has that of Compose's secrets.
+    given |= {"PIP_CONFIG_FILE": "/run/pip/pip.conf"} if "PIP_CONFIG_FILE" in given else {}
+    entry = mounted(serve["entrypoint"])
     pairs = {
         "serve words": (served(made["leader"])[0], entry[3:] + serve["command"]),
         "serve variables": (served(made["leader"])[1], serve["environment"]),
-        "fetch words": (served(made["fetch"])[0], fetch["command"]),
+        "fetch words": (served(made["fetch"])[0], mounted(fetch["command"])),
         "fetch variables": (served(made["fetch"])[1], given),
         "image": (container(made["leader"])["image"], serve["image"]),
         "fetch image": (container(made["fetch"])["image"], fetch["image"]),
@@ -96,3 +96,13 @@ def test_scripts_are_the_files_of_the_project() -> None:
     guarded = of_kind(read(written("h100", api_key_file=True)), "ConfigMap")["data"]
     reader = ROOT / "docker/with_api_key.py"
     assert guarded == data | {reader.name: reader.read_text(encoding="utf-8")}
+
+
+@pytest.mark.parametrize("choice", ["fetch", "none"])
+def test_scripts_for_remote_code_are_there_with_it(choice: str) -> None:
+    plain = of_kind(read(written("h100")), "ConfigMap")["data"]
+    data = of_kind(read(written("h100", model="vl-28b", extra_packages=choice)), "ConfigMap")["data"]
+    names = {"judge.py", "code_reader.py", "dry_import.py", *(["packages.py"] if choice == "fetch" else [])}
+    assert data.keys() - plain.keys() == names
+    for name in names:
+        assert data[name] == (ROOT / "docker" / name).read_text(encoding="utf-8")

@@ -54,7 +54,7 @@ def test_published_schemas_accept_every_document(target: str, options: dict[str,
     documents = read(written(target, **options))
     assert {f"{one['kind']} {fault}" for one in documents for fault in faults(one)} == set()
     kinds = [document["kind"] for document in documents]
-    claims = ["PersistentVolumeClaim"] * (1 if "weights" in options else 2)
+    claims = ["PersistentVolumeClaim"] * (2 - ("weights" in options) + ("vl" in str(options.get("model"))))
     assert kinds == [*claims, "Job", "LeaderWorkerSet", "Service", "PodMonitor", "NetworkPolicy", "ConfigMap"]
 
 
