@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.package_schema import PACKAGES, Package
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.plan.request import Request
@@ -99,23 +100,19 @@ def _titles(packages: Sequence[Package]) -> str:
     return " and ".join(package.title for package in packages)
 
 
-def runs(model: Model, settings: Sequence[Setting]) -> bool:
-    """Whether vLLM is told to run code of the model's repository, which has some."""
-    return model.trust_remote_code and any(
-        s.name == "trust-remote-code" and s.value is True for s in settings
-    )
-
-
 def remote_code(
-    packages: tuple[Package, ...], model: Model, revision: str, bench: Sequence[Setting], request: Request
-) -> RemoteCode:
-    """The code of a model, which needs these packages; `bench` are the client's settings."""
-    brings, local = request.extra_packages == "fetch", bool(request.weights)
-    tokenizer = next((str(s.value) for s in bench if s.name == "tokenizer"), model.hf_id)
+    catalog: Catalog, model: Model, request: Request, settings: Sequence[Setting], bench: Sequence[Setting]
+) -> RemoteCode | None:
+    """The model's own code where vLLM is told to run it, as the flags of server and benchmark client say."""
+    flags = {setting.name: setting.value for setting in settings}
+    if not (model.trust_remote_code and flags.get("trust-remote-code") is True):
+        return None
+    packages, brings = catalog.packages_of(model), request.extra_packages == "fetch"
+    local = bool(request.weights)
     return RemoteCode(
         packages=packages if brings else (),
         left_out=() if brings else packages,
         model=WEIGHTS_MOUNT if local else model.hf_id,
-        revision="" if local else revision,
-        tokenizer=tokenizer,
+        revision="" if local else str(flags.get("revision", model.revision)),
+        tokenizer=next((str(s.value) for s in bench if s.name == "tokenizer"), model.hf_id),
     )

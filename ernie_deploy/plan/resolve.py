@@ -18,7 +18,7 @@ from ernie_deploy.plan.nodes import entry_settings, node_environment, node_setti
 from ernie_deploy.plan.notes import notes_on, warnings_on
 from ernie_deploy.plan.pairing import Pairing
 from ernie_deploy.plan.refusals import check_gpus, check_nodes, check_profiles
-from ernie_deploy.plan.remote_code import RemoteCode, remote_code, runs
+from ernie_deploy.plan.remote_code import RemoteCode, remote_code
 from ernie_deploy.plan.request import Request, check_words, user_settings
 from ernie_deploy.plan.serve import (
     API_KEY_CONFIG,
@@ -214,7 +214,7 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
     ready_timeout_s = BASE_READY_TIMEOUT_S + round(size / SLOWEST_READ_BYTES_PER_S)
     gpu_ids = _gpu_ids(request, layout, target)
     bench = bench_settings(catalog.recipes, model, target, request, settings)
-    code = _code(catalog, pairing, request, settings, bench)
+    code = remote_code(catalog, model, request, settings, bench)
     return Plan(
         request=request,
         model=model,
@@ -290,21 +290,6 @@ def _security(vendor: VendorFacts, name: Security) -> SecuritySet:
             next_step=f"leave out --security for the default, {vendor.default_security}",
         )
     return vendor.security[name]
-
-
-def _code(
-    catalog: Catalog,
-    pairing: Pairing,
-    request: Request,
-    settings: Sequence[Setting],
-    bench: Sequence[Setting],
-) -> RemoteCode | None:
-    """The model's own code, where vLLM runs it."""
-    model = pairing.model
-    if not runs(model, settings):
-        return None
-    revision = str(value_of(settings, "revision", model.revision))
-    return remote_code(catalog.packages_of(model), model, revision, bench, request)
 
 
 def _image(engine: Engine, target: Target, request: Request) -> str:

@@ -99,12 +99,14 @@ FOLLOWED_BY = {
 
 
 def mounted(words: list[str]) -> list[str]:
-    """Words of Compose with the scripts where Kubernetes mounts them; the judge finds its reader beside itself."""
+    """Words of Compose with the scripts where Kubernetes mounts them."""
     made: list[str] = []
     for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
         if word == "script" and before == "-c":
             made[-1] = f"/scripts/{FOLLOWED_BY[after]}"
-        elif "--reader" not in (before, word):
+        elif word == "script":
+            made[-1] = "--reader=/scripts/code_reader.py"
+        else:
             made.append(word)
     return made
 
