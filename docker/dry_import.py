@@ -193,7 +193,7 @@ def wait(child: subprocess.Popen[bytes], notes: Path, output: Path, limit_s: flo
     while child.poll() is None:
         if what == "transformers" and notes.stat().st_size:
             limit, what, begun = limit_s, "the remote code", time.monotonic()
-            cause = f"it asks the network, and `serve` has none: {BRING}; {SLOW}"
+            cause = f"it asks the network, and a server has none: {BRING}; {SLOW}"
         if time.monotonic() - begun > limit:
             reason = f"{what} was not imported within {limit:g} s{place_of(child, output)}"
             raise KnownError(HANGS, f"{reason}, likely because {cause}")
@@ -293,7 +293,7 @@ def explain(error: BaseException) -> str:
         lacking = clean(match[1] or match[2])
         return f"the remote code needs {lacking}, a Python package that the image lacks{place}: {BRING}"
     if NETWORK.search(raised):
-        return f"the remote code asks the network{place} ({raised}), and `serve` has none: {BRING}"
+        return f"the remote code asks the network{place} ({raised}), and a server has none: {BRING}"
     cause = "it was written for other versions of its libraries, or is damaged"
     return f"the remote code cannot be imported: {raised}{place}, likely because {cause}: {OTHER_CODE}"
 
@@ -330,9 +330,9 @@ def main(*words: str) -> int:
     try:
         prepare(options, list(words))
     except KnownError as error:
-        say(f"serve: {error}, then {AGAIN}", sys.stderr)
+        say(f"import: {error}, then {AGAIN}", sys.stderr)
         return error.code
-    say(f"serve: the remote code of {options.model} can be imported, {time.monotonic() - begun:.1f} s")
+    say(f"import: the remote code of {options.model} can be imported, {time.monotonic() - begun:.1f} s")
     return os.execvp(options.command[0], options.command)
 
 

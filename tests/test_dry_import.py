@@ -103,7 +103,7 @@ def fails(result: subprocess.CompletedProcess[str], code: int, *words: str) -> s
     assert result.returncode == code, result.stderr
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
-    assert line.startswith("serve: ")
+    assert line.startswith("import: ")
     assert line.endswith(", then run `docker compose up -d`")
     for word in words:
         assert word in line
@@ -115,9 +115,10 @@ def test_good_code_is_imported_and_the_engine_starts(bed: Bed) -> None:
     result = bed.run("--file", bed.pinned)
     assert (result.returncode, result.stderr) == (0, "")
     said, engine = result.stdout.splitlines()
-    assert re.fullmatch(rf"serve: the remote code of {bed.model} can be imported, \d+\.\d s", said)
+    assert re.fullmatch(rf"import: the remote code of {bed.model} can be imported, \d+\.\d s", said)
     assert engine == "engine"
-    assert [path.read_bytes() for path in bed.modules.rglob("*.ttf")] == [FONT]
+    (placed,) = bed.modules.rglob("*.ttf")
+    assert (placed.read_bytes(), placed.stat().st_mode & 0o777) == (FONT, 0o444)
 
 
 def test_the_engine_gets_its_words_and_finds_the_packages_after_what_the_image_sets(bed: Bed) -> None:

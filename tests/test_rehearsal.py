@@ -262,9 +262,7 @@ def test_a_head_that_waited_without_a_known_cause_is_said(
 def drained(last: Answer, monkeypatch: pytest.MonkeyPatch, *, held: bool = True) -> tuple[str, list[str]]:
     """What the drain says where the long stream ends so, `held` until the server is told; and what was done."""
     told, done, asked = threading.Event(), [], []
-    container = SimpleNamespace(
-        stop=lambda **_: (done.append("stop"), told.set()), start=lambda: done.append("start")
-    )
+    container = SimpleNamespace(stop=lambda **_: (done.append("stop"), told.set()))
 
     def chat(*_: object, max_tokens: int, **__: object) -> Answer:
         asked.append(max_tokens)
@@ -291,14 +289,14 @@ def drained(last: Answer, monkeypatch: pytest.MonkeyPatch, *, held: bool = True)
 
 def test_a_stream_that_the_stop_leaves_whole_is_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Answer(ending="complete", text="", tokens=20)
-    assert drained(whole, monkeypatch) == ("20 of 20 tokens after SIGTERM", ["stop", "start"])
+    assert drained(whole, monkeypatch) == ("20 of 20 tokens after SIGTERM", ["stop"])
 
 
 def test_a_stream_that_the_stop_cuts_is_no_drain(monkeypatch: pytest.MonkeyPatch) -> None:
     cut = Answer(ending="cut", text="", tokens=7, detail="Connection reset")
     said = "the answer ended cut with 7 of 20 tokens Connection reset"
-    # Started again all the same: the proofs after it need a server.
-    assert drained(cut, monkeypatch) == (said, ["stop", "start"])
+    # The next proof starts it again.
+    assert drained(cut, monkeypatch) == (said, ["stop"])
 
 
 def test_a_stream_that_fails_before_the_stop_says_how(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ REHEARSALS: list[tuple[str, dict[str, Any]]] = [
     ("h100", {"model": "300b"}),
     ("h100", {"model": "300b", "profiles": ("cpu-offload",)}),
     ("h100", {"model": "vl-28b"}),
+    ("mi300x", {"model": "vl-28b"}),
     ("h100", {"model": "300b", "nodes": 2, "rdma": True, "api_key_file": True}),
     ("mi300x", {"model": "300b", "nodes": 2, "rdma": True}),
     ("h100", {"model": "300b", "nodes": 2, "multi_node": "ray"}),

@@ -7,14 +7,14 @@ import argparse
 import json
 import math
 import random
-import shutil
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 REMOTE_CODE = Path(__file__).parent / "remote_code"
+NEEDS = ("decord", "sentencepiece", "font")
 CONTEXT_TOKENS = 131072
 # Next to it the embeddings of the words that are never said are zero: their logit is 0, far from the largest.
 LOGIT_SPREAD = 4.0
@@ -403,19 +403,28 @@ def tokenizer() -> dict[str, Any]:
     }
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write tokenizer and chat template."""
+def write_tokenizer(folder: Path, figures: Figures) -> None:
+    """Write tokenizer and chat template; that of a vision-language model is remote code too."""
     write_json(folder / "tokenizer.json", tokenizer())
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": CONTEXT_TOKENS}
     # Tidying spaces up would change the text of random prompts.
     settings |= {"clean_up_tokenization_spaces": False, "chat_template": CHAT_TEMPLATE} | NAMED_WORDS
+    if figures.vision:
+        settings["tokenizer_class"] = "Ernie4_5_VLTokenizer"
+        settings["auto_map"] = {"AutoTokenizer": ["processing_ernie4_5_vl.Ernie4_5_VLTokenizer", None]}
     write_json(folder / "tokenizer_config.json", settings)
 
 
-def write_remote_code(folder: Path) -> None:
+def remote_code(path: Path, without: Collection[str]) -> str:
+    """The text of a remote file, without the lines of some demands (`# needs: NAME`)."""
+    lines = path.read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if line.rpartition("# needs: ")[2].strip() not in without)
+
+
+def write_remote_code(folder: Path, without: Collection[str]) -> None:
     """Write the code that `--trust-remote-code` runs, and what names it."""
     for path in sorted(REMOTE_CODE.glob("*.py")):
-        shutil.copy(path, folder / path.name)
+        (folder / path.name).write_text(remote_code(path, without))
     module = "processing_ernie4_5_vl"
     processor = f"{module}.Ernie4_5_VLProcessor"
     images = f"{module}.Ernie4_5_VLImageProcessor"
@@ -427,18 +436,18 @@ def write_remote_code(folder: Path) -> None:
     write_json(folder / "preprocessor_config.json", settings | auto)
 
 
-def write(folder: Path, figures: Figures) -> None:
-    """Write one checkpoint."""
+def write(folder: Path, figures: Figures, without: Collection[str] = ()) -> None:
+    """Write one checkpoint, its remote code without some of what that needs."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config(figures))
     ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     write_json(
         folder / "generation_config.json", {"do_sample": True, "temperature": 0.8, "top_p": 0.8} | ends
     )
-    write_tokenizer(folder)
+    write_tokenizer(folder, figures)
     write_weights(folder, figures)
     if figures.vision:
-        write_remote_code(folder)
+        write_remote_code(folder, without)
 
 
 def main(arguments: list[str]) -> None:
@@ -446,11 +455,18 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"default: all of {', '.join(KINDS)}")
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        choices=NEEDS,
+        help="leave out what the remote code needs at its import",
+    )
     options = parser.parse_args(arguments)
     if unknown := set(options.kinds) - KINDS.keys():
         parser.error(f"no such kind: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     for kind in options.kinds or KINDS:
-        write(options.folder / kind, KINDS[kind])
+        write(options.folder / kind, KINDS[kind], options.without)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""A Hugging Face hub over local folders: hub.py MAP.json, where MAP is {"org/name": {"revision": "folder"}}."""
+"""A Hugging Face hub over local folders: hub.py MAP.json, where MAP is {"org/name": {"revision": "folder"}}.
+
+It is a package index too, and the place from which the remote code downloads.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import argparse
 import hashlib
 import json
 import sys
+import time
 from functools import cached_property, lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +18,11 @@ from urllib.parse import unquote, urlsplit
 
 # The hub keeps what is larger in its large-file storage, named by SHA-256 instead of git's hash.
 LARGE = 1000
+# What the remote code of `remote_code` downloads where it misses it, from a place that asks for no token.
+MATERIALS = "materials"
+HANG, PAGE = "hang", "page"
+HANG_S = 3600
+NOWHERE = Path("/nonexistent")
 CHUNK_BYTES = 1 << 20
 
 
@@ -55,13 +64,20 @@ def commit(folder: Path) -> str:
 
 
 class Hub(ThreadingHTTPServer):
-    """The models it serves, and the token it asks for, if any."""
+    """The models it serves, the token it asks for, if any, and what becomes of who asks for a material."""
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], models: dict[str, dict[str, Path]], token: str = "") -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        models: dict[str, dict[str, Path]],
+        token: str = "",
+        materials: str = HANG,
+        archives: Path = NOWHERE,
+    ) -> None:
         super().__init__(address, Handler)
-        self.models, self.token = models, token
+        self.models, self.token, self.materials, self.archives = models, token, materials, archives
 
     def handle_error(self, *_: object) -> None:
         """A client that went away is no news."""
@@ -85,9 +101,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer one request."""
+        words = [unquote(word) for word in urlsplit(self.path).path.strip("/").split("/")]
+        if words[0] == MATERIALS:
+            return self.send_material(words[-1])
+        if words[0] in ("simple", "archives"):
+            return self.send_archive(*words)
         if self.server.token and self.headers.get("Authorization") != f"Bearer {self.server.token}":
             return self.send_json(401, {"error": "Invalid username or password."}, "GatedRepo")
-        words = [unquote(word) for word in urlsplit(self.path).path.strip("/").split("/")]
         if words == ["health"]:
             return self.send_json(200, {})
         if words[:2] == ["api", "models"]:
@@ -121,10 +141,30 @@ class Handler(BaseHTTPRequestHandler):
             self.send_json(404, {}, "RevisionNotFound" if model in self.server.models else "RepoNotFound")
         return folder
 
+    def send_material(self, name: str) -> None:
+        """Send a file of the folder of materials, never answer, or answer with a page that is none."""
+        self.log_message('"%s" for a material: %s', self.requestline, self.server.materials)
+        if self.server.materials == HANG:
+            return time.sleep(HANG_S)
+        if self.server.materials == PAGE:
+            return self.send_json(404, {"error": f"no {name}"})
+        return self.send_file(files(Path(self.server.materials))[name], "")
+
+    def send_archive(self, call: str, name: str, *_: str) -> None:
+        """Answer /simple/PROJECT/ as a package index does, and send the archive that is linked there."""
+        found = files(self.server.archives)
+        if call == "archives" and name in found:
+            return self.send_file(found[name], "")
+        links = [f'<a href="/archives/{file}">{file}</a>' for file in found if file.startswith(f"{name}-")]
+        return self.send_body(200 if links else 404, "".join(links).encode(), {"Content-Type": "text/html"})
+
     def send_json(self, status: int, document: object, code: str = "") -> None:
         """Send a small document, and the reason where huggingface_hub wants one."""
-        body = json.dumps(document).encode()
-        self.send_head(status, {"Content-Length": str(len(body))} | ({"X-Error-Code": code} if code else {}))
+        self.send_body(status, json.dumps(document).encode(), {"X-Error-Code": code} if code else {})
+
+    def send_body(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        """Send what is in memory."""
+        self.send_head(status, {"Content-Length": str(len(body))} | headers)
         if self.command != "HEAD":
             self.wfile.write(body)
 
@@ -165,9 +205,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--host", default="0.0.0.0", help="address to listen at")  # noqa: S104 - in a container
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--token-file", type=Path, help="ask for the token in this file")
+    parser.add_argument(
+        "--materials", default=HANG, help=f"the folder that the remote code downloads from, {HANG} or {PAGE}"
+    )
+    parser.add_argument("--archives", type=Path, default=NOWHERE, help="the folder of a package index")
     options = parser.parse_args(arguments)
     token = options.token_file.read_text().strip() if options.token_file else ""
-    Hub((options.host, options.port), read_models(options.map), token).serve_forever()
+    address = options.host, options.port
+    Hub(address, read_models(options.map), token, options.materials, options.archives).serve_forever()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from ernie_deploy.safe_io.http_client import BadStatus, ask, ask_json, lines, re
 LONGEST_S = 3600.0
 COMPLETION_S = 120.0
 Ending = Literal["complete", "error", "cut"]
+QUESTION = "Count to ten."
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -20,15 +21,24 @@ class Answer(Struct, frozen=True, kw_only=True):
     text: str
     tokens: int
     detail: str = ""
+    # Zero where nothing tells: a stream's usage is not read for it.
+    prompt_tokens: int = 0
 
 
 def chat(  # noqa: PLR0913 - each is another caller's to choose
-    base_url: str, model: str, *, max_tokens: int, stream: bool, timeout_s: float = 120, api_key: str = ""
+    base_url: str,
+    model: str,
+    *,
+    max_tokens: int,
+    stream: bool,
+    timeout_s: float = 120,
+    api_key: str = "",
+    question: str | list[dict[str, Any]] = QUESTION,
 ) -> Answer:
-    """One chat request, judged."""
+    """One chat request, judged; a question in parts may hold pictures and videos."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": "Count to ten."}],
+        "messages": [{"role": "user", "content": question}],
         "max_tokens": max_tokens,
         "temperature": 0,
         "ignore_eos": True,
@@ -92,6 +102,7 @@ def _whole(answer: dict[str, Any]) -> Answer:
         ending="complete" if complete else "error",
         text=choice["message"].get("content") or "",
         tokens=usage["completion_tokens"],
+        prompt_tokens=usage["prompt_tokens"],
     )
 
 

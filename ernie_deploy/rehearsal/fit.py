@@ -1,4 +1,4 @@
-"""The plan as a CPU runs it: what it cannot run is left out, tensor parallel over nodes is as wide as its cores."""
+"""The plan as a CPU runs it: what it cannot run is left out, and what it needs is added."""
 
 import os
 
@@ -10,6 +10,7 @@ from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.settings import Setting, words
 
 TENSOR = "tensor-parallel-size"
+UNPROFILED = "skip-mm-profiling"
 # Of every tiny checkpoint (docker/rehearsal/checkpoints.py).
 TINY_LAYERS = 4
 
@@ -27,7 +28,17 @@ def fitted(plan: Plan, cores: int = 0) -> tuple[Plan, tuple[str, ...]]:
     kept = tuple(setting for setting in plan.settings if setting.name not in cannot)
     said = tuple(f"{_word(setting)} -> left out: {cannot[setting.name]}" for setting in dropped)
     smaller, resized = _narrower(replace(plan, settings=kept), cores or os.cpu_count() or 1)
-    return smaller, said + resized
+    unprofiled, skipped = _unprofiled(smaller)
+    return unprofiled, said + resized + skipped
+
+
+def _unprofiled(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
+    """Do not try the vision tower before it serves, where it is shared by ranks."""
+    if plan.model.vision is None or plan.topology.tensor_parallel_size == 1:
+        return plan, ()
+    new = Setting(name=UNPROFILED, value=True, origin="rehearsal")
+    why = next(s.why for s in Catalog().substitutions if s.flag == new.name)
+    return replace(plan, settings=(*plan.settings, new)), (f"{_word(new)} added: {why}",)
 
 
 def _narrower(plan: Plan, cores: int) -> tuple[Plan, tuple[str, ...]]:

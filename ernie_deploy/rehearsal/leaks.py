@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 Place = tuple[str, bytes]
-VOLUMES = ("/cache/hf", "/cache/engine", "/stack")
+VOLUMES = ("/cache/hf", "/cache/engine", "/stack", "/packages")
 PROCESSES = r"for p in /proc/[0-9]*; do cat $p/environ $p/cmdline; echo; done 2>/dev/null || true"
 
 

@@ -4,17 +4,19 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from msgspec import Struct
 
 from ernie_deploy.plan.memory import GIB
-from ernie_deploy.rehearsal.client import Answer, chat, status
+from ernie_deploy.rehearsal.client import QUESTION, Answer, chat, status
 from ernie_deploy.rehearsal.group import Member
 from ernie_deploy.rehearsal.leaks import places
 from ernie_deploy.rehearsal.override import KV_CACHE_GIB, Rehearsal, tiny_kv_bytes
 from ernie_deploy.rehearsal.planted import Planted
+from ernie_deploy.rehearsal.seclusion import secluded
 from ernie_deploy.stack import containers, metrics
 from ernie_deploy.stack.compose import Stack, ask, demand
 from ernie_deploy.stack.waiting import came
@@ -96,20 +98,24 @@ def _uid_of_hardened(member: Member, seccomp: str) -> str:
 
 def answers(stage: Stage) -> str:
     """One chat answer with as many tokens as asked for."""
-    return f"{_complete(_asked(stage, TOKENS, stream=False), TOKENS)} tokens"
+    return f"{complete(asked(stage, TOKENS, stream=False), TOKENS)} tokens"
 
 
 def streams(stage: Stage) -> str:
     """The same as a stream, ended by a finish_reason and no error event."""
-    return f"{_complete(_asked(stage, TOKENS), TOKENS)} tokens"
+    return f"{complete(asked(stage, TOKENS), TOKENS)} tokens"
 
 
-def _asked(stage: Stage, tokens: int, *, stream: bool = True) -> Answer:
+def asked(
+    stage: Stage, tokens: int, *, stream: bool = True, question: str | list[dict[str, Any]] = QUESTION
+) -> Answer:
+    """The answer to one question."""
     name, key = stage.rehearsal.plan.served_name, stage.planted.api_key
-    return chat(stage.base_url, name, max_tokens=tokens, stream=stream, api_key=key)
+    return chat(stage.base_url, name, max_tokens=tokens, stream=stream, api_key=key, question=question)
 
 
-def _complete(answer: Answer, tokens: int) -> int:
+def complete(answer: Answer, tokens: int) -> int:
+    """The tokens of an answer; raises `Disproved` where it is not complete."""
     if answer.ending != "complete" or answer.tokens != tokens:
         raise Disproved(
             f"the answer ended {answer.ending} with {answer.tokens} of {tokens} tokens {answer.detail}"
@@ -127,9 +133,14 @@ def drafts(stage: Stage) -> str:
 
 def benchmarks(stage: Stage) -> str:
     """The bench service completes a cell, counted by its tokens."""
+    return completes_a_cell(stage, ())
+
+
+def completes_a_cell(stage: Stage, words: Sequence[str]) -> str:
+    """Run a small cell of the bench service, with these words beside its own; raises `Disproved`."""
     overridden = ("--random-input-len=64", "--random-output-len=16", "--num-prompts=4", "--request-rate=50")
     base = [str(word) for word in _bench_command(stage)]
-    done = ask(stage.stack.bench(*base, *overridden), timeout_s=BENCH_S)
+    done = ask(stage.stack.bench(*base, *words, *overridden), timeout_s=BENCH_S)
     figures = dict(line.rsplit(":", 1) for line in done.stdout.splitlines() if ":" in line)
     said = {name.strip(): value.strip() for name, value in figures.items()}
     if said.get("Successful requests") != "4" or said.get("Total generated tokens") != "64":
@@ -198,22 +209,20 @@ def drains(stage: Stage) -> str:
 
 
 def _stopped_midway(stage: Stage, tokens: int) -> bool:
-    """Stop the server under a stream and start it again; returns whether the stream lasted until the stop.
+    """Stop the server under a stream; returns whether the stream lasted until the stop.
 
     On a machine whose disk stalls, the server may tell of a request only after it. Raises `Disproved` where
     the stream is not complete.
     """
     container = containers.client().containers.get(stage.serve().id)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(_asked, stage, tokens)
-        until(lambda: asked.done() or _is_busy(stage), 30)
-        lasted = not asked.done()
+        answering = pool.submit(asked, stage, tokens)
+        until(lambda: answering.done() or _is_busy(stage), 30)
+        lasted = not answering.done()
         if lasted:
             container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
-        answer = asked.result()
-    # By the engine: `docker compose start` would run fetch again, and the next proof is about being offline.
-    container.start()
-    _complete(answer, tokens)
+        answer = answering.result()
+    complete(answer, tokens)
     return lasted
 
 
@@ -224,7 +233,7 @@ def _is_busy(stage: Stage) -> bool:
 def _tokens_in(seconds: float, stage: Stage) -> int:
     """How many tokens this machine streams in so many seconds, measured on a short answer."""
     begun = time.monotonic()
-    _complete(_asked(stage, TOKENS), TOKENS)
+    complete(asked(stage, TOKENS), TOKENS)
     return max(TOKENS, min(MOST_TOKENS, int(TOKENS * seconds / (time.monotonic() - begun))))
 
 
@@ -247,10 +256,17 @@ def killed(stage: Stage, member: Member, word: str) -> float:
 
 
 def becomes_healthy(stage: Stage) -> str:
-    """After a stop the same container starts again from the verified weights, offline."""
-    begun = time.monotonic()
-    until(stage.healthy, RECOVERY_S)
-    return f"healthy {time.monotonic() - begun:.0f} s after the start"
+    """The same container starts again from the verified weights, with no way out of the network where it has its own."""
+    engine = containers.client()
+    container = engine.containers.get(stage.serve().id)
+    container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
+    with secluded(engine, container) as apart:
+        begun = time.monotonic()
+        # By the engine: `docker compose start` would run fetch again.
+        container.start()
+        until(stage.healthy, RECOVERY_S)
+        how = ", with no way out of the network" if apart else ""
+        return f"healthy {time.monotonic() - begun:.0f} s after the start{how}"
 
 
 def until(met: Callable[[], bool], limit_s: float) -> None:

@@ -13,7 +13,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError, NotReady, ToolFailed, ToolMissing
 from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan.resolve import Plan
-from ernie_deploy.rehearsal import group_proofs, proofs
+from ernie_deploy.rehearsal import group_proofs, media, proofs
 from ernie_deploy.rehearsal.group import Member, address, lay_out_nodes, members
 from ernie_deploy.rehearsal.override import IMAGE, Rehearsal, hub_map, override_file
 from ernie_deploy.rehearsal.planted import Planted, plant
@@ -26,8 +26,12 @@ from ernie_deploy.stack.lifecycle import Show, Started, up
 
 UP_S = 600
 CHECKPOINT_S = 120
+PACKAGES_S = 900
 # What vLLM says when it answers.
 READY = "Application startup complete"
+
+
+SEEING = [("picture answered", media.sees_a_picture), ("video answered", media.sees_a_video)]
 
 
 class Proof(Struct, frozen=True, kw_only=True):
@@ -50,8 +54,10 @@ def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
         *([("key asked for", proofs.asks_for_the_key)] if guarded else []),
         ("chat answer", proofs.answers),
         ("streamed answer", proofs.streams),
+        *(SEEING if sees(plan) else []),
         *drafting,
         ("benchmark cell", proofs.benchmarks),
+        *([("benchmark with pictures", media.benchmarks)] if sees(plan) else []),
         ("token and key kept secret" if guarded else "token kept secret", proofs.keeps_the_secret),
         ("drain on stop", proofs.drains),
         ("restart offline", proofs.becomes_healthy),
@@ -60,6 +66,11 @@ def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
         ("answers afterwards", proofs.answers),
         *([("answers as one node does", group_proofs.as_one_node)] if group else []),
     ]
+
+
+def sees(plan: Plan) -> bool:
+    """Whether the server looks at pictures: a vision-language model, and not for text alone."""
+    return plan.model.vision is not None and plan.setting("language-model-only") is None
 
 
 def unproven(plan: Plan) -> list[str]:
@@ -95,12 +106,21 @@ def lay_out(rehearsal: Rehearsal, compose_text: str) -> Planted:
         ],
         timeout_s=CHECKPOINT_S,
     )
+    if rehearsal.plan.packages:
+        bring_packages(rehearsal)
     (checkpoints / "map.json").write_text(json.dumps(hub_map(rehearsal.plan, rehearsal.checkpoint)))
     (folder / "compose.yml").write_text(compose_text)
     (folder / "rehearsal.yml").write_text(override_file(rehearsal))
     planted = plant(rehearsal)
     lay_out_nodes(rehearsal)
     return planted
+
+
+def bring_packages(rehearsal: Rehearsal) -> None:
+    """Bring what the rehearsal's hub gives as a package index; raises `ToolFailed` with the script's own sentence."""
+    words = [f"--into={rehearsal.folder / 'packages'}", *(one.requirement for one in rehearsal.plan.packages)]
+    script = str(DOCKER / "packages.py")
+    demand([sys.executable, "-I", script, "bring", *words, "--", "true"], timeout_s=PACKAGES_S)
 
 
 def require_image(*, build_base: bool = False) -> None:

@@ -39,7 +39,7 @@ DISK_FULL = 23
 
 CASES = [["h100", "--profile", "mtp"], ["h100", "--api-key-file"]]
 MORE = [["mi300x"], ["h100"], ["h200"], ["cpu"], ["mi300x", "--profile", "mtp"], ["h200", "--profile", "mtp"],
-        ["h100", "--model", "300b"], ["h100", "--model", "vl-28b"], ["h100", "--model", "300b", "--nodes", "2"],
+        ["h100", "--model", "300b"], ["h100", "--model", "vl-28b"], ["mi300x", "--model", "vl-28b"], ["h100", "--model", "300b", "--nodes", "2"],
         ["h100", "--model", "300b", "--nodes", "2", "--profile", "mtp"]]  # fmt: skip
 
 
@@ -52,7 +52,9 @@ def test_rehearsal(docker_engine: None, words: list[str]) -> None:
     assert "FAIL" not in done.stdout
     shown = [line[6:34].strip() for line in done.stdout.splitlines() if line.startswith("ok ")]
     assert shown[0] == "healthy"
-    assert len(shown) == 12 + ("mtp" in words) + ("--api-key-file" in words) + 2 * ("--nodes" in words)
+    assert len(shown) == 12 + ("mtp" in words) + ("--api-key-file" in words) + 2 * (
+        "--nodes" in words
+    ) + 3 * ("vl-28b" in words)
 
 
 def test_engine_killed_while_streaming(running: Running) -> None:

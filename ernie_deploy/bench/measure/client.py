@@ -23,7 +23,10 @@ DECIDED = frozenset({
     "random-mm-limit-mm-per-prompt", "random-mm-bucket-config",
 })  # fmt: skip
 # One image of 720p for each prompt, as vLLM's documentation of random-mm has it.
-IMAGES = (
+PICTURES = (
+    "--backend=openai-chat",
+    "--endpoint=/v1/chat/completions",
+    "--dataset-name=random-mm",
     "--random-mm-base-items-per-request=1",
     "--random-mm-num-mm-items-range-ratio=0",
     '--random-mm-limit-mm-per-prompt={"image": 1}',
@@ -78,11 +81,10 @@ def _dataset(cell: Cell, place: Place) -> list[str]:
     lengths = [f"--random-input-len={cell.input_len}", f"--random-output-len={cell.output_len}"]
     fixed = [*lengths, "--random-range-ratio=0", "--ignore-eos"]
     completions = ["--backend=openai", "--endpoint=/v1/completions"]
-    chat = ["--backend=openai-chat", "--endpoint=/v1/chat/completions"]
     file = f"--dataset-path={place.dataset}"
     return {
         "random": [*completions, "--dataset-name=random", *fixed],
-        "random-mm": [*chat, "--dataset-name=random-mm", *fixed, *IMAGES],
+        "random-mm": [*PICTURES, *fixed],
         "sharegpt": [*completions, "--dataset-name=sharegpt", file],
         "custom": [*completions, "--dataset-name=custom", file, f"--custom-output-len={cell.output_len}"],
     }[cell.dataset]
