@@ -17,6 +17,16 @@ VARIABLES = {
     "num-prompts": "BENCH_NUM_PROMPTS",
     "request-rate": "BENCH_REQUEST_RATE",
 }
+# One image of 720p for each prompt, as vLLM's documentation of random-mm has it.
+PICTURES = (
+    "--backend=openai-chat",
+    "--endpoint=/v1/chat/completions",
+    "--dataset-name=random-mm",
+    "--random-mm-base-items-per-request=1",
+    "--random-mm-num-mm-items-range-ratio=0",
+    '--random-mm-limit-mm-per-prompt={"image": 1}',
+    "--random-mm-bucket-config={(720, 1280, 1): 1.0}",
+)  # fmt: skip
 
 
 def bench_settings(

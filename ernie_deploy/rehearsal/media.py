@@ -4,7 +4,7 @@ import base64
 import struct
 import zlib
 
-from ernie_deploy.bench.measure.client import PICTURES
+from ernie_deploy.plan.bench import PICTURES
 from ernie_deploy.rehearsal.proofs import TOKENS, Disproved, Stage, asked, complete, completes_a_cell
 from ernie_deploy.stack.compose import demand
 

@@ -6,6 +6,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ernie_deploy.bench.journal.record import Cell
+from ernie_deploy.plan.bench import PICTURES
 
 # Where the container finds the folder for its result, and a dataset of the user's.
 RESULTS_MOUNT = "/results"
@@ -22,16 +23,6 @@ DECIDED = frozenset({
     "sharegpt-output-len", "random-mm-base-items-per-request", "random-mm-num-mm-items-range-ratio",
     "random-mm-limit-mm-per-prompt", "random-mm-bucket-config",
 })  # fmt: skip
-# One image of 720p for each prompt, as vLLM's documentation of random-mm has it.
-PICTURES = (
-    "--backend=openai-chat",
-    "--endpoint=/v1/chat/completions",
-    "--dataset-name=random-mm",
-    "--random-mm-base-items-per-request=1",
-    "--random-mm-num-mm-items-range-ratio=0",
-    '--random-mm-limit-mm-per-prompt={"image": 1}',
-    "--random-mm-bucket-config={(720, 1280, 1): 1.0}",
-)  # fmt: skip
 
 
 class Place(Struct, frozen=True, kw_only=True):
