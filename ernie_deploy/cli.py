@@ -28,7 +28,7 @@ COMMANDS = {
     "profiles": ("show", "List the opt-in changes to a plan."),
     "plan": ("plan", "Explain a stack: layout, memory, and where each flag comes from."),
     "render": ("render", "Write a stack as one compose file, or as manifests, to standard output."),
-    "init": ("init", "Make a folder with compose.yml, .env and a README of the stack."),
+    "init": ("init", "Make a folder with compose.yml, .env, scripts and a README."),
     "doctor": ("doctor", "Compare this host with what a stack needs, and say what to do."),
     "up": ("lifecycle", "Start a stack, show how far it is, and say why if it fails."),
     "status": ("lifecycle", "Show the containers, and what the server is doing."),

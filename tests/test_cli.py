@@ -142,12 +142,39 @@ def test_output_into_a_file_as_folder_is_a_sentence(tmp_path: Path) -> None:
 def test_init_makes_a_folder_or_touches_nothing(tmp_path: Path) -> None:
     done = kit("init", str(tmp_path / "s"), "mi300x", "--env", "PORT=9000")
     assert done.returncode == 0, done.stderr
-    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [".env", "README.md", "compose.yml"]
+    names = [".env", ".gitignore", "README.md", "compose.yml", "scripts"]
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == names
     assert "\nPORT=9000\n" in (tmp_path / "s" / ".env").read_text()
     (tmp_path / "s" / "compose.yml").unlink()
     again = kit("init", str(tmp_path / "s"), "h100")
     assert again.returncode == 2
     assert not (tmp_path / "s" / "compose.yml").exists()
+
+
+def test_init_in_a_folder_that_has_a_stack_loses_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    assert kit("init", str(folder), "h100").returncode == 0
+    (folder / ".env").write_text("PORT=9001\n")
+    (folder / "mine.txt").write_text("mine")
+    edited = (folder / "compose.yml").read_text().replace("stop_grace_period: 90s", "stop_grace_period: 95s")
+    (folder / "compose.yml").write_text(edited)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    refused = kit("init", str(folder), "h100", "--profile", "reasoning", "--model", "21b-thinking")
+    assert refused.returncode == 2
+    assert '+      - "--reasoning-parser=ernie45"' in refused.stderr
+    assert f"{folder / 'compose.yml'} exists and was not overwritten." in refused.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    for number in ("", "1"):
+        done = kit("init", str(folder), "h100", "--tp", "2" if number else "1", "--force")
+        assert done.returncode == 0, done.stderr
+        assert f"kept {folder / '.env'} as it is" in done.stderr
+    assert (folder / ".env").read_text() == "PORT=9001\n"
+    assert (folder / "mine.txt").read_text() == "mine"
+    assert (folder / "compose.yml.orig").read_text() == edited
+    assert "--tensor-parallel-size=2" in (folder / "compose.yml").read_text()
+    assert "--tensor-parallel-size=2" not in (folder / "compose.yml.orig1").read_text()
+    told = kit("init", str(folder), "h100", "--env", "PORT=1")
+    assert (told.returncode, f"--env cannot change {folder / '.env'}" in told.stderr) == (2, True)
 
 
 def test_init_refuses_a_variable_that_the_stack_does_not_read(tmp_path: Path) -> None:
@@ -170,7 +197,7 @@ def test_a_planted_secret_appears_nowhere(tmp_path: Path) -> None:
     ):  # fmt: skip
         done = kit(*words, cwd=tmp_path, env=env)
         assert SECRET not in done.stdout + done.stderr, words
-    for path in (tmp_path / "s").rglob("*"):
+    for path in (tmp_path / "s").rglob("*.*"):
         assert SECRET not in path.read_text()
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -69,7 +70,7 @@ def test_compose_reads_what_was_rendered(
     read = json.loads(done.stdout.replace("$$", "$"))["services"]
     meant = yaml.safe_load(interpolated(path.read_text()))["services"]
     for name, service in meant.items():
-        assert read[name]["command"] == service["command"]
+        assert read[name].get("command") == service.get("command")
         assert read[name]["entrypoint"] == service["entrypoint"]
         said = read[name].get("environment", {})
         environment = {key: value for key, value in said.items() if value is not None}
@@ -139,9 +140,11 @@ def lint(*paths: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(words, capture_output=True, text=True, timeout=120)
 
 
-def test_compose_lint_finds_what_the_recipe_opens_on_amd_and_nothing_else() -> None:
-    amd = [path for path in COMMITTED if path.stem.rpartition("-")[2].startswith("mi")]
-    done = lint(*map(str, set(COMMITTED) - set(amd)))
+def test_compose_lint_finds_what_the_recipe_opens_on_amd_and_nothing_else(tmp_path: Path) -> None:
+    # A mount from below a developer's /root would be a finding of its own.
+    copies = [Path(shutil.copy(path, tmp_path)) for path in COMMITTED]
+    amd = [path for path in copies if path.stem.rpartition("-")[2].startswith("mi")]
+    done = lint(*map(str, set(copies) - set(amd)))
     assert done.returncode == 0, done.stdout[-3000:]
     assert f"{len(COMMITTED) - len(amd)} files scanned" in done.stdout
     done = lint(*map(str, amd))

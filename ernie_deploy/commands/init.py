@@ -1,5 +1,6 @@
 """`init`: a folder that holds a stack, ready for `docker compose up`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,21 @@ EXAMPLE = """\b
 Examples:
   ernie-deploy init my-ernie mi300x
   ernie-deploy init my-ernie h100 --model 300b --env PORT=9000"""
+# The file that a host's operator edits: it is written once and never replaced.
+ENV = ".env"
+MOST_BYTES = 2 << 20
 
 
 @click.command(epilog=EXAMPLE)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--env", "values", multiple=True, metavar="NAME=VALUE", help="Set a variable in .env.")
-@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@click.option("--force", is_flag=True, help="Replace what differs, the old file kept beside it as NAME.orig.")
 @request_options
 def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> None:
-    """Make a folder with compose.yml, .env and a README of the stack."""
+    """Make a folder with compose.yml, .env, scripts and a README.
+
+    In a folder that has a stack, `.env` stays as it is, and the difference to compose.yml is shown.
+    """
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.paths import write_all
     from ernie_deploy.plan.resolve import resolve
@@ -33,9 +40,85 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     for sentence in plan.warnings:
         say(f"warning: {sentence}", err=True)
     made = files(plan, catalog, dict(_pair(value) for value in values))
-    write_all({folder / name: text for name, text in made.items()}, force=force, private=[folder / ".env"])
-    say(f"wrote {', '.join(made)} to {folder}", err=True)
+    if kept := _keep_env(folder, made, values):
+        say(kept, err=True)
+    copies = dict(_copies(folder, made, force=force))
+    write_all(
+        {folder / name: text for name, text in {**copies, **made}.items()}, force=True, private=[folder / ENV]
+    )
+    say(f"wrote {', '.join((*made, *copies))} to {folder}", err=True)
     say(f"next: cd {folder} && docker compose up -d --wait", err=True)
+
+
+def _keep_env(folder: Path, made: dict[str, str], values: tuple[str, ...]) -> str:
+    """Leave a `.env` that is there out of what is written; returns the sentence about it, '' where there is none."""
+    import os
+
+    path = folder / ENV
+    if not os.path.lexists(path):
+        return ""
+    if values:
+        raise UsageError(
+            f"--env cannot change {path}, which is there.",
+            cause="`.env` is the host's own, and the kit keeps it as it is",
+            next_step=f"write the line into {path}, and leave out --env",
+        )
+    del made[ENV]
+    return f"kept {path} as it is"
+
+
+def _copies(folder: Path, made: dict[str, str], *, force: bool) -> Iterator[tuple[str, str]]:
+    """Name and text of the copy of each file that is replaced; raises `UsageError` unless that was asked for."""
+    from ernie_deploy.paths import says
+
+    changed = [
+        name for name, text in made.items() if (folder / name).exists() and not says(folder / name, text)
+    ]
+    if not changed:
+        return
+    old = {name: _text(folder / name) for name in changed}
+    if not force:
+        _show_difference(old.get("compose.yml"), made["compose.yml"])
+        raise UsageError(
+            "\n".join(f"{folder / name} exists and was not overwritten." for name in changed),
+            cause="the kit never replaces a file of yours unasked, and has written none of the others either",
+            next_step="repeat the command with --force; each old file is kept beside its new one as NAME.orig",
+        )
+    yield from ((_free(folder, f"{name}.orig"), text) for name, text in old.items())
+
+
+def _text(path: Path) -> str:
+    from ernie_deploy.safe_io.reading import read_bounded
+
+    try:
+        return read_bounded(path, MOST_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as fault:
+        raise UsageError(
+            f"{path} cannot be read, so no copy of it can be kept.",
+            cause=getattr(fault, "strerror", None) or "it is no text",
+            next_step="move it away, or choose another folder",
+        ) from fault
+
+
+def _show_difference(old: str | None, new: str) -> None:
+    """The lines of compose.yml that would change."""
+    import difflib
+
+    if old is None:
+        return
+    for line in difflib.unified_diff(
+        old.splitlines(), new.splitlines(), "compose.yml", "compose.yml, new", lineterm="", n=1
+    ):
+        say(line, err=True)
+
+
+def _free(folder: Path, name: str) -> str:
+    """The name, with a number behind it where another copy has it."""
+    import itertools
+    import os
+
+    numbered = (f"{name}{number or ''}" for number in itertools.count())
+    return next(one for one in numbered if not os.path.lexists(folder / one))
 
 
 def _pair(value: str) -> tuple[str, str]:

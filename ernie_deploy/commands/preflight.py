@@ -48,14 +48,14 @@ def preflight(request: Request, env_file: Path, host: "Host | None" = None) -> N
 
 
 def _line(finding: "Finding") -> str:
-    from ernie_deploy.render.compose import comment
+    from ernie_deploy.render.yaml import comment
 
     # A process names itself, and may do so with control characters.
     return f"warning: {comment(finding.sentence)}\n  next:  {comment(finding.remedy)}"
 
 
 def _failed(report: "Report", errors: "list[Finding]") -> KitError:
-    from ernie_deploy.render.compose import comment
+    from ernie_deploy.render.yaml import comment
 
     kind = ToolMissing if report.exit_code == ToolMissing.exit_code else ToolFailed
     more = f", and of {len(errors) - 1} more" if errors[1:] else ""

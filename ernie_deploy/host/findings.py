@@ -76,7 +76,7 @@ def as_text(report: Report) -> str:
 
 
 def _lines(finding: Finding, width: int) -> list[str]:
-    from ernie_deploy.render.compose import comment
+    from ernie_deploy.render.yaml import comment
 
     # A process names itself, and may do so with control characters.
     lines = [f"{WORDS[finding.severity]:<4}  {finding.id:<{width}}  {comment(finding.sentence)}"]

@@ -23,7 +23,9 @@ from ernie_deploy.plan.request import Request, check_words, user_settings
 from ernie_deploy.plan.serve import (
     API_KEY_CONFIG,
     API_KEY_SECRET,
+    CACHES,
     HF_CACHE,
+    OFFLINE,
     STATE,
     WEIGHTS_MOUNT,
     cache_environment,
@@ -181,6 +183,16 @@ class Plan(Struct, frozen=True, kw_only=True):
         return self.target.vendor == "amd" and (bool(self.user) or self.security.device_groups)
 
     @property
+    def offline_settings(self) -> tuple[Setting, ...]:
+        """Those of `environment` that `bench` has too: HOME on a tmpfs, and nothing asked of the network."""
+        return tuple(setting for setting in self.environment if setting.name in OFFLINE)
+
+    @property
+    def cache_settings(self) -> tuple[Setting, ...]:
+        """Those of `environment` that say where libraries keep what they compile."""
+        return tuple(setting for setting in self.environment if setting.origin == CACHES)
+
+    @property
     def stop_grace_period_s(self) -> int:
         """vLLM drains for the shutdown timeout; Docker kills this much later."""
         return self.shutdown_timeout_s + STOP_MARGIN_S
@@ -210,6 +222,8 @@ def resolve(catalog: Catalog, request: Request) -> Plan:
         limit_settings(pairing.engine, pairing.model, request, layout.settings),
         pairing.user,
     )
+    # What the recipe, the hardware or the user wants comes first, what the stack itself wants behind it.
+    settings = tuple(sorted(settings, key=lambda setting: setting.is_kit))
     model, target, size = pairing.model, pairing.target, weight_bytes(pairing.model)
     ready_timeout_s = BASE_READY_TIMEOUT_S + round(size / SLOWEST_READ_BYTES_PER_S)
     gpu_ids = _gpu_ids(request, layout, target)

@@ -12,6 +12,8 @@ STATE = "/stack"
 # A tmpfs: gone with the container, and Docker's may not execute.
 HOME = "/tmp"  # noqa: S108 - the container's
 WEIGHTS_MOUNT = "/weights"
+OFFLINE = ("HF_HOME", "HF_HUB_OFFLINE", "HF_MODULES_CACHE", "HOME", "PYTHONNOUSERSITE", "VLLM_NO_USAGE_STATS")
+CACHES = "kit: on a volume, because /tmp is noexec"
 # The file of API_KEY_FILE, which docker/with_api_key.py alone reads, and what it makes of it for vLLM and the
 # health check: the user's file may change between two readers. vLLM takes only names that end in .yaml or .yml.
 API_KEY_SECRET = "/run/secrets/vllm_config"  # noqa: S105 - a path
@@ -57,7 +59,7 @@ def cache_environment(engine: Engine, vendor: Vendor) -> tuple[Setting, ...]:
     """Variables that put what is compiled where it may execute and is found again."""
     caches = [cache for cache in engine.caches if cache.variable and cache.is_of(vendor)]
     places = {cache.variable: f"{ENGINE_CACHE}/{cache.folder}" for cache in caches}
-    return tuple(as_settings(places, "kit: on a volume, because /tmp is noexec"))
+    return tuple(as_settings(places, CACHES))
 
 
 def home_caches(engine: Engine, vendor: Vendor) -> tuple[str, ...]:

@@ -19,6 +19,11 @@ class Setting(Struct, frozen=True, kw_only=True):
     origin: str
     variable: str = ""
 
+    @property
+    def is_kit(self) -> bool:
+        """Whether the stack itself wants it, and neither the recipe, the hardware nor the user."""
+        return self.origin.startswith("kit: ")
+
 
 def words(settings: Iterable[Setting]) -> list[str]:
     """Command-line words, one a setting, always by the long name: `--tensor-parallel-size=4`."""

@@ -11,7 +11,7 @@ from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan.memory import kv_bytes_per_token
 from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.rehearsal.fit import fitted
-from ernie_deploy.render.compose import environment
+from ernie_deploy.render.yaml import environment
 
 IMAGE = "ernie-deploy/engine-cpu:0.32.0"
 # `rehearse` refuses to serve over Ray, which vLLM for CPU cannot; the tests form Ray's cluster with these files.

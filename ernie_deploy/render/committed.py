@@ -1,4 +1,4 @@
-"""The committed set: one compose file a supported pair and the .env.example, kept in step."""
+"""The committed set: one compose file a supported pair, their scripts and the .env.example, kept in step."""
 
 import os
 import shlex
@@ -14,6 +14,7 @@ from ernie_deploy.plan.resolve import resolve
 from ernie_deploy.render.checksum import is_unedited
 from ernie_deploy.render.compose import compose_file
 from ernie_deploy.render.folder import env_example
+from ernie_deploy.render.scripts import scripts_of
 from ernie_deploy.safe_io.reading import first_line
 
 
@@ -28,9 +29,11 @@ def requests(catalog: Catalog) -> list[Request]:
 
 
 def files(catalog: Catalog) -> dict[str, str]:
-    """File name -> text of every committed stack."""
-    plans = (resolve(catalog, request) for request in requests(catalog))
-    return {f"{plan.variant}.yml": compose_file(plan, catalog.defaults) for plan in plans}
+    """File name -> text of every committed stack, and of the scripts that they share."""
+    plans = [resolve(catalog, request) for request in requests(catalog)]
+    stacks = {f"{plan.variant}.yml": compose_file(plan, catalog.defaults, "folder") for plan in plans}
+    scripts = {name: text for plan in plans for name, text in scripts_of(plan).texts.items()}
+    return stacks | {f"scripts/{name}": text for name, text in sorted(scripts.items())}
 
 
 class Place(Struct, frozen=True):

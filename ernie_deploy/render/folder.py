@@ -1,4 +1,4 @@
-"""A stack as a folder: compose.yml, its .env and a README."""
+"""A stack as a folder: compose.yml, its .env, its scripts and a README."""
 
 import re
 
@@ -6,16 +6,20 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.render.checksum import with_checksum
-from ernie_deploy.render.compose import compose_file, defaults_of, environment
+from ernie_deploy.render.compose import compose_file, defaults_of
+from ernie_deploy.render.scripts import scripts_of
+from ernie_deploy.render.yaml import environment
 from ernie_deploy.safe_io.redaction import redacted
 
 VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)[:}]")
+# Secrets lie beside compose.yml where .env names them so, and .env may hold a proxy's password.
+GITIGNORE = "/.env\n/api-key.yaml\n/hf-token\n/group-secret/\n"
 PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
 
 
 def files(plan: Plan, catalog: Catalog, values: dict[str, str]) -> dict[str, str]:
     """File name -> text; `values` go into .env, what they leave out stays a comment there."""
-    compose = compose_file(plan, catalog.defaults)
+    compose = compose_file(plan, catalog.defaults, carrier="folder")
     used = set(VARIABLE.findall(compose))
     variables = [variable for variable in catalog.variables if variable.name in used]
     _refuse_unknown(values, [variable.name for variable in variables])
@@ -30,7 +34,8 @@ def files(plan: Plan, catalog: Catalog, values: dict[str, str]) -> dict[str, str
         )
     )
     readme = environment().get_template("README.md.j2").render(plan=plan)
-    return {"compose.yml": compose, ".env": env, "README.md": readme}
+    scripts = {f"scripts/{name}": text for name, text in scripts_of(plan).texts.items()}
+    return {"compose.yml": compose, ".env": env, "README.md": readme, ".gitignore": GITIGNORE, **scripts}
 
 
 def env_example(catalog: Catalog) -> str:

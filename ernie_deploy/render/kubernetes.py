@@ -14,7 +14,8 @@ from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.request import LOOPBACK, Request, command_words
 from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.settings import Setting, words
-from ernie_deploy.render.compose import comment, defaults_of, environment, scalar
+from ernie_deploy.render.compose import defaults_of
+from ernie_deploy.render.yaml import comment, environment, scalar
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -36,7 +36,7 @@ def differences(target: str, **options: object) -> list[str]:
     pairs = {
         "serve words": (served(made["leader"])[0], entry[3:] + serve["command"]),
         "serve variables": (served(made["leader"])[1], serve["environment"]),
-        "fetch words": (served(made["fetch"])[0], mounted(fetch["command"])),
+        "fetch words": (served(made["fetch"])[0], ["fetch", *mounted(fetch["command"])]),
         "fetch variables": (served(made["fetch"])[1], given),
         "image": (container(made["leader"])["image"], serve["image"]),
         "fetch image": (container(made["fetch"])["image"], fetch["image"]),

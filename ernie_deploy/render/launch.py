@@ -1,0 +1,134 @@
+"""What each container of a compose file runs: commands as words of YAML, scripts by their path."""
+
+from msgspec import Struct
+
+from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.serve import HF_CACHE, HOME
+from ernie_deploy.render.scripts import Scripts
+from ernie_deploy.render.yaml import lines, word
+
+
+class Launch(Struct, frozen=True, kw_only=True):
+    """The words of one stack; `host` are the `${VAR:-default}` of what a host may change."""
+
+    plan: Plan
+    scripts: Scripts
+    host: dict[str, str]
+
+    @property
+    def serve(self) -> list[str]:
+        """Entrypoint of `serve`; its command follows."""
+        plan, words = self.plan, []
+        if plan.request.api_key_file:
+            words += [*self._run("with_api_key.py", "-I"), *map(word, plan.api_key_words)]
+        words += self._node("head") if plan.several_nodes else []
+        return [*words, *self._verified, "vllm", "serve"]
+
+    @property
+    def worker(self) -> list[str]:
+        """Entrypoint of every other node's `worker`."""
+        return [
+            *self._node("worker"),
+            *self._verified,
+            *(["ray", "start"] if self.plan.uses_ray else ["vllm", "serve"]),
+        ]
+
+    @property
+    def bench(self) -> list[str]:
+        """Entrypoint of `bench`."""
+        plan, words = self.plan, []
+        if plan.request.api_key_file:
+            words += [*self._run("with_api_key.py", "-I"), "bench", word(plan.api_key_words[1])]
+        if plan.code:
+            words += self._import(plan.code.bench_words)
+        return [*words, "vllm", "bench", "serve"]
+
+    @property
+    def fetch(self) -> list[str]:
+        """What `fetch` becomes once it has written the scripts; its command follows."""
+        return [*self._run("weights.py", "-I"), "fetch"]
+
+    @property
+    def fetch_command(self) -> list[str]:
+        """Its command; at its end what brings and judges the code of the model, where it has some."""
+        own, code = [word(text) for text in self.plan.fetch_words[1:]], self.plan.code
+        if not code:
+            return own
+        bring = [*self._run("packages.py", "-I"), *map(word, code.bring_words)] if self.plan.packages else []
+        judge = [*self._run("judge.py", "-I"), f"--reader={self.scripts.path('code_reader.py')}"]
+        network = f'"--network={self.host["REMOTE_CODE_NETWORK"]}"'
+        return [*own, "--before", *bring, *judge, network, *map(word, code.judge_words)]
+
+    @property
+    def fetch_environment(self) -> list[str]:
+        """Variables of `fetch`, each as `NAME: value`: the one service that asks the network for something."""
+        made = {"HOME": HOME, "HF_HOME": HF_CACHE}
+        made["HF_HUB_DISABLE_TELEMETRY"] = '"1"'
+        if not self.plan.request.weights:
+            made["HF_TOKEN_PATH"] = "/run/secrets/hf_token"  # noqa: S105 - a path
+            made |= self._of_host("HF_ENDPOINT")
+        if self.plan.packages:
+            # Whom pip would ask; pip itself does not run.
+            made |= {**self._of_host("PIP_INDEX_URL"), "PIP_CONFIG_FILE": "/run/secrets/pip_config"}
+        if self.fetch_secrets:
+            made |= self._of_host("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+            made["SSL_CERT_FILE"] = '"${CA_BUNDLE:+/run/ca.pem}"'
+        return [f"{name}: {value}" for name, value in made.items()]
+
+    @property
+    def secrets(self) -> list[str]:
+        """Every secret of the stack with its file, each as `name: {file: ...}`."""
+        request = self.plan.request
+        files = {"hf_token": "HF_TOKEN_FILE"} if not request.weights else {}
+        files |= {"pip_config": "PIP_CONFIG_FILE"} if self.plan.packages else {}
+        files |= {"vllm_config": "API_KEY_FILE"} if request.api_key_file else {}
+        files |= {"group_secret": "GROUP_SECRET_FILE"} if self.plan.several_nodes else {}
+        return [f'{name}: {{file: "{self.host[variable]}"}}' for name, variable in files.items()]
+
+    @property
+    def fetch_secrets(self) -> list[str]:
+        """Secrets of `fetch`; none where it asks nobody."""
+        return ["hf_token"] * (not self.plan.request.weights) + ["pip_config"] * bool(self.plan.packages)
+
+    def _of_host(self, *names: str) -> dict[str, str]:
+        return {name: f'"{self.host[name]}"' for name in names}
+
+    @property
+    def probe(self) -> list[str]:
+        """The health check of `serve`."""
+        here = "http://127.0.0.1:8000"
+        at = f'"http://{self.host["BIND_ADDR"]}:{self.host["PORT"]}"' if self.plan.several_nodes else here
+        key = [word(self.plan.api_key_words[2])] if self.plan.request.api_key_file else []
+        return ["CMD", *self._run("canary.py", "-IS"), at, word(self.plan.served_name), *key]
+
+    @property
+    def worker_probe(self) -> list[str]:
+        """The health check of `worker`: the head serves, and with this rank."""
+        head, port = f'"{self.host["HEAD_ADDR"]}"', f'"{self.plan.port("beacon")}"'
+        own = [f'"{self.host["NODE_RANK"]}"', f'"{self.host["HOST_IP"]}"']
+        return ["CMD", *self._run("group.py", "-IS"), "probe", head, port, *own]
+
+    @property
+    def beacon(self) -> list[str]:
+        """What tells the workers whether the head serves."""
+        at = f'"{self.host["BIND_ADDR"]}:{self.host["PORT"]}"'
+        return [
+            *self._run("group.py", "-IS"), "beacon", f'"{self.host["HEAD_ADDR"]}"', f'"{self.plan.port("beacon")}"', at,
+        ]  # fmt: skip
+
+    def _run(self, name: str, flags: str) -> list[str]:
+        return ["python3", flags, self.scripts.path(name)]
+
+    def _node(self, role: str) -> list[str]:
+        own = [lines(setting)[0] for setting in self.plan.entry_settings]
+        return [*self._run("node.py", "-IS"), role, *own, '"--"']
+
+    @property
+    def _verified(self) -> list[str]:
+        """The weights are checked, and remote code is imported once, before the engine starts."""
+        words = [*self._run("weights.py", "-IS"), "serve", word(self.plan.stamp)]
+        return words + (self._import(self.plan.code.serve_words) if self.plan.code else [])
+
+    def _import(self, words: list[str]) -> list[str]:
+        limit = f'"--timeout-s={self.host["REMOTE_CODE_IMPORT_TIMEOUT_S"]}"'
+        return [*self._run("dry_import.py", "-I"), limit, *map(word, words), '"--"']

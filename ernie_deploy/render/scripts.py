@@ -1,0 +1,53 @@
+"""The scripts that a stack runs: one source, which `fetch`, a folder beside compose.yml or a ConfigMap carries."""
+
+import hashlib
+from functools import cache
+
+from msgspec import Struct
+
+from ernie_deploy.paths import DOCKER
+from ernie_deploy.plan.resolve import Plan
+
+# Where containers have them. Of a stack's own volume, the folder's name tells one version from another: a changed
+# script changes a path in the command of `serve`, which Compose then recreates, and no script is ever half new.
+MOUNT = "/scripts"
+DIGEST_DIGITS = 12
+
+
+class Scripts(Struct, frozen=True):
+    """Each script's name and text, which ends with one line break."""
+
+    texts: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """What tells this set of scripts from another."""
+        content = "".join(f"{name}\0{text}\0" for name, text in self.texts.items())
+        return hashlib.sha256(content.encode()).hexdigest()[:DIGEST_DIGITS]
+
+    @property
+    def folder(self) -> str:
+        """Where the containers of a compose file have them."""
+        return f"{MOUNT}/{self.digest}"
+
+    def path(self, name: str) -> str:
+        """One script in a container of a compose file; raises `KeyError` where the stack has none of that name."""
+        if name not in self.texts:
+            raise KeyError(name)
+        return f"{self.folder}/{name}"
+
+
+def scripts_of(plan: Plan) -> Scripts:
+    """The scripts of this stack, and none that only another form of it needs."""
+    names = ["weights.py", "canary.py"]
+    names += ["with_api_key.py"] * plan.request.api_key_file
+    names += ["node.py", "group.py"] * plan.several_nodes
+    if plan.code:
+        names += ["packages.py"] * bool(plan.packages) + ["judge.py", "code_reader.py", "dry_import.py"]
+    return Scripts({name: read(name) for name in names})
+
+
+@cache
+def read(name: str) -> str:
+    """A Python file of the project."""
+    return (DOCKER / name).read_text(encoding="utf-8")
