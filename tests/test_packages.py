@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -212,6 +213,13 @@ def test_brings_verifies_unpacks_and_goes_on(place: Place, html: bool) -> None:
     assert not Path("/tmp/it-ran").exists()
 
 
+def test_a_variable_that_the_host_did_not_set_is_none(place: Place) -> None:
+    """An empty SSL_CERT_FILE would be a file without certificates, here and for what follows."""
+    variables = place.bring(following=("--", "env")).out.splitlines()
+    assert f"PIP_INDEX_URL={place.index.url}" in variables
+    assert not [line for line in variables if line.endswith("=")]
+
+
 def test_the_second_time_asks_nobody(place: Place) -> None:
     place.bring()
     asked = len(place.index.log)
@@ -399,6 +407,12 @@ def test_the_index_is_the_one_that_pip_would_ask(place: Place, tmp_path: Path) -
     assert "at 127.0.0.1:9 (" in done.err
 
 
+@pytest.mark.parametrize("path", ["/none/pip.conf", "/dev/null"])
+def test_no_file_of_pips_is_no_fault(place: Place, path: str) -> None:
+    """A Secret of Kubernetes may be missing; Compose mounts /dev/null in place of a file."""
+    assert place.bring(PIP_CONFIG_FILE=path).code == 0
+
+
 def test_a_file_that_is_none_of_pips_is_told(place: Place, tmp_path: Path) -> None:
     (tmp_path / "pip.conf").write_text("no section")
     done = place.bring(PIP_INDEX_URL="", PIP_CONFIG_FILE=str(tmp_path / "pip.conf"))
@@ -469,6 +483,27 @@ def test_a_proxy_is_asked_and_hosts_of_no_proxy_are_not(place: Place) -> None:
     assert through.code == UNREACHABLE
     assert place.index.log[0][0] == "http://index.example/simple/tiny/"
     assert place.bring(HTTP_PROXY=NOWHERE, NO_PROXY="127.0.0.1").code == 0
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_an_index_behind_tls_is_trusted_by_its_certificate_alone(place: Place, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "ca.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]  # fmt: skip
+    subprocess.run(make, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with FakeIndex(**place.index.archives) as index:
+        index.socket = context.wrap_socket(index.socket, server_side=True)
+        threading.Thread(target=index.serve_forever, daemon=True).start()
+        url = f"https://user:s3cret@localhost:{index.server_port}/simple"
+        for bundle in ("", "/dev/null"):
+            refused = place.bring(PIP_INDEX_URL=url, SSL_CERT_FILE=bundle)
+            assert refused.code == UNREACHABLE
+            assert "certificate verify failed" in refused.err
+        assert index.log == []
+        assert place.bring(PIP_INDEX_URL=url, SSL_CERT_FILE=str(certificate)).code == 0
+        index.shutdown()
 
 
 # --- archives that would leave their folder ---
