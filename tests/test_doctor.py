@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.host import examine, settings
-from ernie_deploy.host.case import size_of
+from ernie_deploy.host.examination import size_of
 from ernie_deploy.host.facts import read_log, read_sockets
 from ernie_deploy.host.findings import Report, as_json, as_text
 from ernie_deploy.host.link import Link, read_link
@@ -108,7 +108,7 @@ def examined(
     **options: object,
 ) -> Report:
     host = FixtureHost(host) if isinstance(host, str) else host
-    subject = examine.meet(host, Catalog(), Request(target=target, **options))  # type: ignore[arg-type]
+    subject = examine.inspect(host, Catalog(), Request(target=target, **options))  # type: ignore[arg-type]
     return examine.judge(subject, env, environ or {})
 
 
@@ -807,7 +807,7 @@ def test_write_env_keeps_mode_link_and_every_other_line(tmp_path: Path) -> None:
     real.write_text("# mine\r\nHTTP_PROXY=http://u:p@proxy\r\n", newline="")
     real.chmod(0o600)
     link.symlink_to(real)
-    subject = examine.meet(FixtureHost("wrong-gids"), Catalog(), Request(target="mi300x"))
+    subject = examine.inspect(FixtureHost("wrong-gids"), Catalog(), Request(target="mi300x"))
     limit = "SERVE_MEMORY=2126g  # of 2268 GiB 142 are left to the system; not run on hardware"
     assert examine.write_env(subject, link, {}) == {
         "RENDER_GID": "992",
@@ -828,7 +828,7 @@ def test_write_env_keeps_mode_link_and_every_other_line(tmp_path: Path) -> None:
 
 
 def test_write_env_makes_a_file_and_refuses_what_it_cannot_read(tmp_path: Path) -> None:
-    subject = examine.meet(FixtureHost("laptop"), Catalog(), Request(target="cpu"))
+    subject = examine.inspect(FixtureHost("laptop"), Catalog(), Request(target="cpu"))
     assert examine.write_env(subject, tmp_path / "new" / ".env", {}) == {"SHM_SIZE": "11g"}
     assert (tmp_path / "new" / ".env").read_text() == "SHM_SIZE=11g\n"
     (tmp_path / "bad").write_bytes(b"A=\xff\n")
@@ -841,7 +841,7 @@ def test_write_env_makes_a_file_and_refuses_what_it_cannot_read(tmp_path: Path) 
 
 
 def proposed(host: str, target: str, env: dict[str, str] | None = None, **options: object) -> str | None:
-    subject = examine.meet(FixtureHost(host), Catalog(), Request(target=target, **options))  # type: ignore[arg-type]
+    subject = examine.inspect(FixtureHost(host), Catalog(), Request(target=target, **options))  # type: ignore[arg-type]
     return examine.judge(subject, "", env or {}).environment.get("SERVE_MEMORY")
 
 
@@ -855,7 +855,7 @@ def test_a_limit_that_is_set_stays(limit: str, tmp_path: Path) -> None:
     """Zero is the user's decision for none."""
     assert proposed("h100", "h100", {"SERVE_MEMORY": limit}) is None
     (tmp_path / ".env").write_text(f"SERVE_MEMORY={limit}\n")
-    subject = examine.meet(FixtureHost("h100"), Catalog(), Request(target="h100"))
+    subject = examine.inspect(FixtureHost("h100"), Catalog(), Request(target="h100"))
     examine.write_env(subject, tmp_path / ".env", {})
     assert f"SERVE_MEMORY={limit}\n" in (tmp_path / ".env").read_text()
 
@@ -907,7 +907,7 @@ OF_WORKER = {"NODE_RANK": "1", "HEAD_ADDR": "10.0.0.4"}
 def test_write_env_completes_what_a_node_is(
     host: str, place: dict[str, str], written: dict[str, str], tmp_path: Path
 ) -> None:
-    subject = examine.meet(FixtureHost(host), Catalog(), Request(target="h100", **TWO))  # type: ignore[arg-type]
+    subject = examine.inspect(FixtureHost(host), Catalog(), Request(target="h100", **TWO))  # type: ignore[arg-type]
     # The other nodes' is copied from the head, which makes it.
     secret = {"GROUP_SECRET_FILE": "./group-secret/secret"} if place == OF_HEAD else {}
     written = {**written, **secret}
@@ -926,7 +926,7 @@ def test_write_env_completes_what_a_node_is(
 def test_the_secret_of_a_group_is_made_once_and_copied(tmp_path: Path) -> None:
     catalog, request = Catalog(), Request(target="h100", **TWO)  # type: ignore[arg-type]
     head, worker = tmp_path / "head", tmp_path / "worker"
-    subject = examine.meet(FixtureHost("two-nodes-head"), catalog, request)
+    subject = examine.inspect(FixtureHost("two-nodes-head"), catalog, request)
     examine.write_env(subject, head / ".env", OF_HEAD)
     secret = head / "group-secret/secret"
     first = secret.read_text()
@@ -939,14 +939,14 @@ def test_the_secret_of_a_group_is_made_once_and_copied(tmp_path: Path) -> None:
     assert secret.read_text() == first
     shutil.copytree(head / "group-secret", worker / "group-secret")
     (worker / "group-secret").chmod(0o755)
-    subject = examine.meet(FixtureHost("two-nodes-worker"), catalog, request)
+    subject = examine.inspect(FixtureHost("two-nodes-worker"), catalog, request)
     written = examine.write_env(subject, worker / ".env", OF_WORKER)
     assert written["GROUP_SECRET_FILE"] == "./group-secret/secret"
     assert (worker / "group-secret").stat().st_mode & 0o777 == 0o700
 
 
 def test_no_umask_closes_the_secret_to_those_who_serve(tmp_path: Path) -> None:
-    subject = examine.meet(FixtureHost("two-nodes-head"), Catalog(), Request(target="h100", **TWO))  # type: ignore[arg-type]
+    subject = examine.inspect(FixtureHost("two-nodes-head"), Catalog(), Request(target="h100", **TWO))  # type: ignore[arg-type]
     before = os.umask(0o077)
     try:
         examine.write_env(subject, tmp_path / ".env", OF_HEAD)

@@ -14,7 +14,7 @@ from ernie_deploy.safe_io.terminal import say
 if TYPE_CHECKING:
     from ernie_deploy.bench.journal.cells import Choice
     from ernie_deploy.bench.journal.record import Attempt, Cell
-    from ernie_deploy.bench.measure.run import Orders
+    from ernie_deploy.bench.measure.run import RunOptions
     from ernie_deploy.plan.resolve import Plan
 
 EXAMPLE = """\b
@@ -162,23 +162,25 @@ def _print_commands(cells: "list[Cell]", options: dict[str, Any]) -> None:
 def _measured(cells: "list[Cell]", plan: "Plan | None", options: dict[str, Any]) -> "list[Attempt]":
     from ernie_deploy.bench.journal import store
     from ernie_deploy.bench.measure.run import Runner
-    from ernie_deploy.commands.bench_progress import talker
+    from ernie_deploy.commands.bench_progress import reporting
     from ernie_deploy.commands.bench_stack import site_of
 
     end_as_ctrl_c_does()
     path = options["results"] / store.NAME
     site = site_of(options)
-    with store.writing(path) as writer, talker(sys.stderr) as talk:
-        return list(Runner(site, orders_of(plan, options), writer, store.read(path), talk).measure(cells))
+    with store.writing(path) as writer, reporting(sys.stderr) as reporter:
+        return list(
+            Runner(site, run_options_of(plan, options), writer, store.read(path), reporter).measure(cells)
+        )
 
 
-def orders_of(plan: "Plan | None", options: dict[str, Any]) -> "Orders":
+def run_options_of(plan: "Plan | None", options: dict[str, Any]) -> "RunOptions":
     """What a run of these options is to do."""
-    from ernie_deploy.bench.measure.run import Orders
+    from ernie_deploy.bench.measure.run import RunOptions
     from ernie_deploy.commands.bench_plan import coherence_of
     from ernie_deploy.commands.bench_stack import known_of
 
-    return Orders(
+    return RunOptions(
         folder=options["results"],
         dataset=options.get("dataset_path"),
         known=known_of(plan, options),

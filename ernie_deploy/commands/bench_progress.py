@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from ernie_deploy.bench.journal.record import Attempt, Cell
-from ernie_deploy.bench.measure.run import Talk
+from ernie_deploy.bench.measure.run import Reporter
 from ernie_deploy.bench.measure.server import Look
 from ernie_deploy.safe_io.terminal import console, in_colour, say
 
@@ -14,17 +14,17 @@ QUIET_S = 10.0
 
 
 @contextmanager
-def talker(out: TextIO) -> Iterator[Talk]:
+def reporting(out: TextIO) -> Iterator[Reporter]:
     """Yield what a run speaks through; the terminal is left clean."""
     if not in_colour(out):
         lines = _Lines(out)
-        yield Talk(say=lines.say, ended=lines.ended, progress=lines.progress)
+        yield Reporter(say=lines.say, ended=lines.ended, progress=lines.progress)
         return
     from rich.live import Live
 
     with Live("", console=console(out), refresh_per_second=4, transient=True) as live:
         table = _Terminal(live)
-        yield Talk(say=table.say, ended=table.ended, progress=table.progress)
+        yield Reporter(say=table.say, ended=table.ended, progress=table.progress)
 
 
 def done_line(done: Attempt, number: int, of: int) -> str:

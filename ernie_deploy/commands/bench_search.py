@@ -19,8 +19,8 @@ def searched(
     from ernie_deploy.bench.measure.run import Runner
     from ernie_deploy.bench.measure.search import highest, probe, share_met
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.commands.bench import end_as_ctrl_c_does, feasible, orders_of
-    from ernie_deploy.commands.bench_progress import talker
+    from ernie_deploy.commands.bench import end_as_ctrl_c_does, feasible, run_options_of
+    from ernie_deploy.commands.bench_progress import reporting
     from ernie_deploy.commands.bench_stack import plan_of, site_of
 
     end_as_ctrl_c_does()
@@ -28,8 +28,8 @@ def searched(
     feasible([probe(lengths, 1, slo_ms)], plan)
     site = site_of(options)
     path, probes = options["results"] / store.NAME, dict[int, float]()
-    with store.writing(path) as writer, talker(sys.stderr) as talk:
-        runner = Runner(site, orders_of(plan, options), writer, store.read(path), talk)
+    with store.writing(path) as writer, reporting(sys.stderr) as reporter:
+        runner = Runner(site, run_options_of(plan, options), writer, store.read(path), reporter)
 
         def meets(concurrency: int) -> bool:
             probes[concurrency] = share_met(_proven(runner, probe(lengths, concurrency, slo_ms)))

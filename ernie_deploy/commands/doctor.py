@@ -87,7 +87,7 @@ def _examine(  # noqa: PLR0913 - the options of the command
     from ernie_deploy.host.probes import LocalHost
 
     text, environ = examine.read_env(env_file), {**os.environ, **place}
-    subject = examine.meet(LocalHost(), catalog, request)
+    subject = examine.inspect(LocalHost(), catalog, request)
     if write:
         _tell(examine.write_env(subject, env_file, environ), env_file)
         text = examine.read_env(env_file)

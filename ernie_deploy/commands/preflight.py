@@ -38,7 +38,7 @@ def preflight(request: Request, env_file: Path, host: "Host | None" = None) -> N
     from ernie_deploy.host import examine
     from ernie_deploy.host.probes import LocalHost
 
-    subject = examine.meet(host or LocalHost(), Catalog(), request)
+    subject = examine.inspect(host or LocalHost(), Catalog(), request)
     report = examine.judge(subject, examine.read_env(env_file), os.environ, env_file.parent)
     for finding in report.findings:
         if finding.severity == "warning":

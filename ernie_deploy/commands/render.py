@@ -22,7 +22,12 @@ Examples:
 
 
 @click.command(epilog=EXAMPLE)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file instead.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write to this file, whole or not at all; one that was rendered and not edited since is replaced.",
+)
 @click.option("--force", is_flag=True, help="Overwrite what is there and was not rendered, or edited since.")
 @click.option("--all", "every", is_flag=True, help="Render every supported pair into --out-dir.")
 @click.option("--out-dir", type=click.Path(path_type=Path), help="Folder for --all.")
@@ -58,9 +63,10 @@ def render(output: Path | None, every: bool, check_only: bool, force: bool, **op
     if output is None:
         say(text, end="")
         return
-    from ernie_deploy.paths import write_whole
+    from ernie_deploy.paths import write_all
+    from ernie_deploy.render.checksum import is_unedited
 
-    write_whole(output, text, force=force)
+    write_all({output: text}, force=force, ours=is_unedited)
     say(f"wrote {output}", err=True)
 
 

@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 
 from ernie_deploy.host import gpu_checks
-from ernie_deploy.host.case import Case
+from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.findings import Finding, error, ok, warning
 from ernie_deploy.host.probes import AMD_CONTROL, Stat
 
 READ_WRITE = 0o6
 
 
-def driver(case: Case) -> Iterator[Finding]:
+def driver(examination: Examination) -> Iterator[Finding]:
     """The kernel module amdgpu is loaded."""
-    amd, seen = case.facts.amd, case.facts.machine.pci.get("amd", 0)
+    amd, seen = examination.facts.amd, examination.facts.machine.pci.get("amd", 0)
     if amd.driver:
         yield ok("driver", f"amdgpu {amd.driver} is loaded.")
         return
@@ -22,11 +22,11 @@ def driver(case: Case) -> Iterator[Finding]:
     yield error("driver", f"amdgpu is not loaded; AMD GPUs on the PCI bus: {seen}.", remedy)
 
 
-def devices(case: Case) -> Iterator[Finding]:
+def devices(examination: Examination) -> Iterator[Finding]:
     """Containers can be given /dev/kfd and the render nodes."""
-    amd = case.facts.amd
-    if case.plan.request.gpus_cdi:
-        yield _by_cdi(case)
+    amd = examination.facts.amd
+    if examination.plan.request.gpus_cdi:
+        yield _by_cdi(examination)
         return
     if not amd.driver:
         return
@@ -41,16 +41,16 @@ def devices(case: Case) -> Iterator[Finding]:
         yield ok("devices", f"{AMD_CONTROL} and {len(amd.render)} render nodes.")
 
 
-def _by_cdi(case: Case) -> Finding:
-    if any("amd" in name for name in case.facts.docker.cdi):
+def _by_cdi(examination: Examination) -> Finding:
+    if any("amd" in name for name in examination.facts.docker.cdi):
         return ok("devices", "Docker has CDI devices of AMD.")
     sentence = "There are no CDI devices of AMD, which --gpus-cdi asks for."
     return error("devices", sentence, "sudo amd-ctk cdi generate --output=/etc/cdi/amd.json")
 
 
-def groups(case: Case) -> Iterator[Finding]:
+def groups(examination: Examination) -> Iterator[Finding]:
     """The serving user belongs to the devices' groups, by number."""
-    amd, plan = case.facts.amd, case.plan
+    amd, plan = examination.facts.amd, examination.plan
     opened = [stat for stat in (amd.control, *amd.render.values()) if stat and not _open_to_all(stat)]
     needed = sorted({stat.gid for stat in opened})
     if not amd.control or not amd.render:
@@ -59,13 +59,13 @@ def groups(case: Case) -> Iterator[Finding]:
     if not plan.user:
         yield ok("groups", f"{told}; the container serves as root, who owns them.")
         return
-    joined = [case.values[name] for name in ("RENDER_GID", "VIDEO_GID")]
+    joined = [examination.values[name] for name in ("RENDER_GID", "VIDEO_GID")]
     if {str(gid) for gid in needed} <= set(joined):
         yield ok("groups", f"{told}, which the container joins.")
     else:
         yield error(
             "groups", f"{told}, and the container joins {' and '.join(joined)} (RENDER_GID, VIDEO_GID).",
-            case.command("doctor", "--write-env"),
+            examination.command("doctor", "--write-env"),
         )  # fmt: skip
 
 
@@ -73,9 +73,9 @@ def _open_to_all(stat: Stat) -> bool:
     return stat.mode & READ_WRITE == READ_WRITE
 
 
-def numa_balancing(case: Case) -> Iterator[Finding]:
+def numa_balancing(examination: Examination) -> Iterator[Finding]:
     """The kernel does not move pages between NUMA nodes behind the GPUs' back."""
-    balancing = case.facts.machine.numa_balancing
+    balancing = examination.facts.machine.numa_balancing
     if balancing:
         yield warning(
             "numa-balancing", "NUMA balancing is on; AMD asks to switch it off, since it stalls GPUs.",

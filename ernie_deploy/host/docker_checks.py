@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from ernie_deploy.host.case import Case
+from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 
 OLDEST_DOCKER = (20, 10)
@@ -20,9 +20,9 @@ def version_of(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
-def engine(case: Case) -> Iterator[Finding]:
+def engine(examination: Examination) -> Iterator[Finding]:
     """Docker is there, new enough, and answers this user."""
-    docker = case.facts.docker
+    docker = examination.facts.docker
     if not docker.installed:
         yield error("docker", "Docker is not installed.", INSTALL)
     elif docker.fault:
@@ -42,9 +42,9 @@ def _silent(fault: str) -> Finding:
     return error("docker-api", f"Docker's engine does not answer: {fault}", "docker info")
 
 
-def compose(case: Case) -> Iterator[Finding]:
+def compose(examination: Examination) -> Iterator[Finding]:
     """Compose is there as a plugin, and new enough."""
-    docker = case.facts.docker
+    docker = examination.facts.docker
     if not docker.installed:
         return
     if not docker.compose:
@@ -58,19 +58,19 @@ def compose(case: Case) -> Iterator[Finding]:
         yield ok("compose", f"Compose {docker.compose}.")
 
 
-def place(case: Case) -> Iterator[Finding]:
+def place(examination: Examination) -> Iterator[Finding]:
     """The engine is on the host that is looked at."""
-    if case.remote:
+    if examination.remote:
         yield warning(
             "docker-host",
-            f"DOCKER_HOST is {case.remote}: containers run there, while files and devices were looked at here.",
+            f"DOCKER_HOST is {examination.remote}: containers run there, while files and devices were looked at here.",
             "run doctor on that host",
         )
 
 
-def cgroup(case: Case) -> Iterator[Finding]:
+def cgroup(examination: Examination) -> Iterator[Finding]:
     """Which control groups hold the limits; both versions do."""
-    docker = case.facts.docker
+    docker = examination.facts.docker
     if docker.cgroup:
         note = ", which Docker calls deprecated since 29" if docker.cgroup == "1" else ""
         yield ok("cgroup", f"cgroup v{docker.cgroup} ({docker.cgroup_driver}){note}.")
@@ -78,15 +78,15 @@ def cgroup(case: Case) -> Iterator[Finding]:
         yield unknown("cgroup", "Docker does not say which cgroup version it uses.")
 
 
-def stack_name(case: Case) -> Iterator[Finding]:
+def stack_name(examination: Examination) -> Iterator[Finding]:
     """No stack of another folder has this one's name, and none is left under the name it had before."""
-    plan, containers = case.plan, case.facts.docker.containers
-    elsewhere = sorted({c.folder for c in containers if c.project == plan.project} - {"", case.folder})
+    plan, containers = examination.plan, examination.facts.docker.containers
+    elsewhere = sorted({c.folder for c in containers if c.project == plan.project} - {"", examination.folder})
     if elsewhere:
         yield warning(
             "stack-name",
             f"A stack named {plan.project} runs from {elsewhere[0]}: `up` here would replace its containers.",
-            f"name this one otherwise: {case.command('render', name=f'{plan.project[:38]}-b')}",
+            f"name this one otherwise: {examination.command('render', name=f'{plan.project[:38]}-b')}",
         )
     if not plan.request.name and any(c.project == plan.former_project for c in containers):
         yield warning(

@@ -20,7 +20,7 @@ from ernie_deploy.host import (
     package_checks,
     settings,
 )
-from ernie_deploy.host.case import FILES, FOLDERS, Case, Check, from_folder, is_path, look
+from ernie_deploy.host.examination import FILES, FOLDERS, Check, Examination, from_folder, is_path, look
 from ernie_deploy.host.facts import Facts, collect
 from ernie_deploy.host.file_checks import NO_FILE
 from ernie_deploy.host.findings import Report
@@ -48,7 +48,7 @@ class Subject(Struct, frozen=True):
     guess: str = ""
 
 
-def meet(host: Host, catalog: Catalog, request: Request) -> Subject:
+def inspect(host: Host, catalog: Catalog, request: Request) -> Subject:
     """Ask the host; a request without a target gets the one that the host looks like."""
     if request.target:
         # First: what is refused is refused without a probe.
@@ -64,7 +64,7 @@ def meet(host: Host, catalog: Catalog, request: Request) -> Subject:
 def judge(subject: Subject, env_text: str, environ: Mapping[str, str], folder: Path = Path()) -> Report:
     """Every check of this host for this plan, whose stack lies in `folder`."""
     plan = subject.plan
-    case = case_of(subject, env_text, environ, folder)
+    examination = examination_of(subject, env_text, environ, folder)
     checks = (
         *docker_checks.CHECKS,
         *GPU_CHECKS[plan.target.vendor],
@@ -78,20 +78,24 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str], folder: P
         stack=plan.variant,
         headline=_headline(plan),
         guess=subject.guess,
-        findings=tuple(finding for check in checks for finding in check(case)),
-        environment=settings.of_host(subject.facts, plan, case.values, settings.decided(env_text, environ))
-        | link.variables(case.link, case.values),
+        findings=tuple(finding for check in checks for finding in check(examination)),
+        environment=settings.of_host(
+            subject.facts, plan, examination.values, settings.decided(env_text, environ)
+        )
+        | link.variables(examination.link, examination.values),
     )
 
 
-def case_of(subject: Subject, env_text: str, environ: Mapping[str, str], folder: Path = Path()) -> Case:
+def examination_of(
+    subject: Subject, env_text: str, environ: Mapping[str, str], folder: Path = Path()
+) -> Examination:
     """The host beside the plan, with the values of .env and the environment; paths from the stack's folder."""
     plan, docker = subject.plan, environ.get("DOCKER_HOST", "")
     values = settings.values(plan, subject.catalog, env_text, environ)
     values |= {name: from_folder(folder, values[name]) for name in FILES}
     values |= {name: from_folder(folder, values[name]) for name in FOLDERS if is_path(values[name])}
     files = look(subject.host, plan, values, subject.facts.docker.root, folder)
-    return Case(
+    return Examination(
         facts=subject.facts,
         files=files,
         plan=plan,

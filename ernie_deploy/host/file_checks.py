@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from shlex import quote
 
-from ernie_deploy.host.case import CACHE_VOLUME, Case, is_path
+from ernie_deploy.host.examination import CACHE_VOLUME, Examination, is_path
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.probes import Stat
 
@@ -26,10 +26,10 @@ FOLDERS = {
 }
 
 
-def token(case: Case) -> Iterator[Finding]:
+def token(examination: Examination) -> Iterator[Finding]:
     """The token file is there and private; without one the hub is asked anonymously."""
-    path, stat = case.values["HF_TOKEN_FILE"], case.files.token
-    if case.plan.request.weights:
+    path, stat = examination.values["HF_TOKEN_FILE"], examination.files.token
+    if examination.plan.request.weights:
         return
     if path == NO_FILE:
         yield ok("token", "No token: the ERNIE checkpoints need none.")
@@ -53,17 +53,17 @@ def token(case: Case) -> Iterator[Finding]:
         yield ok("token", f"{path} is private ({stat.mode:04o}).")
 
 
-def api_key(case: Case) -> Iterator[Finding]:
+def api_key(examination: Examination) -> Iterator[Finding]:
     """The server can read the key: Compose mounts the file with the host's owner and mode."""
-    if not case.plan.request.api_key_file:
+    if not examination.plan.request.api_key_file:
         return
-    path, stat, (uid, gid) = case.values["API_KEY_FILE"], case.files.api_key, case.owner
+    path, stat, (uid, gid) = examination.values["API_KEY_FILE"], examination.files.api_key, examination.owner
     if stat is None:
         yield error(
             "api-key", f"API_KEY_FILE={path} does not exist; Compose refuses to start.",
             f"write the line `api-key: YOUR-KEY` to {path}",
         )  # fmt: skip
-    elif stat.kind == "closed" or case.facts.docker.other_users:
+    elif stat.kind == "closed" or examination.facts.docker.other_users:
         yield unknown("api-key", f"Whether the server can read {path} could not be seen.")
     elif stat.kind != "file":
         yield error(
@@ -71,8 +71,8 @@ def api_key(case: Case) -> Iterator[Finding]:
         )
     elif not stat.size:
         yield error("api-key", f"{path} is empty.", f"write the line `api-key: YOUR-KEY` to {path}")
-    elif case.files.key_fault:
-        what, remedy = case.files.key_fault
+    elif examination.files.key_fault:
+        what, remedy = examination.files.key_fault
         yield error("api-key", f"{path} {what}.", remedy)
     elif not stat.allows(uid, gid, READ):
         yield error(
@@ -87,37 +87,37 @@ def api_key(case: Case) -> Iterator[Finding]:
         yield ok("api-key", f"{path} is readable by the server, {uid}:{gid}.")
 
 
-def cache(case: Case) -> Iterator[Finding]:
+def cache(examination: Examination) -> Iterator[Finding]:
     """A cache folder of the host lets the server in; a fresh one of root's is handed over by `fetch`."""
-    path = case.values["HF_CACHE_DIR"]
-    if case.plan.request.weights:
+    path = examination.values["HF_CACHE_DIR"]
+    if examination.plan.request.weights:
         return
     if not is_path(path):
         yield _volume(path)
     else:
-        others = [name for name in case.files.cache_names if not HF_HOME.fullmatch(name)]
-        yield _folder(case, "HF_CACHE_DIR", case.files.cache, others)
+        others = [name for name in examination.files.cache_names if not HF_HOME.fullmatch(name)]
+        yield _folder(examination, "HF_CACHE_DIR", examination.files.cache, others)
 
 
-def engine_cache(case: Case) -> Iterator[Finding]:
+def engine_cache(examination: Examination) -> Iterator[Finding]:
     """The same for a folder of compiled kernels, in which the server also writes."""
-    if is_path(case.values["ENGINE_CACHE_DIR"]):
-        others = [name for name in case.files.engine_cache_names if name != LOST_AND_FOUND]
-        yield _folder(case, "ENGINE_CACHE_DIR", case.files.engine_cache, others)
+    if is_path(examination.values["ENGINE_CACHE_DIR"]):
+        others = [name for name in examination.files.engine_cache_names if name != LOST_AND_FOUND]
+        yield _folder(examination, "ENGINE_CACHE_DIR", examination.files.engine_cache, others)
 
 
-def _folder(case: Case, variable: str, stat: Stat | None, others: list[str]) -> Finding:
+def _folder(examination: Examination, variable: str, stat: Stat | None, others: list[str]) -> Finding:
     """Judge a folder as docker/weights.py does before it hands one over."""
-    path, (uid, gid) = case.values[variable], case.owner
+    path, (uid, gid) = examination.values[variable], examination.owner
     name, need, verb = FOLDERS[variable]
     if stat is None:
         return ok(name, f"{path} will be made, and handed to {uid}:{gid}.")
-    if stat.kind == "closed" or case.facts.docker.other_users:
+    if stat.kind == "closed" or examination.facts.docker.other_users:
         return unknown(name, f"Whether the server can {verb} {path} could not be seen.")
     if stat.kind != "folder":
         return error(name, f"{variable}={path} is not a folder.", "name a folder in .env")
     if stat.uid == 0:
-        return _folder_of_root(case, variable, stat, others)
+        return _folder_of_root(examination, variable, stat, others)
     owner = f"{path} belongs to {stat.uid}:{stat.gid}"
     if stat.allows(uid, gid, need):
         return ok(name, f"{owner}; the server, {uid}:{gid}, can {verb} it.")
@@ -126,8 +126,8 @@ def _folder(case: Case, variable: str, stat: Stat | None, others: list[str]) -> 
     return error(name, sentence, f"sudo chown {uid} {quote(path)}{opened}")
 
 
-def _folder_of_root(case: Case, variable: str, stat: Stat, others: list[str]) -> Finding:
-    name, path, (uid, gid) = FOLDERS[variable][0], case.values[variable], case.owner
+def _folder_of_root(examination: Examination, variable: str, stat: Stat, others: list[str]) -> Finding:
+    name, path, (uid, gid) = FOLDERS[variable][0], examination.values[variable], examination.owner
     handed = stat.mode == HANDED_MODE and stat.gid in (0, gid)
     if not others or handed:
         return ok(name, f"{path} belongs to root; fetch hands it to {uid}:{gid}.")
@@ -145,9 +145,9 @@ def _volume(name: str) -> Finding:
     return error("cache", sentence, f"write ./{name} in .env for a folder here")
 
 
-def weights(case: Case) -> Iterator[Finding]:
+def weights(examination: Examination) -> Iterator[Finding]:
     """A folder of weights is there and open to the server."""
-    path, stat, (uid, gid) = case.plan.request.weights, case.files.weights, case.owner
+    path, stat, (uid, gid) = examination.plan.request.weights, examination.files.weights, examination.owner
     if not path:
         return
     if stat is None or stat.kind not in ("folder", "closed"):
@@ -156,7 +156,7 @@ def weights(case: Case) -> Iterator[Finding]:
             f"--weights {path} is not a folder of this host.",
             "name the folder that holds config.json",
         )
-    elif stat.kind == "closed" or case.facts.docker.other_users:
+    elif stat.kind == "closed" or examination.facts.docker.other_users:
         yield unknown("weights", f"Whether the server can read {path} could not be seen.")
     elif not stat.allows(uid, gid, READ_AND_ENTER):
         sentence = f"{path} belongs to {stat.uid}:{stat.gid} ({stat.mode:04o}) and is closed to the server, {uid}:{gid}."

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from ernie_deploy.host.case import TOLERANCE, Case, gib
+from ernie_deploy.host.examination import TOLERANCE, Examination, gib
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.gpus import ANY_GPU, Gpu, Holder
 from ernie_deploy.plan.memory import GIB
@@ -12,13 +12,13 @@ IDLE_BYTES = GIB
 SHOWN_PROCESSES = 3
 
 
-def count(case: Case) -> Iterator[Finding]:
+def count(examination: Examination) -> Iterator[Finding]:
     """The GPUs that the plan names are there."""
-    if not case.gpus:
+    if not examination.gpus:
         return
-    have, plan = len(case.gpus), case.plan
+    have, plan = len(examination.gpus), examination.plan
     missing = [gpu for gpu in plan.gpu_ids if gpu >= have]
-    names = " and ".join(dict.fromkeys(gpu.name for gpu in case.gpus if gpu.name))
+    names = " and ".join(dict.fromkeys(gpu.name for gpu in examination.gpus if gpu.name))
     found = f"{have} x {names or plan.target.vendor.upper()}"
     if not missing:
         yield ok("gpus", f"{found}; the plan uses GPU {numbers(plan.gpu_ids)}.")
@@ -29,11 +29,11 @@ def count(case: Case) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def memory(case: Case) -> Iterator[Finding]:
+def memory(examination: Examination) -> Iterator[Finding]:
     """Each has the memory that the plan counts with."""
-    target = case.plan.target
-    small = [gpu for gpu in case.wanted if _less(gpu, target.memory_gib)]
-    sizes = [gpu.memory_bytes for gpu in case.wanted if gpu.memory_bytes is not None]
+    target = examination.plan.target
+    small = [gpu for gpu in examination.wanted if _less(gpu, target.memory_gib)]
+    sizes = [gpu.memory_bytes for gpu in examination.wanted if gpu.memory_bytes is not None]
     if small:
         yield error(
             "gpu-memory",
@@ -43,7 +43,7 @@ def memory(case: Case) -> Iterator[Finding]:
         )
     elif sizes:
         yield ok("gpu-memory", f"{gib(min(sizes))} on each; the plan counts with {target.memory_gib:g} GiB.")
-    elif case.wanted:
+    elif examination.wanted:
         yield unknown("gpu-memory", "The driver does not tell how much memory the GPUs have.")
 
 
@@ -51,41 +51,45 @@ def _less(gpu: Gpu, wanted_gib: float) -> bool:
     return gpu.memory_bytes is not None and gpu.memory_bytes < wanted_gib * GIB * (1 - TOLERANCE)
 
 
-def whole(case: Case) -> Iterator[Finding]:
+def whole(examination: Examination) -> Iterator[Finding]:
     """No GPU is partitioned: the plan counts whole ones."""
-    for gpu in (gpu for gpu in case.wanted if gpu.partition):
-        nvidia = case.plan.target.vendor == "nvidia"
+    for gpu in (gpu for gpu in examination.wanted if gpu.partition):
+        nvidia = examination.plan.target.vendor == "nvidia"
         yield error(
             "gpu-partition", f"GPU {gpu.index} is partitioned ({gpu.partition}), and the plan counts whole GPUs.",
             f"sudo nvidia-smi -i {gpu.index} -mig 0" if nvidia else "sudo amd-smi set --compute-partition SPX",
         )  # fmt: skip
 
 
-def free(case: Case) -> Iterator[Finding]:
+def free(examination: Examination) -> Iterator[Finding]:
     """Nobody else holds the memory that vLLM takes at start."""
-    held = [gpu for gpu in case.wanted if gpu.memory_bytes and (gpu.used_bytes or 0) > IDLE_BYTES]
-    if case.wanted and all(gpu.used_bytes is None for gpu in case.wanted):
+    held = [gpu for gpu in examination.wanted if gpu.memory_bytes and (gpu.used_bytes or 0) > IDLE_BYTES]
+    if examination.wanted and all(gpu.used_bytes is None for gpu in examination.wanted):
         yield unknown("gpu-free", "The driver does not tell how much GPU memory is in use.")
     elif not held:
-        yield from [ok("gpu-free", "Nobody holds memory of these GPUs.")] * bool(case.wanted)
-    elif case.runs:
+        yield from [ok("gpu-free", "Nobody holds memory of these GPUs.")] * bool(examination.wanted)
+    elif examination.runs:
         yield ok("gpu-free", f"GPU {numbers([g.index for g in held])} is held by this stack, which runs.")
     else:
-        yield from (_held(gpu, case) for gpu in held)
+        yield from (_held(gpu, examination) for gpu in held)
 
 
-def _held(gpu: Gpu, case: Case) -> Finding:
+def _held(gpu: Gpu, examination: Examination) -> Finding:
     total, used = gpu.memory_bytes or 0, gpu.used_bytes or 0
-    holders = [holder for holder in _holders(case) if holder.gpu in (gpu.index, ANY_GPU)]
+    holders = [holder for holder in _holders(examination) if holder.gpu in (gpu.index, ANY_GPU)]
     sentence = f"GPU {gpu.index}: {gib(used)} of {gib(total)} are held by {_names(holders)}"
-    if total - used >= total * case.utilization:
-        return warning("gpu-free", f"{sentence}; vLLM starts, with less room.", _remedy(case, holders))
-    need = f"vLLM asks for {gib(total * case.utilization)} at start"
-    return error("gpu-free", f"{sentence}; {need}.", _remedy(case, holders))
+    if total - used >= total * examination.utilization:
+        return warning("gpu-free", f"{sentence}; vLLM starts, with less room.", _remedy(examination, holders))
+    need = f"vLLM asks for {gib(total * examination.utilization)} at start"
+    return error("gpu-free", f"{sentence}; {need}.", _remedy(examination, holders))
 
 
-def _holders(case: Case) -> tuple[Holder, ...]:
-    return case.facts.nvidia.holders if case.plan.target.vendor == "nvidia" else case.facts.amd.holders
+def _holders(examination: Examination) -> tuple[Holder, ...]:
+    return (
+        examination.facts.nvidia.holders
+        if examination.plan.target.vendor == "nvidia"
+        else examination.facts.amd.holders
+    )
 
 
 def _names(holders: Sequence[Holder]) -> str:
@@ -96,17 +100,17 @@ def _names(holders: Sequence[Holder]) -> str:
     )
 
 
-def _remedy(case: Case, holders: Sequence[Holder]) -> str:
-    idle = [gpu.index for gpu in case.gpus if (gpu.used_bytes or 0) <= IDLE_BYTES]
-    need = len(case.plan.gpu_ids)
+def _remedy(examination: Examination, holders: Sequence[Holder]) -> str:
+    idle = [gpu.index for gpu in examination.gpus if (gpu.used_bytes or 0) <= IDLE_BYTES]
+    need = len(examination.plan.gpu_ids)
     other = f"choose idle ones with --gpus {numbers(idle[:need])}" if len(idle) >= need else ""
     stop = f"stop it (sudo kill {' '.join(str(h.pid) for h in holders)})" if holders else "stop it"
     return f"{stop}, or {other or 'take less with --gpu-memory-utilization'}"
 
 
-def errors(case: Case) -> Iterator[Finding]:
+def errors(examination: Examination) -> Iterator[Finding]:
     """The kernel's log tells of no GPU error since the last boot."""
-    machine = case.facts.machine
+    machine = examination.facts.machine
     if not machine.log_readable:
         yield unknown(
             "gpu-errors", "This user may not read the kernel's log.", "sudo dmesg | grep -i -e xid -e amdgpu"

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.schema import Target, Vendor
-from ernie_deploy.host.case import TOLERANCE, gib
+from ernie_deploy.host.examination import TOLERANCE, gib
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.gpus import Gpu
 from ernie_deploy.plan.memory import GIB

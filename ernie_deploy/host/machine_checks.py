@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ernie_deploy.catalog.schema import Vendor
-from ernie_deploy.host.case import Case, gib, size_of
+from ernie_deploy.host.examination import Examination, gib, size_of
 from ernie_deploy.host.facts import Socket
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.plan.layout import CPU_KV_CACHE_GIB
@@ -21,22 +21,24 @@ DISK_MARGIN = 1.1
 LAST_PORT = 65535
 
 
-def architecture(case: Case) -> Iterator[Finding]:
+def architecture(examination: Examination) -> Iterator[Finding]:
     """The image exists for this processor."""
-    machine, target = case.facts.machine, case.plan.target
+    machine, target = examination.facts.machine, examination.plan.target
     if not machine.kernel:
         yield unknown("host", "The kernel's version could not be read.")
     elif machine.architecture in ARCHITECTURES[target.vendor]:
         yield ok("host", f"{machine.kernel} on {machine.architecture}.")
     else:
         known = " and ".join(ARCHITECTURES[target.vendor])
-        sentence = f"{machine.kernel} on {machine.architecture}; {case.plan.image} is published for {known}."
+        sentence = (
+            f"{machine.kernel} on {machine.architecture}; {examination.plan.image} is published for {known}."
+        )
         yield error("host", sentence, f"use a host of {known}")
 
 
-def clock(case: Case) -> Iterator[Finding]:
+def clock(examination: Examination) -> Iterator[Finding]:
     """The clock is right: TLS to the hub fails where it is not."""
-    state = case.facts.machine.synchronised
+    state = examination.facts.machine.synchronised
     if state is None:
         yield unknown("clock", "Nothing tells whether the clock is synchronised.")
     elif state:
@@ -46,9 +48,9 @@ def clock(case: Case) -> Iterator[Finding]:
         yield warning("clock", sentence, "sudo timedatectl set-ntp true")
 
 
-def memory(case: Case) -> Iterator[Finding]:
+def memory(examination: Examination) -> Iterator[Finding]:
     """The host has the memory that the plan puts there."""
-    machine, need = case.facts.machine, _host_bytes(case)
+    machine, need = examination.facts.machine, _host_bytes(examination)
     if not machine.memory_bytes:
         yield unknown("memory", "This host's memory could not be read.")
         return
@@ -56,17 +58,19 @@ def memory(case: Case) -> Iterator[Finding]:
     asked = f"the plan puts about {gib(need)} there"
     if need > machine.memory_bytes:
         yield error("memory", f"{have}; {asked}.", "take a smaller model, or a host with more memory")
-    elif need > machine.available_bytes and not case.runs:
+    elif need > machine.available_bytes and not examination.runs:
         yield warning("memory", f"{have}; {asked}.", "stop what else uses it: ps aux --sort=-rss | head")
     else:
         yield ok("memory", f"{have}{f'; {asked}' if need else ''}.")
 
 
-def _host_bytes(case: Case) -> float:
+def _host_bytes(examination: Examination) -> float:
     """Weights and cache on a CPU target, what is offloaded on a GPU; all estimates of the plan."""
-    plan = case.plan
+    plan = examination.plan
     if plan.target.vendor == "cpu":
-        return GIB * (plan.memory.budget_gib - CPU_KV_CACHE_GIB + _number(case.values["CPU_KV_CACHE_GIB"]))
+        return GIB * (
+            plan.memory.budget_gib - CPU_KV_CACHE_GIB + _number(examination.values["CPU_KV_CACHE_GIB"])
+        )
     offload = value_of(plan.settings, "cpu-offload-gb", 0)
     return GIB * offload * plan.topology.gpus if isinstance(offload, int | float) else 0
 
@@ -78,9 +82,9 @@ def _number(text: str) -> float:
         return CPU_KV_CACHE_GIB
 
 
-def memory_limit(case: Case) -> Iterator[Finding]:
+def memory_limit(examination: Examination) -> Iterator[Finding]:
     """A limit of host memory is a size, and not less than the plan puts there."""
-    text, need = case.values["SERVE_MEMORY"], _host_bytes(case)
+    text, need = examination.values["SERVE_MEMORY"], _host_bytes(examination)
     limit = size_of(text)
     if limit is None:
         yield error(
@@ -91,56 +95,58 @@ def memory_limit(case: Case) -> Iterator[Finding]:
         yield error("memory-limit", sentence, "raise it in .env, or lower CPU_KV_CACHE_GIB")
 
 
-def shared_memory(case: Case) -> Iterator[Finding]:
+def shared_memory(examination: Examination) -> Iterator[Finding]:
     """SHM_SIZE is memory of the host."""
-    if case.plan.security.host_ipc:
+    if examination.plan.security.host_ipc:
         return  # the host's own /dev/shm is used instead
-    said, have = case.values["SHM_SIZE"], case.facts.machine.memory_bytes
+    said, have = examination.values["SHM_SIZE"], examination.facts.machine.memory_bytes
     size = size_of(said)
     if size is None:
         yield error("shared-memory", f"SHM_SIZE={said} is not a size.", "write it as 16g in .env")
     elif have and size > have / 2:
         sentence = f"SHM_SIZE={said} is more than half of this host's {gib(have)}."
-        yield warning("shared-memory", sentence, case.command("doctor", "--write-env"))
+        yield warning("shared-memory", sentence, examination.command("doctor", "--write-env"))
     else:
         yield ok("shared-memory", f"SHM_SIZE={said}.")
 
 
-def disk(case: Case) -> Iterator[Finding]:
+def disk(examination: Examination) -> Iterator[Finding]:
     """The weights have room where they are kept."""
-    files, plan = case.files, case.plan
+    files, plan = examination.files, examination.plan
     need = plan.weight_bytes * DISK_MARGIN
     if plan.request.weights:
         return
-    if (files.stamp and files.stamp.kind == "file") or case.runs:
-        yield ok("disk", f"The weights are there already; {_room(case)}.")
+    if (files.stamp and files.stamp.kind == "file") or examination.runs:
+        yield ok("disk", f"The weights are there already; {_room(examination)}.")
     elif files.free_bytes is None:
         where = files.disk or "Docker's data folder"
         yield unknown("disk", f"The free space of {where} could not be read; the weights take {gib(need)}.")
     elif files.free_bytes < need:
-        sentence = f"{_room(case)}; the weights take {gib(plan.weight_bytes)}, with a margin {gib(need)}."
+        sentence = (
+            f"{_room(examination)}; the weights take {gib(plan.weight_bytes)}, with a margin {gib(need)}."
+        )
         yield error("disk", sentence, "make room, or set HF_CACHE_DIR in .env to a folder of a larger disk")
     else:
-        yield ok("disk", f"{_room(case)}; the weights take {gib(plan.weight_bytes)}.")
+        yield ok("disk", f"{_room(examination)}; the weights take {gib(plan.weight_bytes)}.")
 
 
-def _room(case: Case) -> str:
-    free = case.files.free_bytes
-    return f"{gib(free)} are free at {case.files.disk}" if free is not None else "free space unknown"
+def _room(examination: Examination) -> str:
+    free = examination.files.free_bytes
+    return f"{gib(free)} are free at {examination.files.disk}" if free is not None else "free space unknown"
 
 
-def port(case: Case) -> Iterator[Finding]:
+def port(examination: Examination) -> Iterator[Finding]:
     """Nobody listens where the API is to be published."""
-    address, number = case.values["BIND_ADDR"].strip("[]"), case.values["PORT"]
+    address, number = examination.values["BIND_ADDR"].strip("[]"), examination.values["PORT"]
     where = f"{address}:{number}"
-    if case.plan.several_nodes and case.values["NODE_RANK"] not in ("", "0"):
+    if examination.plan.several_nodes and examination.values["NODE_RANK"] not in ("", "0"):
         return  # the API is the head's
     if not number.isdigit() or not 0 < int(number) <= LAST_PORT:
         yield error("port", f"PORT={number} is not a port.", "write a number up to 65535 in .env")
-    elif case.runs:
+    elif examination.runs:
         yield ok("port", f"{where} is published by this stack, which runs.")
-    elif any(clash(socket, address, int(number)) for socket in case.facts.machine.sockets):
-        yield _taken(case, where, number)
+    elif any(clash(socket, address, int(number)) for socket in examination.facts.machine.sockets):
+        yield _taken(examination, where, number)
     else:
         yield ok("port", f"{where} is free.")
 
@@ -152,21 +158,21 @@ def clash(socket: Socket, address: str, number: int) -> bool:
     return socket.port == number and same
 
 
-def _taken(case: Case, where: str, number: str) -> Finding:
-    names = [c.name for c in case.facts.docker.containers if f":{number}->" in c.ports]
+def _taken(examination: Examination, where: str, number: str) -> Finding:
+    names = [c.name for c in examination.facts.docker.containers if f":{number}->" in c.ports]
     holder = f"the container {names[0]}" if names else "another process"
     find = f"docker stop {names[0]}" if names else f"sudo ss -ltnp 'sport = :{number}'"
     return error("port", f"{where} is taken by {holder}.", f"set another PORT in .env, or see: {find}")
 
 
-def exposure(case: Case) -> Iterator[Finding]:
+def exposure(examination: Examination) -> Iterator[Finding]:
     """Nobody else reaches the API: vLLM's key leaves routes open."""
-    address = case.values["BIND_ADDR"]
+    address = examination.values["BIND_ADDR"]
     if not beyond_loopback(address):
         return
     asks = "asks nobody for a key"
-    if case.plan.request.api_key_file:
-        asks = f"{', '.join(case.engine.api_key.left_open({'disable-fastapi-docs'}))} ask for no key"
+    if examination.plan.request.api_key_file:
+        asks = f"{', '.join(examination.engine.api_key.left_open({'disable-fastapi-docs'}))} ask for no key"
     yield warning(
         "exposure", f"The API is published on {address}, and {asks}.",
         "set BIND_ADDR=127.0.0.1 in .env, and forward the port or put a reverse proxy of yours before it",

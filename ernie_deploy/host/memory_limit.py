@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from ernie_deploy.host.case import size_of
+from ernie_deploy.host.examination import size_of
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.pairing import find

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from shlex import quote
 
-from ernie_deploy.host.case import Case
+from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.file_checks import NO_FILE, OTHERS, READ
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.group_secret import FOLDER, SECRET_BYTES, SHORTEST_SECRET
@@ -14,70 +14,80 @@ ENTER = 0o1
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, not bound
 
 
-def node(case: Case) -> Iterator[Finding]:
+def node(examination: Examination) -> Iterator[Finding]:
     """The node knows who it is, and its .env says what the host says."""
-    if not case.plan.several_nodes:
+    if not examination.plan.several_nodes:
         return
-    rank, head, link = case.values["NODE_RANK"], case.values["HEAD_ADDR"], case.link
-    write = case.command("doctor", "--write-env", "--node-rank", rank or "R", "--head", head or "ADDR")
-    if fault := _fault(case):
+    rank, head, link = examination.values["NODE_RANK"], examination.values["HEAD_ADDR"], examination.link
+    write = examination.command("doctor", "--write-env", "--node-rank", rank or "R", "--head", head or "ADDR")
+    if fault := _fault(examination):
         yield error("node", fault, write)
         return
     assert link, "a node without HEAD_ADDR is a fault"
     said = {"HOST_IP": link.address, "NIC": link.interface}
-    wrong = [f"{name}={case.values[name]}" for name, value in said.items() if case.values[name] != value]
+    wrong = [
+        f"{name}={examination.values[name]}"
+        for name, value in said.items()
+        if examination.values[name] != value
+    ]
     way = f"{link.address} on {link.interface}"
     if wrong:
         sentence = f"{' and '.join(wrong)} in .env, but this host reaches {head} from {way}."
         yield error("node", sentence, write)
     else:
         role = "is the head" if link.local else f"leads to the head {head}"
-        yield ok("node", f"Rank {rank} of {case.plan.topology.nodes} nodes; {way} {role}.")
+        yield ok("node", f"Rank {rank} of {examination.plan.topology.nodes} nodes; {way} {role}.")
 
 
-def _fault(case: Case) -> str:
+def _fault(examination: Examination) -> str:
     """What keeps this node from being one of the server's; empty where nothing does."""
-    rank, head, nodes = case.values["NODE_RANK"], case.values["HEAD_ADDR"], case.plan.topology.nodes
-    if not rank or not head or case.link is None:
+    rank, head, nodes = (
+        examination.values["NODE_RANK"],
+        examination.values["HEAD_ADDR"],
+        examination.plan.topology.nodes,
+    )
+    if not rank or not head or examination.link is None:
         return "This node does not know its rank and its head yet (NODE_RANK and HEAD_ADDR in .env)."
     if not (rank.isascii() and rank.isdigit()) or int(rank) >= nodes:
         return f"NODE_RANK={rank} is not a number from 0 to {nodes - 1}."
-    if case.link.fault:
-        return f"There is no route to the head {head}: {case.link.fault}."
-    if case.link.address.startswith("127."):
+    if examination.link.fault:
+        return f"There is no route to the head {head}: {examination.link.fault}."
+    if examination.link.address.startswith("127."):
         return f"HEAD_ADDR={head} is every host's own; the other nodes cannot reach it."
-    if case.link.local != (int(rank) == 0):
-        whose = "this very host" if case.link.local else "another host"
+    if examination.link.local != (int(rank) == 0):
+        whose = "this very host" if examination.link.local else "another host"
         return f"NODE_RANK={rank}, but HEAD_ADDR={head} is {whose}, and rank 0 is the head alone."
     return ""
 
 
-def rdma(case: Case) -> Iterator[Finding]:
+def rdma(examination: Examination) -> Iterator[Finding]:
     """The devices that --rdma hands over are there, and not left unused."""
-    if not case.plan.several_nodes or case.link is None:
+    if not examination.plan.several_nodes or examination.link is None:
         return
-    devices, asked = ", ".join(case.link.rdma), case.plan.request.rdma
+    devices, asked = ", ".join(examination.link.rdma), examination.plan.request.rdma
     if asked and not devices:
         sentence = "The plan hands over /dev/infiniband, but this host has no InfiniBand or RoCE device."
-        yield error("rdma", sentence, f"load its driver, or: {case.command('render', rdma=False)}")
+        yield error("rdma", sentence, f"load its driver, or: {examination.command('render', rdma=False)}")
     elif asked:
         yield ok("rdma", f"InfiniBand or RoCE devices: {devices}.")
-    elif devices and case.plan.target.gpus:
+    elif devices and examination.plan.target.gpus:
         sentence = f"The devices {devices} stay unused: between the nodes everything goes over TCP."
-        yield warning("rdma", sentence, case.command("render", rdma=True))
+        yield warning("rdma", sentence, examination.command("render", rdma=True))
     else:
         yield ok("rdma", "No InfiniBand or RoCE device; between the nodes everything goes over TCP.")
 
 
-def node_ports(case: Case) -> Iterator[Finding]:
+def node_ports(examination: Examination) -> Iterator[Finding]:
     """Nobody holds a port of the head where the other nodes will look for it."""
-    if not case.plan.several_nodes or case.values["NODE_RANK"] != "0" or case.runs:
+    if not examination.plan.several_nodes or examination.values["NODE_RANK"] != "0" or examination.runs:
         return
     numbers = [
-        case.plan.port(port.id) for port in case.plan.ports if port.to == "workers" and port.on == "head"
+        examination.plan.port(port.id)
+        for port in examination.plan.ports
+        if port.to == "workers" and port.on == "head"
     ]
     for number in numbers:
-        if any(clash(socket, ANYWHERE, number) for socket in case.facts.machine.sockets):
+        if any(clash(socket, ANYWHERE, number) for socket in examination.facts.machine.sockets):
             yield error(
                 "node-ports", f"Port {number}, where the other nodes will look for the head, is taken.",
                 f"see by whom: sudo ss -ltnp 'sport = :{number}'",
@@ -86,14 +96,14 @@ def node_ports(case: Case) -> Iterator[Finding]:
     yield ok("node-ports", f"The ports {', '.join(map(str, numbers))} for the other nodes are free.")
 
 
-def group_secret(case: Case) -> Iterator[Finding]:
+def group_secret(examination: Examination) -> Iterator[Finding]:
     """The nodes have a secret, those who serve can read it, and nobody else of this host."""
-    if not case.plan.several_nodes:
+    if not examination.plan.several_nodes:
         return
-    path, (uid, gid) = case.values["GROUP_SECRET_FILE"], case.owner
-    secret, folder = case.files.group_secret, case.files.group_folder
-    rank, head = case.values["NODE_RANK"] or "R", case.values["HEAD_ADDR"] or "ADDR"
-    write = case.command("doctor", "--write-env", "--node-rank", rank, "--head", head)
+    path, (uid, gid) = examination.values["GROUP_SECRET_FILE"], examination.owner
+    secret, folder = examination.files.group_secret, examination.files.group_folder
+    rank, head = examination.values["NODE_RANK"] or "R", examination.values["HEAD_ADDR"] or "ADDR"
+    write = examination.command("doctor", "--write-env", "--node-rank", rank, "--head", head)
     copy = write if rank == "0" else f"scp -rp {head}:FOLDER/{FOLDER} . && {write}"
     if path == NO_FILE:
         yield error(
@@ -103,9 +113,9 @@ def group_secret(case: Case) -> Iterator[Finding]:
         yield error(
             "group-secret", f"GROUP_SECRET_FILE={path} does not exist; Compose refuses to start.", copy
         )
-    elif secret.kind == "closed" or case.facts.docker.other_users:
+    elif secret.kind == "closed" or examination.facts.docker.other_users:
         yield unknown("group-secret", f"Whether the nodes can read {path} could not be seen.")
-    elif case.files.secret_too_short:
+    elif examination.files.secret_too_short:
         sentence = f"{path} is shorter than {SHORTEST_SECRET} bytes, and the nodes take no such secret."
         anew = f"openssl rand -hex {SECRET_BYTES} > {quote(path)}, and copy it to the other nodes"
         yield error("group-secret", sentence, anew if rank == "0" else copy)

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from ernie_deploy.host import gpu_checks
-from ernie_deploy.host.case import Case
 from ernie_deploy.host.docker_checks import version_of
+from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.findings import Finding, error, ok, warning
 
 # From here on Docker itself gives `driver: nvidia` its devices by CDI.
@@ -36,11 +36,11 @@ FAULTS = {
 }
 
 
-def driver(case: Case) -> Iterator[Finding]:
+def driver(examination: Examination) -> Iterator[Finding]:
     """The driver answers."""
-    nvidia, seen = case.facts.nvidia, case.facts.machine.pci.get("nvidia", 0)
+    nvidia, seen = examination.facts.nvidia, examination.facts.machine.pci.get("nvidia", 0)
     if not nvidia.installed:
-        remedy = f"install the driver, {case.engine.images['nvidia'].min_driver} or newer" if seen else (
+        remedy = f"install the driver, {examination.engine.images['nvidia'].min_driver} or newer" if seen else (
             "choose the target that this host is: ernie-deploy targets"
         )  # fmt: skip
         yield error("driver", f"nvidia-smi is missing; NVIDIA GPUs on the PCI bus: {seen}.", remedy)
@@ -50,29 +50,33 @@ def driver(case: Case) -> Iterator[Finding]:
         )
         yield error("driver", f"nvidia-smi fails: {meaning or nvidia.fault}.", remedy)
     else:
-        yield _floor(case)
+        yield _floor(examination)
 
 
-def _floor(case: Case) -> Finding:
-    image, have = case.engine.images["nvidia"], case.facts.nvidia.driver
-    if case.plan.image != image.reference or not image.min_driver:
-        return ok("driver", f"NVIDIA driver {have}; no floor is known of {case.plan.image}.")
+def _floor(examination: Examination) -> Finding:
+    image, have = examination.engine.images["nvidia"], examination.facts.nvidia.driver
+    if examination.plan.image != image.reference or not image.min_driver:
+        return ok("driver", f"NVIDIA driver {have}; no floor is known of {examination.plan.image}.")
     if version_of(have) >= version_of(image.min_driver):
         return ok("driver", f"NVIDIA driver {have}; the image needs {image.min_driver}.")
     older = max(image.older_cuda, key=version_of, default="")
-    remedy = f"update the driver, or: {case.command('render', cuda=older)}" if older else "update the driver"
+    remedy = (
+        f"update the driver, or: {examination.command('render', cuda=older)}"
+        if older
+        else "update the driver"
+    )
     sentence = f"NVIDIA driver {have} is below {image.min_driver}, which {image.reference} needs."
     return error("driver", sentence, remedy)
 
 
-def container_toolkit(case: Case) -> Iterator[Finding]:
+def container_toolkit(examination: Examination) -> Iterator[Finding]:
     """Docker can give a container a GPU in the way the plan asks."""
-    docker = case.facts.docker
+    docker = examination.facts.docker
     if not docker.version:
         return
     cdi, runtime = [name for name in docker.cdi if "nvidia" in name], "nvidia" in docker.runtimes
-    if case.plan.request.gpus_cdi:
-        yield _by_cdi(case, found=bool(cdi))
+    if examination.plan.request.gpus_cdi:
+        yield _by_cdi(examination, found=bool(cdi))
     elif runtime:
         yield ok("gpu-containers", "Docker has the runtime nvidia.")
     elif docker.hook:
@@ -82,7 +86,7 @@ def container_toolkit(case: Case) -> Iterator[Finding]:
     elif cdi:
         yield error(
             "gpu-containers", "Docker has CDI devices of NVIDIA, and no runtime nvidia, which the plan asks for.",
-            case.command("render", gpus_cdi=True),
+            examination.command("render", gpus_cdi=True),
         )  # fmt: skip
     else:
         yield error(
@@ -92,8 +96,8 @@ def container_toolkit(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _by_cdi(case: Case, *, found: bool) -> Finding:
-    version = case.facts.docker.version
+def _by_cdi(examination: Examination, *, found: bool) -> Finding:
+    version = examination.facts.docker.version
     if version_of(version) < OLDEST_CDI:
         sentence = f"Docker Engine {version} has no CDI, which --gpus-cdi asks for."
         return error("gpu-containers", sentence, "update to 25 or newer, or leave out --gpus-cdi")
@@ -103,11 +107,11 @@ def _by_cdi(case: Case, *, found: bool) -> Finding:
     return error("gpu-containers", sentence, "sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
 
 
-def kind(case: Case) -> Iterator[Finding]:
+def kind(examination: Examination) -> Iterator[Finding]:
     """The cards are the target's."""
-    title = case.plan.target.id.upper()
-    others = [gpu.name for gpu in case.wanted if title not in gpu.name.upper()]
-    if others and len(others) == len(case.wanted):
+    title = examination.plan.target.id.upper()
+    others = [gpu.name for gpu in examination.wanted if title not in gpu.name.upper()]
+    if others and len(others) == len(examination.wanted):
         yield warning(
             "gpu-kind", f"The plan is for {title}, and these are {others[0]}.",
             "ernie-deploy doctor, without a target, says what this host looks like",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from ernie_deploy.host.case import PACKAGES_VOLUME, Case, Files, is_path
+from ernie_deploy.host.examination import PACKAGES_VOLUME, Examination, Files, is_path
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.probes import TIMED_OUT, Host, Ran, index_of
 from ernie_deploy.plan.resolve import Plan
@@ -21,28 +21,28 @@ def ask(host: Host, plan: Plan, files: Files, values: Mapping[str, str]) -> Ran 
     return host.run(index_of(wanted), env) if wanted else None
 
 
-def machine(case: Case) -> Iterator[Finding]:
+def machine(examination: Examination) -> Iterator[Finding]:
     """Each package is published for this kind of processor."""
-    have = case.facts.machine.architecture
-    for package in case.plan.packages:
+    have = examination.facts.machine.architecture
+    for package in examination.plan.packages:
         if have and package.machine and package.machine != have:
             sentence = f"{package.title}, which the model's own code imports, is published for {package.machine} alone."
-            remedy = case.command("render", extra_packages="none")
+            remedy = examination.command("render", extra_packages="none")
             yield error("packages", sentence, f"take an image of yours that has {package.id}, and: {remedy}")
 
 
-def pip_config(case: Case) -> Iterator[Finding]:
+def pip_config(examination: Examination) -> Iterator[Finding]:
     """The file of pip's settings is there; Compose refuses to start without."""
-    path = case.values["PIP_CONFIG_FILE"]
-    if case.plan.packages and path != NO_FILE and case.files.pip_config is None:
+    path = examination.values["PIP_CONFIG_FILE"]
+    if examination.plan.packages and path != NO_FILE and examination.files.pip_config is None:
         yield error("pip-config", f"PIP_CONFIG_FILE={path} does not exist; Compose refuses to start.",
                     "mend or remove it in .env")  # fmt: skip
 
 
-def folder(case: Case) -> Iterator[Finding]:
+def folder(examination: Examination) -> Iterator[Finding]:
     """What PACKAGES_DIR names can hold them."""
-    path, stat = case.values["PACKAGES_DIR"], case.files.packages
-    if not case.plan.packages:
+    path, stat = examination.values["PACKAGES_DIR"], examination.files.packages
+    if not examination.plan.packages:
         return
     if not is_path(path) and path != PACKAGES_VOLUME:
         sentence = (
@@ -53,9 +53,9 @@ def folder(case: Case) -> Iterator[Finding]:
         yield error("packages", f"PACKAGES_DIR={path} is not a folder.", "name a folder in .env")
 
 
-def archives(case: Case) -> Iterator[Finding]:
+def archives(examination: Examination) -> Iterator[Finding]:
     """The archives lie here already, or the index lists them."""
-    plan, files, answer = case.plan, case.files, case.index
+    plan, files, answer = examination.plan, examination.files, examination.index
     titles = " and ".join(package.title for package in plan.packages)
     if not titles:
         return
@@ -66,20 +66,24 @@ def archives(case: Case) -> Iterator[Finding]:
     elif answer.rc == TIMED_OUT:
         yield unknown("packages", f"The package index did not say in time whether it lists {titles}.")
     else:
-        yield _out_of_reach(case, answer, seen=files.packages is not None and files.packages.kind == "folder")
+        yield _out_of_reach(
+            examination, answer, seen=files.packages is not None and files.packages.kind == "folder"
+        )
 
 
-def _out_of_reach(case: Case, answer: Ran, *, seen: bool) -> Finding:
+def _out_of_reach(examination: Examination, answer: Ran, *, seen: bool) -> Finding:
     """An error where it is sure that the archives are not here either."""
     sentence = answer.said.removeprefix("packages: ").partition(": check ")[0].partition(": correct ")[0]
     lacking = [
-        package.archive for package in case.plan.packages if package.archive not in case.files.archives
+        package.archive
+        for package in examination.plan.packages
+        if package.archive not in examination.files.archives
     ]
     remedy = (
         f"check PIP_INDEX_URL, HTTPS_PROXY and CA_BUNDLE in .env, or copy {' and '.join(lacking)} into the folder"
         " `archives` of PACKAGES_DIR"
     )
-    if seen or is_path(case.values["PACKAGES_DIR"]):
+    if seen or is_path(examination.values["PACKAGES_DIR"]):
         return error("packages", f"{sentence[:400]}.", remedy)
     return warning("packages", f"{sentence[:400]}, and whether the volume has it could not be seen.", remedy)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.host.case import size_of
+from ernie_deploy.host.examination import size_of
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.memory_limit import propose
 from ernie_deploy.paths import write_whole

@@ -19,7 +19,7 @@ from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.seclusion import secluded
 from ernie_deploy.stack import containers, metrics
 from ernie_deploy.stack.compose import Stack, ask, demand
-from ernie_deploy.stack.waiting import came
+from ernie_deploy.stack.waiting import poll_until
 
 BENCH_S = 300
 # Two cores that start four ranks take minutes; the time that was measured is printed.
@@ -271,5 +271,5 @@ def becomes_healthy(stage: Stage) -> str:
 
 def until(met: Callable[[], bool], limit_s: float) -> None:
     """Wait for something; raises `Disproved` where it does not come."""
-    if not came(met, limit_s):
+    if not poll_until(met, limit_s):
         raise Disproved(f"not within {limit_s:g} s")

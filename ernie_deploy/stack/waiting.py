@@ -6,7 +6,7 @@ from collections.abc import Callable
 POLL_S = 0.5
 
 
-def came(met: Callable[[], bool], limit_s: float) -> bool:
+def poll_until(met: Callable[[], bool], limit_s: float) -> bool:
     """Whether it was met before the limit; asked twice a second, and once at the least."""
     end = time.monotonic() + limit_s
     while not met():

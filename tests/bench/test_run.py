@@ -21,7 +21,7 @@ from ernie_deploy.bench.journal import store
 from ernie_deploy.bench.journal.record import Attempt, Cell, Journal
 from ernie_deploy.bench.measure import run as running
 from ernie_deploy.bench.measure import watch
-from ernie_deploy.bench.measure.run import Orders, Runner, Talk
+from ernie_deploy.bench.measure.run import Reporter, Runner, RunOptions
 from ernie_deploy.bench.measure.site import Attached, answers, wait_until
 from ernie_deploy.bench.measure.site_compose import ComposeSite
 from ernie_deploy.errors import ServerDied
@@ -217,13 +217,13 @@ class Ear:
         self.said: list[str] = []
 
     @property
-    def talk(self) -> Talk:
-        return Talk(say=self.said.append, ended=lambda *_: None, progress=lambda *_: None)
+    def reporter(self) -> Reporter:
+        return Reporter(say=self.said.append, ended=lambda *_: None, progress=lambda *_: None)
 
 
 def runner(fake: FakeOpenAI, writer: store.Writer, ear: Ear, folder: Path, run: str = "") -> Runner:
-    orders = Orders(folder=folder, warms_up=False, run=run)
-    return Runner(Attached(fake.url, tokenizer="dir"), orders, writer, Journal(lines=()), ear.talk)
+    options = RunOptions(folder=folder, warms_up=False, run=run)
+    return Runner(Attached(fake.url, tokenizer="dir"), options, writer, Journal(lines=()), ear.reporter)
 
 
 @pytest.fixture
@@ -400,8 +400,8 @@ def test_a_server_that_came_back_is_measured_again(
 ) -> None:
     ear, real = Ear(), running.attempt
 
-    def once_killed(bed: object, start: object) -> Attempt:
-        done = real(bed, start)  # type: ignore[arg-type]
+    def once_killed(context: object, start: object) -> Attempt:
+        done = real(context, start)  # type: ignore[arg-type]
         if start.attempt == 1:  # type: ignore[attr-defined]
             fake.restart()
             return replace(done, status="failed", reasons=("server-died: the server was restarted",))

@@ -13,7 +13,7 @@ from ernie_deploy.rehearsal.client import chat
 from ernie_deploy.rehearsal.override import IMAGE
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, ask, demand
-from ernie_deploy.stack.waiting import came
+from ernie_deploy.stack.waiting import poll_until
 
 pytestmark = [
     pytest.mark.docker,
@@ -76,9 +76,9 @@ class Served:
         """Start the same container again without a fetch, as the restart policy does."""
         before = self.state().started_at
         self.engine.containers.get(self.state().id).restart(timeout=20)
-        assert came(lambda: self.state().started_at != before and self.state().health == "healthy", UP_S), (
-            containers.log(self.engine, self.state().id, 20)
-        )
+        assert poll_until(
+            lambda: self.state().started_at != before and self.state().health == "healthy", UP_S
+        ), containers.log(self.engine, self.state().id, 20)
 
     def answers(self) -> bool:
         url = "http://" + demand(self.stack.words("port", "serve", "8000")).strip()

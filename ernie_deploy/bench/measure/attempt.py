@@ -37,7 +37,7 @@ MOST_BYTES = 1024 * MIB
 CLIENT_FAILED = "client-failed: "
 
 
-class Bed(Struct, frozen=True, kw_only=True):
+class RunContext(Struct, frozen=True, kw_only=True):
     """What every attempt of a run shares."""
 
     run: str
@@ -60,14 +60,14 @@ class Measured(Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...] = ()
 
 
-def attempt(bed: Bed, start: Start) -> Attempt:
+def attempt(context: RunContext, start: Start) -> Attempt:
     """Measure one cell once; whatever goes wrong with client or server is in the attempt's status."""
-    folder = _fresh_folder(bed.folder)
+    folder = _fresh_folder(context.folder)
     try:
-        words = words_of(bed, start, folder)
-        command = bed.site.command(words, folder, bed.dataset)
-        watched = watch(_job(bed, start.cell, words, folder, bed.dataset))
-        measured = _measured(bed, start, watched, folder / RESULT)
+        words = words_of(context, start, folder)
+        command = context.site.command(words, folder, context.dataset)
+        watched = watch(_job(context, start.cell, words, folder, context.dataset))
+        measured = _measured(context, start, watched, folder / RESULT)
     finally:
         _clear(folder)
     return ended(
@@ -75,32 +75,34 @@ def attempt(bed: Bed, start: Start) -> Attempt:
         measured,
         server=watched.server,
         argv=tuple(masked(command)),
-        log_tail=_log_tail(bed, watched, measured),
+        log_tail=_log_tail(context, watched, measured),
     )
 
 
-def words_of(bed: Bed, start: Start, folder: Path) -> list[str]:
+def words_of(context: RunContext, start: Start, folder: Path) -> list[str]:
     """The client's arguments for one attempt."""
-    place = bed.site.place(folder, bed.dataset)
-    return client.words(bed.site.base_words(), start.cell, start.seed, RESULT, place)
+    place = context.site.place(folder, context.dataset)
+    return client.words(context.site.base_words(), start.cell, start.seed, RESULT, place)
 
 
-def warm_up(bed: Bed, cell: Cell, seed: int) -> float:
+def warm_up(context: RunContext, cell: Cell, seed: int) -> float:
     """Run the same shape for a moment and return its mean TPOT in ms; 0 where it has none."""
-    folder = _fresh_folder(bed.folder)
-    place = bed.site.place(folder, bed.dataset)
-    words = client.warm_up_words(bed.site.base_words(), cell, seed, RESULT, place)
+    folder = _fresh_folder(context.folder)
+    place = context.site.place(folder, context.dataset)
+    words = client.warm_up_words(context.site.base_words(), cell, seed, RESULT, place)
     short = client.warm_up_cell(cell)
     try:
-        watch(_job(bed, short, words, folder, None))
+        watch(_job(context, short, words, folder, None))
         result = _result(folder / RESULT)
     finally:
         _clear(folder)
     return float(result.get("mean_tpot_ms") or 0.0)
 
 
-def _job(bed: Bed, cell: Cell, words: list[str], folder: Path, dataset: Path | None) -> Job:
-    return Job(site=bed.site, cell=cell, words=words, folder=folder, dataset=dataset, progress=bed.progress)
+def _job(context: RunContext, cell: Cell, words: list[str], folder: Path, dataset: Path | None) -> Job:
+    return Job(
+        site=context.site, cell=cell, words=words, folder=folder, dataset=dataset, progress=context.progress
+    )
 
 
 def ended(start: Start, measured: Measured, **other: Any) -> Attempt:
@@ -118,7 +120,7 @@ def interrupted(start: Start) -> Attempt:
     return ended(start, Measured(status="interrupted", reasons=("stopped by the user",)))
 
 
-def _measured(bed: Bed, start: Start, watched: Watched, path: Path) -> Measured:
+def _measured(context: RunContext, start: Start, watched: Watched, path: Path) -> Measured:
     """Judge what the client left; its exit code is no proof of anything, but a bad one is a failure."""
     raw = _result(path)
     if watched.fault or not raw or watched.returncode:
@@ -126,11 +128,11 @@ def _measured(bed: Bed, start: Start, watched: Watched, path: Path) -> Measured:
     # A server without counters is evidence too: of nothing.
     server = watched.server or Server(before={}, after={})
     result, itl = derive.reduce(raw)
-    derived = derive.derive(result, itl, server, bed.environment, seed=start.seed)
-    floor = roofline.of(start.cell, result, bed.environment)
+    derived = derive.derive(result, itl, server, context.environment, seed=start.seed)
+    floor = roofline.of(start.cell, result, context.environment)
     evidence = Evidence(
         cell=start.cell, figures=result, itl=itl, derived=derived, server=server,
-        environment=bed.environment, floor=floor, seed=start.seed,
+        environment=context.environment, floor=floor, seed=start.seed,
     )  # fmt: skip
     checks = validity.judge(evidence)
     status = validity.status_of(checks)
@@ -149,11 +151,11 @@ def _failure(watched: Watched) -> str:
     )
 
 
-def _log_tail(bed: Bed, watched: Watched, measured: Measured) -> tuple[str, ...]:
+def _log_tail(context: RunContext, watched: Watched, measured: Measured) -> tuple[str, ...]:
     """vLLM's client loses the cause of a failure, so the server's last words are kept, and the client's."""
     if measured.status in ("valid", "suspect"):
         return ()
-    lines = (*(f"client: {line}" for line in watched.log[-10:]), *bed.site.log_tail())
+    lines = (*(f"client: {line}" for line in watched.log[-10:]), *context.site.log_tail())
     return tuple(map(redacted, lines))
 
 

@@ -15,7 +15,7 @@ from ernie_deploy.bench.journal import cells
 from ernie_deploy.bench.journal.record import Attempt, Cell, Environment, Journal, Start
 from ernie_deploy.bench.journal.store import Writer
 from ernie_deploy.bench.measure import environment
-from ernie_deploy.bench.measure.attempt import CLIENT_FAILED, Bed, attempt, interrupted, warm_up
+from ernie_deploy.bench.measure.attempt import CLIENT_FAILED, RunContext, attempt, interrupted, warm_up
 from ernie_deploy.bench.measure.site import Site, answers
 from ernie_deploy.bench.measure.watch import Progress, is_stuck
 from ernie_deploy.errors import Interrupted, KitError, ServerDied, ToolFailed
@@ -32,7 +32,7 @@ Known = dict[str, Any]
 Coherence = Callable[[Site, Environment], str]
 
 
-class Orders(Struct, frozen=True, kw_only=True):
+class RunOptions(Struct, frozen=True, kw_only=True):
     """What a run is to do, beside the cells themselves."""
 
     folder: Path
@@ -44,7 +44,7 @@ class Orders(Struct, frozen=True, kw_only=True):
     run: str = ""
 
 
-class Talk(Struct, frozen=True, kw_only=True):
+class Reporter(Struct, frozen=True, kw_only=True):
     """How a run speaks: a sentence, a cell that ended, and the progress within one."""
 
     say: Callable[[str], None]
@@ -55,13 +55,15 @@ class Talk(Struct, frozen=True, kw_only=True):
 class Runner:
     """One run over the cells of one site; `journal` is what earlier runs left."""
 
-    def __init__(self, site: Site, orders: Orders, writer: Writer, journal: Journal, talk: Talk) -> None:
-        self.site, self.orders, self.writer, self.talk = site, orders, writer, talk
-        self.run = orders.run or secrets.token_hex(4)
+    def __init__(
+        self, site: Site, options: RunOptions, writer: Writer, journal: Journal, reporter: Reporter
+    ) -> None:
+        self.site, self.options, self.writer, self.reporter = site, options, writer, reporter
+        self.run = options.run or secrets.token_hex(4)
         self.journal = journal
         self.environment: Environment | None = None
         self._warm: set[str] = set()
-        self._life = ""
+        self._generation = ""
 
     def measure(self, wanted: Sequence[Cell]) -> Iterator[Attempt]:
         """Every cell's final attempt, those that were valid already among them.
@@ -70,43 +72,43 @@ class Runner:
         """
         if self.environment is None:
             self.site.clear_leftovers()
-            shutil.rmtree(self.orders.folder / RUNNING, ignore_errors=True)
-            self._meet()
+            shutil.rmtree(self.options.folder / RUNNING, ignore_errors=True)
+            self._inspect_server()
             self._say_what_changed()
         for number, cell in enumerate(wanted, start=1):
-            done = self._proven(cell) or self._insist(cell)
-            self.talk.ended(done, number, len(wanted))
+            done = self._proven(cell) or self._measure_cell(cell)
+            self.reporter.ended(done, number, len(wanted))
             yield done
-            if self.orders.fail_fast and done.status in ("failed", "invalid"):
+            if self.options.fail_fast and done.status in ("failed", "invalid"):
                 return
 
-    def bed(self) -> Bed:
+    def context(self) -> RunContext:
         """What an attempt needs, in the server's present life."""
         assert self.environment, "met before the first attempt"
-        return Bed(
-            run=self.run, site=self.site, environment=self.environment, folder=self.orders.folder / RUNNING,
-            dataset=self.orders.dataset, progress=self.talk.progress,
+        return RunContext(
+            run=self.run, site=self.site, environment=self.environment, folder=self.options.folder / RUNNING,
+            dataset=self.options.dataset, progress=self.reporter.progress,
         )  # fmt: skip
 
-    def _meet(self) -> None:
+    def _inspect_server(self) -> None:
         """Capture the environment of this life of the server; a known one keeps its coherence answer."""
         self.site.endpoint.wait_idle()
-        found = environment.capture(self.site, self.orders.known)
+        found = environment.capture(self.site, self.options.known)
         shown = self.environment.coherence if self.environment else ""
-        if not shown and self.orders.coherence:
-            shown = self.orders.coherence(self.site, found)
-            self.talk.say(f"coherence: {shown}")
+        if not shown and self.options.coherence:
+            shown = self.options.coherence(self.site, found)
+            self.reporter.say(f"coherence: {shown}")
         if self.environment:
             environment.require_same(self.environment, found)
         self.environment = msgspec.structs.replace(found, coherence=shown or "skipped: as asked")
         self.writer.write(self.environment)
-        self._life, self._warm = environment.life(self.site), set()
+        self._generation, self._warm = environment.life(self.site), set()
 
     def _say_what_changed(self) -> None:
         """Tell why cells of an earlier environment are measured again."""
         earlier = list(self.journal.environments.values())
         if earlier and self.environment and (told := cells.changes(earlier[-1], self.environment)):
-            self.talk.say(f"a new series, since the journal's last server differs: {'; '.join(told)}")
+            self.reporter.say(f"a new series, since the journal's last server differs: {'; '.join(told)}")
 
     def _identity(self, cell: Cell) -> str:
         assert self.environment, "met before the first attempt"
@@ -116,14 +118,14 @@ class Runner:
         known = self.journal.best().get(self._identity(cell))
         return known if known and known.status == "valid" else None
 
-    def _insist(self, cell: Cell) -> Attempt:
+    def _measure_cell(self, cell: Cell) -> Attempt:
         """Measure a cell; once more where the server or the client failed."""
         done = self._once(cell, 1)
         for number in range(2, MOST_ATTEMPTS + 1):
             if done.status != "failed":
                 break
-            self.talk.ended(done, 0, 0)
-            self._revive(stuck=is_stuck(done.reasons))
+            self.reporter.ended(done, 0, 0)
+            self._restart_server(stuck=is_stuck(done.reasons))
             done = self._once(cell, number)
         return done
 
@@ -136,7 +138,7 @@ class Runner:
         start = self._start(cell, number)
         self.writer.write(start)
         try:
-            done = attempt(self.bed(), start)
+            done = attempt(self.context(), start)
         except KeyboardInterrupt as stop:
             self.writer.write(interrupted(start))
             raise self._interruption() from stop
@@ -159,51 +161,53 @@ class Runner:
     def _make_cold(self, cell: Cell) -> None:
         """A life of its own for each cell, or the notice that the server took one by itself."""
         if cell.cold == "restart":
-            self.talk.say(f"restarting the server for {cell.name}")
+            self.reporter.say(f"restarting the server for {cell.name}")
             self.site.restart()
-            self._meet()
+            self._inspect_server()
         elif self._is_lost():
-            self._revive()
+            self._restart_server()
 
     def _is_lost(self) -> bool:
         """Whether the server of this life is gone, or going: it answers questions while its engine is dead."""
         site = self.site
-        return not (site.alive() and answers(site.endpoint) and environment.life(site) == self._life)
+        return not (site.alive() and answers(site.endpoint) and environment.life(site) == self._generation)
 
     def _warm_up(self, cell: Cell) -> None:
         """Once a life and shape; a life's first until two TPOTs agree. The published replay had none."""
-        if not self.orders.warms_up or cell.preset == "published" or cell.shape in self._warm:
+        if not self.options.warms_up or cell.preset == "published" or cell.shape in self._warm:
             return
         times = 1 if self._warm else MOST_WARM_UPS
         before = 0.0
         for number in range(times):
             now = warm_up(
-                self.bed(), cell, cells.derived_seed(self.run, "warm-up", self._life, cell.shape, number)
+                self.context(),
+                cell,
+                cells.derived_seed(self.run, "warm-up", self._generation, cell.shape, number),
             )
             if not now:
-                self.talk.say(f"the warm-up for {cell.shape} left no result")
+                self.reporter.say(f"the warm-up for {cell.shape} left no result")
             if before and abs(now - before) <= SETTLED * before:
                 break
             before = now
         self._warm.add(cell.shape)
 
-    def _revive(self, *, stuck: bool = False) -> None:
+    def _restart_server(self, *, stuck: bool = False) -> None:
         """Wait for the restart policy, or start the server; then look whether it is the same one.
 
         One that stands still is healthy to Docker for a while: it is not waited for.
         """
-        self.talk.say("the server is lost; waiting for it to come back")
+        self.reporter.say("the server is lost; waiting for it to come back")
         try:
             if stuck and self.site.can_restart:
                 self.site.restart()
             else:
                 self.site.wait_healthy(COME_BACK_S)
-            self._meet()
+            self._inspect_server()
         except ServerDied:
             if not self.site.can_restart:
                 raise
             self.site.restart()
-            self._meet()
+            self._inspect_server()
 
     def _interruption(self) -> Interrupted:
         return Interrupted(

@@ -10,7 +10,7 @@ from ernie_deploy.bench.measure.client import Place
 from ernie_deploy.bench.measure.server import Endpoint, ModelCard
 from ernie_deploy.errors import ServerDied, ToolMissing, UsageError
 from ernie_deploy.stack.compose import started
-from ernie_deploy.stack.waiting import came
+from ernie_deploy.stack.waiting import poll_until
 
 if TYPE_CHECKING:
     import subprocess
@@ -175,7 +175,7 @@ def answers(endpoint: Endpoint) -> bool:
 
 def wait_until(met: Callable[[], bool], limit_s: float, what: str) -> None:
     """Poll until it is met; raises `ServerDied` at the limit."""
-    if not came(met, limit_s):
+    if not poll_until(met, limit_s):
         raise ServerDied(
             f"{what[:1].upper()}{what[1:]} did not come back within {limit_s:g} s.",
             next_step="read its log; `ernie-deploy bench run` resumes where it stopped",

@@ -3,7 +3,7 @@
 import re
 from xml.etree import ElementTree as ET
 
-from ernie_deploy.bench.report.view import Row, Trouble, View
+from ernie_deploy.bench.report.view import FailedAttempt, Row, View
 from ernie_deploy.bench.report.wording import counted, number
 
 NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -25,7 +25,7 @@ def junit(view: View) -> str:
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def _case(row: Row, troubles: list[Trouble]) -> ET.Element:
+def _case(row: Row, troubles: list[FailedAttempt]) -> ET.Element:
     duration = row.figure("duration_s")
     seconds = number(duration.median, 3).replace(",", "") if duration else "0"
     case = ET.Element("testcase", classname=_clean(row.load), name=_clean(row.name), time=seconds)
@@ -39,7 +39,7 @@ def _case(row: Row, troubles: list[Trouble]) -> ET.Element:
     return case
 
 
-def _told(trouble: Trouble) -> str:
+def _told(trouble: FailedAttempt) -> str:
     found = [f"{check.id} ({check.level}): {check.text}" for check in trouble.checks] or list(trouble.reasons)
     return f"{trouble.cell} {trouble.status}: {'; '.join(found)}"
 

@@ -55,14 +55,14 @@ class Load(Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...]
 
 
-class Odd(Struct, frozen=True, kw_only=True):
+class CrossCellWarning(Struct, frozen=True, kw_only=True):
     """A check across cells that failed: it makes no measurement invalid, but somebody should look."""
 
     cell: str
     check: Check
 
 
-class Trouble(Struct, frozen=True, kw_only=True):
+class FailedAttempt(Struct, frozen=True, kw_only=True):
     """One attempt that is not valid, with every failed check; `row` is its cell without the repeat."""
 
     cell: str
@@ -104,8 +104,8 @@ class View(Struct, frozen=True, kw_only=True):
     baseline: Baseline | None
     # Every check of every measurement that counts, passed or not.
     checks_run: int
-    across: tuple[Odd, ...]
-    troubles: tuple[Trouble, ...]
+    across: tuple[CrossCellWarning, ...]
+    troubles: tuple[FailedAttempt, ...]
     timelines: tuple[Timeline, ...]
     facts: tuple[Fact, ...]
     commands: tuple[Fact, ...]
@@ -185,13 +185,13 @@ def _against(baseline: LocalBaseline, newest: Series, journal: Journal) -> Basel
         return Baseline(stale=changed, comparison=None, not_comparable=fault.what)
 
 
-def _odd(found: Series, ladders: dict[str, tuple[Check, ...]]) -> Iterator[Odd]:
+def _odd(found: Series, ladders: dict[str, tuple[Check, ...]]) -> Iterator[CrossCellWarning]:
     names = {attempt.identity: attempt.cell.name for attempt in found.usable}
     for identity, checks in ladders.items():
-        yield from (Odd(cell=names[identity], check=check) for check in checks if not check.ok)
+        yield from (CrossCellWarning(cell=names[identity], check=check) for check in checks if not check.ok)
 
 
-def _troubles(found: Series) -> Iterator[Trouble]:
+def _troubles(found: Series) -> Iterator[FailedAttempt]:
     for group in found.groups:
         yield from (_trouble(attempt) for attempt in group.attempts if attempt.status != "valid")
         yield from (
@@ -200,8 +200,8 @@ def _troubles(found: Series) -> Iterator[Trouble]:
         yield from (_never_ended(group, repeat) for repeat in group.cut)
 
 
-def _trouble(attempt: Attempt, *, superseded: bool = False) -> Trouble:
-    return Trouble(
+def _trouble(attempt: Attempt, *, superseded: bool = False) -> FailedAttempt:
+    return FailedAttempt(
         cell=attempt.cell.name,
         row=plain_name(attempt.cell),
         attempt=attempt.attempt,
@@ -213,8 +213,8 @@ def _trouble(attempt: Attempt, *, superseded: bool = False) -> Trouble:
     )
 
 
-def _never_ended(group: Group, repeat: int) -> Trouble:
-    return Trouble(
+def _never_ended(group: Group, repeat: int) -> FailedAttempt:
+    return FailedAttempt(
         cell=structs.replace(group.cell, repeat=repeat).name,
         row=group.name,
         attempt=0,

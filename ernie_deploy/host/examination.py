@@ -52,7 +52,7 @@ class Files(Struct, frozen=True, kw_only=True):
     free_bytes: int | None
 
 
-class Case(Struct, frozen=True, kw_only=True):
+class Examination(Struct, frozen=True, kw_only=True):
     """One host and one plan."""
 
     facts: Facts
@@ -104,7 +104,7 @@ class Case(Struct, frozen=True, kw_only=True):
         return shlex.join(["ernie-deploy", *words, *command_words(request)])
 
 
-Check: TypeAlias = Callable[[Case], Iterator[Finding]]
+Check: TypeAlias = Callable[[Examination], Iterator[Finding]]
 
 
 def gib(size: float) -> str:
