@@ -102,6 +102,13 @@ def test_a_picture_is_part_of_the_prompt_and_answered_whole(monkeypatch: pytest.
         sees(Answer(ending="complete", text="", tokens=3, prompt_tokens=80), monkeypatch)
 
 
+def test_the_line_of_the_weights_is_not_that_of_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = "fetch-1  | packages: decord-0.6.0 verified\nfetch-1  | fetch: 12 files of m verified\n"
+    monkeypatch.setattr(proofs, "demand", lambda _: log)
+    member = SimpleNamespace(stack=SimpleNamespace(logs=lambda _: []))
+    assert proofs._verified(member) == "12 files of m verified"  # type: ignore[arg-type]
+
+
 # --- no way out ---
 
 

@@ -72,7 +72,8 @@ def fetched_and_verified(stage: Stage) -> str:
 
 def _verified(member: Member) -> str:
     log = demand(member.stack.logs("fetch"))
-    line = next((line for line in log.splitlines() if "verified" in line), "")
+    # Packages are verified too, in words of another script.
+    line = next((line for line in log.splitlines() if "fetch: " in line and "verified" in line), "")
     if not line:
         raise Disproved(f"no line says so: {log[-300:]}")
     return line.partition("fetch: ")[2]
