@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 from conftest import ROOT, kit, planned, rendered
-from manifests.reading import container, of_kind, read, services, templates, written
+from manifests.reading import container, mounted, of_kind, read, services, templates, written
 from readme_tables import STAND_IN
 
 from ernie_deploy.catalog import Catalog
@@ -67,24 +67,20 @@ def test_a_text_model_has_none_of_it(options: dict[str, object]) -> None:
     ] == []
 
 
-def scripts_and_words(words: list[str], *known: str) -> list[str]:
-    """What of a chain matters here, in its order."""
-    return [word for word in words if word in known]
-
-
 @pytest.mark.parametrize("options", FORMS, ids=str)
 def test_the_code_is_read_before_the_weights_and_imported_before_the_engine(
     options: dict[str, object],
 ) -> None:
     compose = of_vision(**options)
-    fetch = compose["fetch"]["command"]
-    at = fetch.index("--before")
-    # Whatever stands behind is the command's, so `fetch` has its own words before.
-    assert fetch[at + 1 : at + 6] == ["python3", "-I", "-c", "script", "bring"]
-    assert scripts_and_words(fetch[at:], "script", "bring", "--", "--reader") == [
-        "script", "bring", "--", "script", "--reader", "script",
-    ]  # fmt: skip
-    assert fetch[-3:] == ["--network=refuse", "--path=/packages/decord-0.6.0", "--file=Roboto-Regular.ttf"]
+    fetch = mounted(compose["fetch"]["command"])
+    assert not any("--path" in word or "bring" in word for word in fetch[: fetch.index("--before")])
+    # Whatever stands behind --before is the command's, so `fetch` has its own words before.
+    packages = [package.requirement for package in CATALOG.packages.values()]
+    assert fetch[fetch.index("--before") + 1 :] == [
+        *("python3", "-I", "/scripts/packages.py", "bring", "--into=/packages", *packages, "--"),
+        *("python3", "-I", "/scripts/judge.py", "--reader=/scripts/code_reader.py", "--network=refuse"),
+        *("--path=/packages/decord-0.6.0", "--file=Roboto-Regular.ttf"),
+    ]
     for name in ("serve", "worker", "bench"):
         if name not in compose:
             continue
@@ -126,9 +122,10 @@ def test_the_volume_has_a_fixed_name_and_says_what_it_holds() -> None:
 @pytest.mark.parametrize("options", FORMS, ids=str)
 def test_without_packages_the_code_is_judged_all_the_same(options: dict[str, object]) -> None:
     compose = of_vision(**options, extra_packages="none")
-    fetch = compose["fetch"]["command"]
-    at = fetch.index("--before")
-    assert fetch[at + 1 :] == ["python3", "-I", "-c", "script", "--reader", "script", "--network=refuse"]
+    fetch = mounted(compose["fetch"]["command"])
+    assert fetch[fetch.index("--before") + 1 :] == [
+        *("python3", "-I", "/scripts/judge.py", "--reader=/scripts/code_reader.py", "--network=refuse"),
+    ]  # fmt: skip
     for name, service in compose.items():
         assert not any("/packages" in str(volume) for volume in service["volumes"])
         assert "--path=/packages/decord-0.6.0" not in service.get("entrypoint", ())
