@@ -51,9 +51,6 @@ MANAGED_OVER_NODES = {
     ),
 }
 
-# Control characters but tab and newline, lone surrogates and non-characters.
-NO_YAML = re.compile("[^\t\n -~\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
 
 class Request(Struct, frozen=True, kw_only=True):
     """One call of `plan` or `render`; the same request gives the same bytes."""
@@ -164,7 +161,7 @@ def check_words(request: Request) -> None:
     if not request.weights.isprintable():
         raise UsageError("--weights has a character that no path here can carry (newline, NUL, control).")
     for word in (*request.pairs, *request.extra):
-        if NO_YAML.search(word):
+        if not fits_yaml(word):
             raise UsageError(
                 f"{word[:40]!r} has a character that YAML cannot carry.",
                 cause="a control character or half of a surrogate pair",
@@ -179,6 +176,12 @@ def beyond_loopback(address: str) -> bool:
         return not ipaddress.ip_address(address.strip("[]")).is_loopback
     except ValueError:
         return address != "localhost"
+
+
+def fits_yaml(text: str) -> bool:
+    """Whether it has no control character but tab and newline, no lone surrogate and no non-character."""
+    # Compiled when it is asked for: the pattern takes longer than the rest of this module.
+    return not re.search("[^\t\n -~\u00a0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", text)
 
 
 def is_stack_name(text: str) -> bool:

@@ -1,6 +1,5 @@
 """The one way out to standard output and error: what is not the kit's own cannot steer the terminal that shows it."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -36,6 +35,8 @@ def _as_python(character: str) -> str:
 
 
 def _as_json(character: str) -> str:
+    import json
+
     # json leaves DEL as it is.
     return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
 
