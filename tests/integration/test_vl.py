@@ -66,27 +66,32 @@ def files_asked(stack: Stack) -> list[str]:
     return FILE_ASKED.findall(demand(stack.logs("hub")))
 
 
-def test_fetch_brings_packages_and_judges_before_it_asks_for_weights(stack: Stack, tmp_path: Path) -> None:
-    code, log, _ = ended(without_packages(tmp_path, stack), "fetch", limit_s=200)
+def test_fetch_refuses_code_that_lacks_a_package_before_it_asks_for_weights(
+    stack: Stack, tmp_path: Path
+) -> None:
+    bare = without_packages(tmp_path, stack)
+    code, log, _ = ended(bare, "fetch", limit_s=200)
     assert code == MISSING, log
     assert f"{MODULE}:11 imports decord (package decord), which this image has not" in log
     assert f"{MODULE}:29 calls requests.get while it is imported" in log
-    asked = files_asked(stack)
+    asked = files_asked(bare)
     assert MODULE in asked
     assert not [name for name in asked if name.endswith(".safetensors")], asked
 
+
+def test_fetch_asks_for_code_and_packages_before_weights_and_once(stack: Stack) -> None:
     code, log, _ = ended(stack, "fetch", limit_s=200)
     assert code == 0, log
     requests = demand(stack.logs("hub"))
-    archive, weights = requests.rindex("GET /archives/font-roboto"), requests.index(".safetensors HTTP")
-    assert requests.rindex(MODULE) < weights
-    assert archive < weights
+    weights = requests.index(".safetensors HTTP")
+    for first in ("GET /archives/decord", "GET /archives/font-roboto", f"{MODULE} HTTP"):
+        assert requests.rindex(first) < weights, first
     assert "GET /materials" not in requests
 
     # Nobody is asked again: the volume holds the archives, the cache holds the snapshot.
-    before = len(demand(stack.logs("hub")))
-    assert ended(stack, "fetch", limit_s=200)[0] == 0
-    assert "GET" not in demand(stack.logs("hub"))[before:]
+    code, log, _ = ended(stack, "fetch", limit_s=200)
+    assert code == 0, log
+    assert demand(stack.logs("hub")) == requests
 
 
 def test_a_server_without_what_its_code_needs_says_so_within_a_minute(stack: Stack, tmp_path: Path) -> None:
