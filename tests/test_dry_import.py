@@ -212,6 +212,19 @@ def test_a_hang_in_native_code_that_ignores_signals_ends_too(bed: Bed) -> None:
     fails(bed.run(limit_s=2), HANGS, "within 2 s", "processing.py:3")
 
 
+def test_a_log_of_garbage_and_notes_of_its_own_are_no_traceback(bed: Bed) -> None:
+    bed.remote("import os, sys\nprint('x' * 3_000_000)\nopen(sys.argv[2], 'w').write('{[')\nos._exit(4)\n")
+    line = fails(bed.run(), NOT_IMPORTED, "exit code 4")
+    assert len(line) < 900
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "soon", ""])
+def test_a_limit_that_is_none_is_refused(bed: Bed, limit: str) -> None:
+    result = bed.run(f"--timeout-s={limit}")
+    assert result.returncode == 2
+    assert "--timeout-s: invalid seconds value" in result.stderr
+
+
 def test_the_limit_is_the_remote_codes_own(bed: Bed) -> None:
     (bed.site / "torch.py").write_text("import time; time.sleep(3)")
     result = bed.run(limit_s=2)
