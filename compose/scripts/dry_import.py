@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TextIO
 LIBRARIES_S = 600.0
 POLL_S = 0.05
 DUMP_S = 1.0
-MOST_CHARACTERS, MOST_INPUT = 400, 20_000
+MOST_CHARACTERS, MOST_INPUT, MOST_OUTPUT_BYTES = 400, 20_000, 1 << 20
 # A modeling file is not among them: vLLM has its own, and theirs may import what only training needs.
 LOADED = ("AutoConfig", "AutoTokenizer", "AutoProcessor", "AutoImageProcessor", "AutoVideoProcessor")
 NETWORK = re.compile("ConnectionError|Timeout|Max retries exceeded|NameResolution|URLError|gaierror")
@@ -97,11 +97,18 @@ class Options(argparse.Namespace):
     command: list[str]
 
 
+def seconds(word: str) -> float:
+    """Read a time limit; raises ValueError, also for what is none (0, nan)."""
+    if not 0 < (value := float(word)) < LIBRARIES_S**2:
+        raise ValueError(word)
+    return value
+
+
 def parse(words: list[str]) -> Options:
     """Split the words at the first `--`: the command behind it has options of its own."""
     end = words.index("--")
     parser = argparse.ArgumentParser("dry_import", allow_abbrev=False)
-    parser.add_argument("--timeout-s", type=float, default=60.0)
+    parser.add_argument("--timeout-s", type=seconds, default=60.0)
     parser.add_argument("--path", type=Path, action="append", default=[])
     parser.add_argument("--file", type=PinnedFile.parse, action="append", default=[])
     parser.add_argument("--model", required=True)
@@ -205,20 +212,31 @@ def place_of(child: subprocess.Popen[bytes], output: Path) -> str:
     before = output.stat().st_size
     child.send_signal(signal.SIGUSR1)
     time.sleep(DUMP_S)
-    frames = FRAME.findall(output.read_bytes()[before:].decode(errors="replace"))
+    frames = FRAME.findall(text_of(output, before))
     frames = [frame for frame in frames if is_remote(frame[0])] or frames
     return f" and stands at {Path(frames[0][0]).name}:{frames[0][1]}" if frames else ""
 
 
+def text_of(path: Path, start: int) -> str:
+    """A part of a file that the child may have filled with anything."""
+    with path.open("rb") as file:
+        file.seek(max(0, start))
+        return file.read(MOST_OUTPUT_BYTES).decode(errors="replace")
+
+
 def judge(code: int, notes: Path, output: Path) -> None:
     """Raise KnownError unless the child noted its success."""
-    outcome = dict(json.loads(line) for line in notes.read_text().splitlines())
+    outcome: dict[str, Any] = {}
+    # The remote code may have written there too.
+    with contextlib.suppress(ValueError, TypeError):
+        outcome = dict(json.loads(line) for line in text_of(notes, 0).splitlines())
     if "imported" in outcome:
         return
     if "failed" in outcome:
         raise KnownError(*outcome["failed"])
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    words = clean(output.read_text(errors="replace").strip().rpartition("\n")[2])
+    end = text_of(output, output.stat().st_size - MOST_OUTPUT_BYTES)
+    words = clean(end.strip().rpartition("\n")[2])
     raise KnownError(
         NOT_IMPORTED,
         f"the remote code ended the process that imports it, with {how} and "
