@@ -275,6 +275,16 @@ def test_a_flag_in_a_script_is_found_on_its_own_line():
     assert [f.line for f in found(text) if f.id == "ED102"] == [line]
 
 
+@pytest.mark.parametrize("name", ["ALL", "SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "BPF"])
+def test_each_capability_that_is_the_hosts_root_is_an_error(name):
+    assert severities(serve(f"cap_add: [{name}]"), "ED205") == ["error"]
+
+
+@pytest.mark.parametrize(("size", "wide"), [(8, False), (16, True)])
+def test_a_whole_node_is_not_wide(size, wide):
+    assert ("ED113" in ids(serve(command=f"baidu/ERNIE-4.5-300B-A47B-PT -tp {size}"))) is wide
+
+
 def test_a_good_file_by_hand_in_short_spellings():
     assert found((FOLDER / "community.yml").read_text()) == []
 

@@ -415,6 +415,13 @@ def _gpus(*rows: str) -> Ran:
             "FAIL gpu-memory GPU 0 has 40.0 GiB; the plan counts with 79.6 GiB (h100).",
             "warn gpu-kind The plan is for H100, and these are NVIDIA A100-SXM4-40GB.",
         ]),
+        # 3 % less is what ECC and firmware keep; more is another card.
+        ("0, NVIDIA H100 80GB HBM3, GPU-1, 580.65.06, 79300, 1, Disabled", [
+            "ok gpu-memory 77.4 GiB on each; the plan counts with 79.6 GiB.",
+        ]),
+        ("0, NVIDIA H100 80GB HBM3, GPU-1, 580.65.06, 78800, 1, Disabled", [
+            "FAIL gpu-memory GPU 0 has 77.0 GiB; the plan counts with 79.6 GiB (h100).",
+        ]),
         ("0, NVIDIA H100 NVL, GPU-1, 580.65.06, 95830, 1, Disabled", [
             "ok gpu-memory 93.6 GiB on each; the plan counts with 79.6 GiB.",
         ]),

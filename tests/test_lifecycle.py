@@ -217,6 +217,7 @@ def test_phases(states: list[State], line: str, expected: Phase) -> None:
         ([state("fetch", "exited"), state("serve", "created")], False),
         ([state("fetch", "exited", exit_code=20), state("serve", "running", health="healthy")], False),
         ([state("serve", "running", health="starting")], False),
+        ([state("serve", "running", health="unhealthy")], False),
         ([state("serve", "running")], True),
     ],
 )

@@ -237,10 +237,11 @@ def test_published_benchmark_is_the_bench_service(
         ("h100", {"nodes": 2}, "ties its embeddings(.|\n)*--nodes 2 --dp 2"),
         ("h100", {"model": "vl-28b", "nodes": 4}, "ties its embeddings(.|\n)*--nodes 4 --dp 4"),
         ("h100", {"model": "300b", "nodes": 2, "tp": 5, "pp": 3}, "does not divide the 64 attention heads"),
+        ("h100", {"dp": 3, "nodes": 2}, "3 ranks do not spread evenly over 2 nodes"),
         (
             "h100",
-            {"dp": 3, "nodes": 2},
-            "replicas of 2 ranks do not split|3 ranks do not spread evenly|replicas",
+            {"model": "0.3b", "tp": 2, "dp": 3, "nodes": 2},
+            "replicas of 2 ranks do not split into nodes of 3",
         ),
         ("h100", {"model": "300b", "pp": 55, "nodes": 55}, "more than the 54 layers"),
         ("cpu", {"nodes": 2, "dp": 2, "multi_node": "ray"}, "refused by vLLM"),

@@ -60,6 +60,15 @@ def test_throughput_may_fall_where_requests_wait():
     assert failed([small, slower]) == {}
 
 
+@pytest.mark.parametrize(("kv_cache_use", "ok"), [(0.91, True), (0.89, False)])
+def test_throughput_may_fall_where_the_kv_cache_is_full(kv_cache_use, ok):
+    small, large = (attempt(recipe_cell("balanced", n), seed=n) for n in (16, 32))
+    samples = tuple(replace(s, kv_cache_use=kv_cache_use, waiting=0) for s in large.server.samples)
+    server = replace(large.server, samples=samples)
+    slower = replace(large, server=server, result=large.result | {"output_throughput": 1.0})
+    assert failed([small, slower]) == ({} if ok else {large.identity: {"across-output-throughput"}})
+
+
 def test_another_life_of_the_server_is_told_unless_each_cell_has_its_own():
     other = [*LADDER[:2], replace(LADDER[2], environment="e2")]
     assert failed(other) == {LADDER[2].identity: {"across-server-life"}}

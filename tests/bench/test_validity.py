@@ -188,7 +188,7 @@ def test_a_server_that_caches_no_prefixes_is_cold():
 @pytest.mark.parametrize(("deltas", "check"), [
     ({"generation_tokens": 15_999}, "server-generation-tokens"),
     ({"generation_tokens": 16_001}, "server-generation-tokens"),
-    ({"prompt_tokens": 130_000}, "server-prompt-tokens"),
+    ({"prompt_tokens": 130_000}, "server-prompt-tokens"), ({"prompt_tokens": 126_000}, "server-prompt-tokens"),
     ({"request_success_length": 15, "request_success_stop": 1}, "server-finished"),
     ({"request_success_abort": 1}, "server-aborted"), ({"request_success_error": 1}, "server-aborted"),
     ({"num_preemptions": 2}, "preemptions"), ({"generation_tokens": -5.0}, "counters-rise"),
@@ -202,15 +202,25 @@ def test_one_canary_is_known_and_two_are_not():
                 prefix_cache_queries=128_004)  # fmt: skip
     assert {"server-generation-tokens", "server-finished"} <= set(failed(one))
     assert failed(replace(one, server=replace(one.server, canary_requests=1))) == {}
+    long = moved(one, prompt_tokens=128_000 * 1.01 + 65, prefix_cache_queries=128_000 * 1.01 + 65)
+    assert set(failed(replace(long, server=replace(long.server, canary_requests=1)))) == {
+        "server-prompt-tokens"
+    }
     two = moved(one, generation_tokens=16_002)
     assert "server-generation-tokens" in failed(replace(two, server=replace(two.server, canary_requests=1)))
 
 
-def test_preemptions_belong_to_a_full_cache():
-    samples = tuple(Sample(elapsed_s=s.elapsed_s, running=s.running, waiting=s.waiting, kv_cache_use=0.99,
+@pytest.mark.parametrize(("kv_cache_use", "faults"), [(0.99, set()), (0.91, set()), (0.89, {"preemptions"})])
+def test_preemptions_belong_to_a_full_cache(kv_cache_use, faults):
+    samples = tuple(Sample(elapsed_s=s.elapsed_s, running=s.running, waiting=s.waiting, kv_cache_use=kv_cache_use,
                            generation_tokens=s.generation_tokens) for s in RECIPE.server.samples)  # fmt: skip
     proof = moved(RECIPE, num_preemptions=2)
-    assert failed(replace(proof, server=replace(proof.server, samples=samples))) == {}
+    assert set(failed(replace(proof, server=replace(proof.server, samples=samples)))) == faults
+
+
+def test_latencies_that_their_parts_do_not_make_up_are_no_measurement():
+    ttft = RECIPE.figures["mean_ttft_ms"]
+    assert failed(changed(RECIPE, mean_ttft_ms=ttft + 100.0))["latency-identity"].level == "hard"
 
 
 # --- hardware, chunks, the client ---
