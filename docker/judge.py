@@ -451,7 +451,7 @@ def script(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Judge, and end in one sentence for each kind of problem."""
+    """Judge the files; each kind of problem ends in a one-line error."""
     parser = argparse.ArgumentParser("judge")
     parser.add_argument("--reader", required=True, type=script)
     parser.add_argument("--path", action="append", default=[])

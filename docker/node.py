@@ -319,7 +319,7 @@ def run(options: Options) -> None:
 
 
 def main(*words: str) -> int:
-    """Run; what has a known cause ends in one sentence."""
+    """Run; a known cause ends in a one-line error."""
     try:
         run(parse(list(words)))
     except KnownError as error:

@@ -105,7 +105,7 @@ def write_config(path: Path, keys: list[str]) -> None:
 
 
 def main(mode: str, source: str, *words: str) -> int:
-    """Hand the keys over and become the command; an unfit file ends in one sentence."""
+    """Hand the keys over and become the command; an unfit file ends in a one-line error."""
     try:
         keys = read_keys(Path(source))
         if mode == "serve":

@@ -30,14 +30,14 @@ COMMANDS = {
     "render": ("render", "Write a stack as one compose file, or as manifests, to standard output."),
     "init": ("init", "Make a folder with compose.yml, .env, scripts and a README."),
     "doctor": ("doctor", "Compare this host with what a stack needs, and say what to do."),
-    "up": ("lifecycle", "Start a stack, show how far it is, and say why if it fails."),
+    "up": ("lifecycle", "Start a stack with a live view, and name the cause if it fails."),
     "status": ("lifecycle", "Show the containers, and what the server is doing."),
-    "logs": ("lifecycle", "Print what the containers of a stack said."),
+    "logs": ("lifecycle", "Print the logs of a stack's containers."),
     "down": ("lifecycle", "Stop a stack; its weights stay on their volume."),
-    "volumes": ("volumes", "List what stacks keep on this host and who uses it; `remove` what nobody does."),
-    "rehearse": ("rehearse", "Run a stack for real without a GPU, and say what that proved."),
+    "volumes": ("volumes", "List the stacks' volumes and who uses them; `remove` one that is not used."),
+    "rehearse": ("rehearse", "Run a stack without a GPU, on real Docker and vLLM, and report what it proves."),
     "bench": ("bench", "Measure a stack with vLLM's own client, and prove each number."),
-    "check": ("check", "Judge compose files, anybody's, by what vLLM and Docker would do."),
+    "check": ("check", "Find faults in any compose file that serves vLLM; nothing is started."),
 }
 
 
@@ -64,7 +64,7 @@ class Commands(click.Group):
 
 EXAMPLE = """\b
 Example:
-  ernie-deploy render mi300x > compose.yml
+  ernie-deploy render mi300x -o compose.yml
   docker compose up -d --wait
   docker compose run --rm bench"""
 
@@ -76,7 +76,7 @@ def cli() -> None:
 
 
 def main(argv: list[str] | None = None) -> Any:
-    """Run the command and leave with the exit code of the README's table."""
+    """Run the command and leave with the exit code of the table in docs/exit-codes.md."""
     try:
         code = cli.main(argv, prog_name="ernie-deploy", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> Any:
         # The reader (`head`, say) has gone: nothing is wrong, and nobody listens.
         sys.stderr.close()
         sys.exit(0)
-    except Exception as error:  # noqa: BLE001 - a bug, and its message may hold anybody's text
+    except Exception as error:  # noqa: BLE001 - a bug, and its message may hold untrusted text
         if isinstance(error, OSError) and error.errno in FULL:
             _stop_writing(error)
         import traceback

@@ -5,7 +5,7 @@ Anything that is not a `KitError` is a bug and keeps its traceback.
 
 
 class KitError(Exception):
-    """Base of the family; `exit_code` follows the table in the README."""
+    """Base of the family; `exit_code` follows the table in docs/exit-codes.md."""
 
     exit_code = 1
 

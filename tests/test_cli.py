@@ -54,9 +54,9 @@ def test_exit_codes_and_sentences(words: list[str], code: int, sentence: str) ->
     assert "Traceback" not in done.stderr
 
 
-def test_exit_codes_are_the_readmes_table() -> None:
+def test_exit_codes_are_those_of_the_docs_table() -> None:
     table = dict(
-        re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "docs/exit-codes.md").read_text(encoding="utf-8"), re.MULTILINE)
     )
     family = {
         kind.exit_code

@@ -1,4 +1,4 @@
-"""Judges compose files, anybody's, by what vLLM and Docker would do; nothing is started.
+"""Finds faults in any compose file that serves vLLM; nothing is started.
 
 `document` takes a file apart, the `..._rules` modules judge its services, `report` writes down
 what they found.

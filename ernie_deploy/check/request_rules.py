@@ -1,4 +1,4 @@
-"""ED24x: what anybody's request may make a vision-language server do."""
+"""ED24x: what a single request may make a vision-language server do."""
 
 from collections.abc import Iterator
 

@@ -47,7 +47,7 @@ def bench() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the cells as JSON.")
 @with_options(WHERE, WHAT)
 def plan(as_json: bool, **options: Any) -> None:
-    """List the cells, how long they take (estimated), and which cannot be."""
+    """List the cells, their estimated duration, and those that cannot run."""
     from ernie_deploy.commands.bench_plan import as_data, as_text, rows_of
     from ernie_deploy.commands.bench_stack import plan_of
 
@@ -60,7 +60,7 @@ def plan(as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the attempts as JSON.")
 @with_options(WHERE, WHAT, HOW)
 def run(dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Measure every cell that is not proven yet."""
+    """Measure every cell that has no valid result yet."""
     from ernie_deploy.commands.bench_stack import plan_of
 
     plan = plan_of(options)
@@ -94,7 +94,7 @@ def run(dry_run: bool, as_json: bool, **options: Any) -> None:
 def search(
     slo_ms: dict[str, float], shape: str, share: float, most: int, as_json: bool, **options: Any
 ) -> None:
-    """Find the highest concurrency that keeps a promise; each probe is a proven cell."""
+    """Find the highest concurrency that still meets latency limits."""
     from ernie_deploy.commands.bench_search import searched
 
     found = searched(slo_ms, shape, share, most, options)

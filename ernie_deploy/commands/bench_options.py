@@ -54,9 +54,9 @@ def slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[s
 
 WHERE = [
     click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-                 help="The stack's compose file; again for one laid over it.  [default: compose.yml]"),
-    click.option("-p", "--name", "--project", "project", default="", metavar="NAME", help="Compose's project, where it is not the file's own."),
-    click.option("--env-file", type=click.Path(path_type=Path), metavar="FILE", help="Compose's variables."),
+                 help="The stack's compose file; repeat for overrides.  [default: compose.yml]"),
+    click.option("-p", "--name", "--project", "project", default="", metavar="NAME", help="Compose's project name, if not the file's own."),
+    click.option("--env-file", type=click.Path(path_type=Path), metavar="FILE", help="File with Compose's variables."),
     click.option("--attach", default="", metavar="URL",
                  help="Measure a server that runs elsewhere, with the vllm of this machine."),
     click.option("--gpu-count", type=click.IntRange(min=0), default=0, metavar="N",
@@ -66,9 +66,9 @@ WHERE = [
     click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
                  help="With --attach: vLLM's configuration file that holds the server's key."),
     click.option("--model", default="", metavar="MODEL", shell_complete=ids("models"),
-                 help="Catalog id, where no rendered file tells it."),
+                 help="Catalog id, if no rendered file names it."),
     click.option("--target", default="", metavar="TARGET", shell_complete=ids("targets"),
-                 help="Catalog id, where no rendered file tells it."),
+                 help="Catalog id, if no rendered file names it."),
 ]  # fmt: skip
 WHAT = [
     click.option("--shapes", callback=_words, metavar="A,B",
@@ -77,27 +77,27 @@ WHAT = [
                  help="Requests per cell.  [default: 1,16,32,64,128,256,512]"),
     click.option("--rate", "request_rate", default="10", show_default=True, callback=rate, metavar="R",
                  help="Requests per second, or inf."),
-    click.option("--max-concurrency", type=click.IntRange(min=1), metavar="N", help="Requests in flight at most."),
+    click.option("--max-concurrency", type=click.IntRange(min=1), metavar="N", help="Most requests in flight."),
     click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
-                 help="Measure each cell so often; intervals need 2, comparisons 3."),
+                 help="Measure each cell N times; intervals need 2, comparisons 3."),
     click.option("--cold", type=click.Choice(["seed", "reset", "restart"]), default="seed", show_default=True,
                  help="How a cell's prompts are kept out of the prefix cache."),
     click.option("--dataset", type=click.Choice(["random", "random-mm", "sharegpt", "custom"]), default="random",
                  show_default=True, help="random-mm sends an image with each prompt (VL models)."),
     click.option("--dataset-path", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-                 help="The file of sharegpt or custom."),
+                 help="File for sharegpt or custom."),
     click.option("--preset", type=click.Choice(["published", "amd"]), default=None,
                  help="published: seed 0, a fresh server for each cell, no warm-up. amd: rate 10000."),
     click.option("--seed", type=click.IntRange(min=0), metavar="N",
-                 help="One seed for every cell, as the recipe's loop has it: the second cell finds a warm cache."),
-    click.option("--goodput", callback=slo, metavar="ttft:MS,tpot:MS", help="SLOs; requests that meet them are counted."),
+                 help="One seed for every cell, as in the recipe's loop; the second cell then finds a warm cache."),
+    click.option("--goodput", callback=slo, metavar="ttft:MS,tpot:MS", help="SLOs; count the requests that meet them."),
 ]  # fmt: skip
 HOW = [
     click.option("--results", type=click.Path(path_type=Path), default=Path("bench-results"), show_default=True,
-                 metavar="DIR", help="Where the journal lies; a rerun goes on from it."),
-    click.option("--skip-coherence", is_flag=True, help="Measure even where the answers make no sense."),
+                 metavar="DIR", help="Folder of the journal; a rerun continues it."),
+    click.option("--skip-coherence", is_flag=True, help="Measure even if the answers make no sense."),
     click.option("--no-warm-up", is_flag=True, help="Send nothing before the first cell."),
-    click.option("--fail-fast", is_flag=True, help="Stop at the first cell that is not proven."),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first cell that is not valid."),
 ]  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def as_text(rows: Sequence[Row]) -> str:
     restarts = sum(row.cell.cold == "restart" for row in possible)
     lines.append(f"{len(possible)} of {len(rows)} cells{total}")
     if restarts:
-        lines.append(f"and {restarts} restarts of the server")
+        lines.append(f"and {restarts} restart{'s' * (restarts != 1)} of the server")
     return "\n".join(lines)
 
 

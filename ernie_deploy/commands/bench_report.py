@@ -24,9 +24,9 @@ Examples:
   ernie-deploy bench compare before/journal.jsonl after/journal.jsonl
   ernie-deploy bench compare baseline.json bench-results/journal.jsonl --tolerance tolerance.toml
 
-A tolerance file has percents: output_throughput = 5, mean_tpot_ms = 5, median_ttft_ms = 15 (these are
+A tolerance file holds percentages: output_throughput = 5, mean_tpot_ms = 5, median_ttft_ms = 15 (these are
 the defaults), and from 459 requests on p99_ttft_ms and p99_tpot_ms. Exits 1 on a regression and 13
-where the two answer different questions."""
+if the two answer different questions."""
 
 ACCEPT_EXAMPLE = """\b
 Example:
@@ -38,13 +38,13 @@ Example:
 @click.argument("journal", type=FILE, default=JOURNAL)
 @click.option("--html", type=FILE, metavar="FILE", help="Write one HTML file with plots; needs matplotlib.")
 @click.option("--markdown", type=FILE, metavar="FILE", help="Write Markdown.")
-@click.option("--csv", type=FILE, metavar="FILE", help="Write a row per cell and figure.")
-@click.option("--junit", type=FILE, metavar="FILE", help="Write a JUnit test case per measurement.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything the report shows as JSON.")
-@click.option("--baseline", type=FILE, metavar="FILE", help="Put an accepted baseline beside the figures.")
+@click.option("--csv", type=FILE, metavar="FILE", help="Write one CSV row per cell and figure.")
+@click.option("--junit", type=FILE, metavar="FILE", help="Write one JUnit test case per measurement.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--baseline", type=FILE, metavar="FILE", help="Show an accepted baseline beside the figures.")
 @click.option("--force", is_flag=True, help="Overwrite files.")
 def report(journal: Path, as_json: bool, baseline: Path | None, force: bool, **files: Path | None) -> None:
-    """Show what was measured, and what of it is proven."""
+    """Report the measurements and which of them are valid."""
     from ernie_deploy.bench import report as reports
     from ernie_deploy.bench.compare import baseline as baselines
     from ernie_deploy.bench.report import text
@@ -64,10 +64,10 @@ def report(journal: Path, as_json: bool, baseline: Path | None, force: bool, **f
 @click.command(epilog=COMPARE_EXAMPLE)
 @click.argument("a", type=FILE)
 @click.argument("b", type=FILE)
-@click.option("--tolerance", type=FILE, metavar="FILE", help="Percents a figure may become worse, as TOML.")
+@click.option("--tolerance", type=FILE, metavar="FILE", help="TOML file with the percentages by which figures may get worse.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def compare(a: Path, b: Path, tolerance: Path | None, as_json: bool) -> int:
-    """Say what became worse from journal or baseline A to B."""
+    """Report what got worse from A to B, each a journal or a baseline."""
     import msgspec
 
     from ernie_deploy.bench.compare import comparison as comparing
@@ -80,13 +80,13 @@ def compare(a: Path, b: Path, tolerance: Path | None, as_json: bool) -> int:
 
 @click.group()
 def baseline() -> None:
-    """Keep a good run as what later ones are held against."""
+    """Keep a good run to compare later ones with."""
 
 
 @baseline.command(epilog=ACCEPT_EXAMPLE)
 @click.argument("journal", type=FILE, default=JOURNAL)
 @click.option("-o", "--output", type=FILE, default=Path("baseline.json"), show_default=True, metavar="FILE")
-@click.option("--force", is_flag=True, help="Replace the baseline there was.")
+@click.option("--force", is_flag=True, help="Replace an existing baseline.")
 def accept(journal: Path, output: Path, force: bool) -> None:
     """Make the valid attempts of a journal the baseline."""
     from ernie_deploy.bench.compare import baseline as baselines

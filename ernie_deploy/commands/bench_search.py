@@ -1,4 +1,4 @@
-"""`bench search`: the highest concurrency that keeps a promise."""
+"""`bench search`: the highest concurrency that still meets latency limits."""
 
 import sys
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""`check`: what is wrong with a compose file, anybody's, and what to do about it."""
+"""`check`: what is wrong with any compose file that serves vLLM, and how to fix it."""
 
 import difflib
 import sys
@@ -22,7 +22,7 @@ Examples:
   ernie-deploy render cpu | ernie-deploy check -
   ernie-deploy check compose.yml --sarif > check.sarif
 
-Exits 10 where there is an error; warnings and notes alone are 0."""
+Exits 10 if there is an error, and 0 if there are only warnings or notes."""
 
 STDIN = "-"
 
@@ -33,7 +33,7 @@ STDIN = "-"
 @click.option("--sarif", is_flag=True, help="Print the findings as a SARIF 2.1.0 log.")
 @click.option("--list", "list_rules", is_flag=True, help="Print every rule with its remedy instead.")
 def check(files: tuple[str, ...], as_json: bool, sarif: bool, list_rules: bool) -> int:
-    """Judge compose files, anybody's, by what vLLM and Docker would do."""
+    """Find faults in any compose file that serves vLLM; nothing is started."""
     if as_json and sarif:
         raise UsageError("--json and --sarif exclude each other.")
     if list_rules:

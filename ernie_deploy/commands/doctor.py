@@ -23,19 +23,19 @@ Examples:
   ernie-deploy doctor h100 --model 300b --json
   ernie-deploy doctor h100 --model 300b --nodes 2 --write-env --node-rank 1 --head 10.0.0.4
 
-Without TARGET it says what the host looks like. Exits 0 without an error, 6 where Docker or
-Compose is missing or too old, 1 with any other error."""
+Without TARGET it describes the host. Exits 0 if there is no error, 6 if
+Docker or Compose is missing or too old, and 1 for any other error."""
 
 
 @click.command(epilog=EXAMPLE)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option(
-    "--write-env", is_flag=True, help="Put the host's own values, such as RENDER_GID, into --env-file."
+    "--write-env", is_flag=True, help="Write this host's values, such as RENDER_GID, to --env-file."
 )
 @click.option("--env-file", type=click.Path(path_type=Path, dir_okay=False), default=Path(".env"), show_default=True,
               help="The stack's settings.")  # fmt: skip
 @click.option(
-    "--dry-run", is_flag=True, help="Print the commands and files that tell about a host, and ask none."
+    "--dry-run", is_flag=True, help="Print what doctor would run and read, and do neither."
 )
 @click.option("--node-rank", type=click.IntRange(min=0), metavar="R",
               help="With --nodes: number of this node, 0 on the head.")  # fmt: skip

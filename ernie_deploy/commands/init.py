@@ -23,12 +23,12 @@ MOST_BYTES = 2 << 20
 @click.command(epilog=EXAMPLE)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--env", "values", multiple=True, metavar="NAME=VALUE", help="Set a variable in .env.")
-@click.option("--force", is_flag=True, help="Replace what differs, the old file kept beside it as NAME.orig.")
+@click.option("--force", is_flag=True, help="Replace files that differ; each old one is kept as NAME.orig.")
 @request_options
 def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> None:
     """Make a folder with compose.yml, .env, scripts and a README.
 
-    In a folder that has a stack, `.env` stays as it is, and the difference to compose.yml is shown.
+    In a folder that has a stack, it keeps `.env` and shows what would change in compose.yml.
     """
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.paths import write_all

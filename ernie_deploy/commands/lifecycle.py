@@ -20,7 +20,7 @@ FILE = click.option(
     help="The stack's compose file.",
 )  # fmt: skip
 NAME = click.option(
-    "-p", "--name", default="", metavar="NAME", help="The stack's name, where it is not the file's own."
+    "-p", "--name", default="", metavar="NAME", help="The stack's name, if not the one in the file."
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the exact commands and run none.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -38,13 +38,13 @@ Examples:
 
 @click.command(epilog=UP_EXAMPLE)
 @click.option("--wait-timeout", type=click.IntRange(min=1), default=WAIT_TIMEOUT_S, show_default=True, metavar="S",
-              help="Give up after this many seconds, the download included.")  # fmt: skip
+              help="Give up after this many seconds, including the download.")  # fmt: skip
 @click.option("--no-preflight", is_flag=True, help="Start without doctor's checks of this host.")
 @DRY_RUN
 @JSON
 @request_options
 def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Start a stack, show how far it is, and say why if it fails."""
+    """Start a stack with a live view, and name the cause if it fails."""
     from ernie_deploy.commands.node import profiles
     from ernie_deploy.plan.request import command_words
     from ernie_deploy.stack.compose import Stack
@@ -167,7 +167,7 @@ def _what_is_up(started: Any) -> str:
 @click.option(
     "--volumes",
     is_flag=True,
-    help="Remove the stack's own volumes too; those that stacks share have `ernie-deploy volumes`.",
+    help="Remove the stack's own volumes too; for shared ones see `ernie-deploy volumes`.",
 )
 @DRY_RUN
 @JSON
@@ -198,15 +198,15 @@ def _own_volumes(stack: "Stack") -> list[str]:
 @click.command(epilog="Example: ernie-deploy logs --follow serve")
 @FILE
 @NAME
-@click.option("--follow", is_flag=True, help="Go on printing.")
-@click.option("--tail", default="all", show_default=True, metavar="N", help="Only the last lines.")
+@click.option("--follow", is_flag=True, help="Keep printing new lines.")
+@click.option("--tail", default="all", show_default=True, metavar="N", help="Print only the last N lines.")
 @DRY_RUN
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 @click.argument("services", nargs=-1)
 def logs(  # noqa: PLR0913, PLR0917 - its options
     file: Path, name: str, follow: bool, tail: str, dry_run: bool, as_json: bool, services: tuple[str, ...]
 ) -> None:
-    """Print what the containers of a stack said."""
+    """Print the logs of a stack's containers."""
     from ernie_deploy.stack.compose import Stack
 
     words = Stack(files=(_existing(file),), project=name).logs(*services, follow=follow, tail=tail)

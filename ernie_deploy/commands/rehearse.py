@@ -20,12 +20,12 @@ Examples:
 @click.command(epilog=EXAMPLE)
 @click.option("--keep", is_flag=True, help="Leave the stack up and its folder in place.")
 @click.option("--build-base", is_flag=True,
-              help="Build the image of vLLM for CPU where it is missing, on a base made by debootstrap.")  # fmt: skip
+              help="Build the image of vLLM for CPU if it is missing, on a base made with debootstrap.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print the override and the exact commands, and run none.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @request_options
 def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **options: Any) -> None:
-    """Run a stack for real without a GPU, and say what that proved."""
+    """Run a stack without a GPU, on real Docker and vLLM, and report what it proves."""
     import tempfile
 
     from ernie_deploy.catalog import Catalog

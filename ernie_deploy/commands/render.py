@@ -26,9 +26,9 @@ Examples:
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Write to this file, whole or not at all; one that was rendered and not edited since is replaced.",
+    help="Write the whole file or none; a rendered file that nobody edited is replaced.",
 )
-@click.option("--force", is_flag=True, help="Overwrite what is there and was not rendered, or edited since.")
+@click.option("--force", is_flag=True, help="Overwrite a file that was edited or not rendered.")
 @click.option("--all", "every", is_flag=True, help="Render every supported pair into --out-dir.")
 @click.option("--out-dir", type=click.Path(path_type=Path), help="Folder for --all.")
 @click.option(
@@ -37,7 +37,7 @@ Examples:
     help="With --all: write the example of .env to this file.",
 )
 @click.option(
-    "--check", "check_only", is_flag=True, help="With --all: write nothing, name what is out of date."
+    "--check", "check_only", is_flag=True, help="With --all: write nothing; list files that are out of date."
 )
 @click.option(
     "--format",

@@ -20,7 +20,7 @@ Examples:
 @DRY_RUN
 @click.pass_context
 def volumes(ctx: click.Context, as_json: bool, dry_run: bool) -> None:
-    """List what stacks keep on this host and who uses it; `remove` what nobody does."""
+    """List the stacks' volumes and who uses them; `remove` one that is not used."""
     if ctx.invoked_subcommand:
         return
     if dry_run:
@@ -49,11 +49,11 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 
 @volumes.command(epilog="Example: ernie-deploy volumes remove ernie-hf-cache --yes")
 @click.argument("name", metavar="NAME", shell_complete=_names)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @DRY_RUN
 @JSON
 def remove(name: str, yes: bool, dry_run: bool, as_json: bool) -> None:
-    """Remove a volume that no container refers to; what it holds is downloaded or compiled again."""
+    """Remove a volume that no container uses; its contents are downloaded or compiled again."""
     if dry_run:
         import shlex
 

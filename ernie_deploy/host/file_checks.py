@@ -37,7 +37,7 @@ def token(examination: Examination) -> Iterator[Finding]:
         yield error(
             "token",
             f"HF_TOKEN_FILE={path} does not exist; Compose refuses to start.",
-            "mend or remove it in .env",
+            "correct the path in .env, or remove the line",
         )
     elif stat.kind == "closed":
         yield unknown("token", f"This user may not look at {path}.", f"sudo ls -l {quote(path)}")

@@ -36,7 +36,7 @@ def pip_config(examination: Examination) -> Iterator[Finding]:
     path = examination.values["PIP_CONFIG_FILE"]
     if examination.plan.packages and path != NO_FILE and examination.files.pip_config is None:
         yield error("pip-config", f"PIP_CONFIG_FILE={path} does not exist; Compose refuses to start.",
-                    "mend or remove it in .env")  # fmt: skip
+                    "correct the path in .env, or remove the line")  # fmt: skip
 
 
 def folder(examination: Examination) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ def topologies(
 
 
 def _pipeline_parallel_size(pairing: Pairing, profiles: Sequence[Profile]) -> int:
-    """The user's, else a stage a node; one where replicas or tensor ranks fill the nodes."""
+    """The user's, else one stage per node; one where replicas or tensor ranks fill the nodes."""
     if chosen := find(pairing.user, "pipeline-parallel-size"):
         return whole_number(chosen)
     spans = size_of(pairing.user, "tensor-parallel-size") > pairing.gpus_of_node

@@ -47,7 +47,7 @@ def whole_number(setting: Setting) -> int:
         return int(setting.value)
     raise UsageError(
         f"--{setting.name} must be a whole number of 1 or more, not {str(setting.value)[:40]!r}.",
-        cause="the memory plan counts with it, so it must be said in digits",
+        cause="the memory plan calculates with this number",
     )
 
 

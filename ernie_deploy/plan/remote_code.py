@@ -79,7 +79,7 @@ STAND_IN = (
 )
 READ = (
     "`fetch` reads the model's own code before the first gigabyte, without running it, and `serve` imports it once, with"
-    " a time limit, before vLLM starts: a missing package, or a question to the network, is one sentence."
+    " a time limit, before vLLM starts: a missing package or a request to the network is then a one-line error."
 )
 _BROUGHT = (
     "`fetch` brings {titles} for that code ({size:.0f} MB in all, pinned by hash, onto the volume ernie-packages), so that"

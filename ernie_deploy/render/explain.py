@@ -175,7 +175,7 @@ def _head(plan: Plan) -> str:
         ("image", plan.serve_image),
         ("layout", f"{', '.join(sizes)} on {gpus}{nodes}"),
         ("profiles", ", ".join(plan.profiles) or "none"),
-        ("ready", f"within {plan.ready_timeout_s} s, or it counts as stuck"),
+        ("ready", f"within {plan.ready_timeout_s} s; after that the server is considered stuck"),
     ]
     return _settings(f"{plan.model.title} on {plan.target.id}, vLLM {plan.engine}", rows)
 

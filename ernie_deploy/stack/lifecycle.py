@@ -1,4 +1,4 @@
-"""Brings a stack up with a live view, and says in one sentence why it did not come."""
+"""Brings a stack up with a live view, and names the cause if it fails."""
 
 import queue
 import shlex

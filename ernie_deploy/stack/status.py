@@ -69,7 +69,7 @@ def as_text(seen: dict[str, Any]) -> str:
     for one in seen["containers"]:
         health = f", {one['health']}" if one["health"] else ""
         code = f" ({one['exit_code']})" if one["exit_code"] is not None else ""
-        restarts = f", {one['restarts']} restarts" if one["restarts"] else ""
+        restarts = f", {count} restart{'s' * (count > 1)}" if (count := one["restarts"]) else ""
         lines.append(
             f"  {one['service']:<8} {one['status']}{code}{health}{restarts}  {one['last_probe'] or ''}".rstrip()
         )

@@ -29,7 +29,7 @@ NO_RAY_ON_CPU = "current platform cpu does not support ray"
 
 
 def of_this_host(folder: Path) -> str:
-    """What the build must know of this host, as the README has it: pip's configuration and the certificates."""
+    """What the build must know of this host, as docs/multi-node.md has it: pip's configuration and the certificates."""
     inputs = build.Inputs(build.parse([]))
     (folder / "pip.conf").write_text(inputs.pip)
     known = {"pip": {"file": str(folder / "pip.conf")}, **({"ca": {"file": inputs.ca}} if inputs.ca else {})}

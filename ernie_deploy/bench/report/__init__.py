@@ -15,7 +15,7 @@ MODULES = {"csv": "table_csv"}
 
 def write(view: View, files: Mapping[str, Path], *, force: bool = False) -> None:
     """Write each kind of report to its file, or none where one may not be overwritten."""
-    # A file is printed one day, and what a journal quotes is anybody's.
+    # A report may be printed, and what a journal quotes is not trusted.
     write_all({path: clean(_writer(kind)(view)) for kind, path in files.items()}, force=force)
 
 
