@@ -35,7 +35,10 @@ COMMANDS = {
     "logs": ("lifecycle", "Print the logs of a stack's containers."),
     "down": ("lifecycle", "Stop a stack; its weights stay on their volume."),
     "volumes": ("volumes", "List the stacks' volumes and who uses them; `remove` one that is not used."),
-    "rehearse": ("rehearse", "Run a stack without a GPU, on real Docker and vLLM, and report what it proves."),
+    "rehearse": (
+        "rehearse",
+        "Run a stack without a GPU, on real Docker and vLLM, and report what it proves.",
+    ),
     "bench": ("bench", "Measure a stack with vLLM's own client, and prove each number."),
     "check": ("check", "Find faults in any compose file that serves vLLM; nothing is started."),
 }

@@ -91,6 +91,6 @@ class NotComparable(KitError):
 
 
 class Interrupted(KitError):
-    """Stopped by the user; what is done is kept, and the same command goes on from there."""
+    """Stopped by the user; completed work is kept, and the same command continues from there."""
 
     exit_code = 130

@@ -62,8 +62,8 @@ def _refuse(in_the_way: Iterable[Path]) -> None:
     if blocked := list(in_the_way):
         raise UsageError(
             "\n".join(f"{path} exists and was not overwritten." for path in blocked),
-            cause="the kit never replaces a file of yours unasked, and has written none of the others either"
-            if blocked[1:] else "the kit never replaces a file of yours unasked",
+            cause="the kit never replaces your files unasked, and has written none of the others either"
+            if blocked[1:] else "the kit never replaces your files unasked",
             next_step="choose another path, or repeat the command with --force",
         )  # fmt: skip
 

@@ -56,7 +56,9 @@ def test_exit_codes_and_sentences(words: list[str], code: int, sentence: str) ->
 
 def test_exit_codes_are_those_of_the_docs_table() -> None:
     table = dict(
-        re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "docs/exit-codes.md").read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(
+            r"^\| (\d+) \| (.+) \|$", (ROOT / "docs/exit-codes.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
     )
     family = {
         kind.exit_code

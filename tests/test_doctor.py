@@ -647,7 +647,7 @@ def test_a_published_address_without_a_key() -> None:
     has(
         examined("h100", "h100", bind="0.0.0.0"),
         "warn exposure The API is published on 0.0.0.0, and asks nobody for a key.",
-        " next: set BIND_ADDR=127.0.0.1 in .env, and forward the port or put a reverse proxy of yours before it",
+        " next: set BIND_ADDR=127.0.0.1 in .env, and forward the port or put your own reverse proxy before it",
     )
 
 
@@ -1158,7 +1158,7 @@ def test_where_nothing_is_brought_no_index_is_asked(options: dict[str, object]) 
 )
 def test_archives_that_lie_here_need_no_index(env: str, folder: str) -> None:
     host = with_archives(folder)
-    has(examined(host, "h100", env, model="vl-28b"), f"ok packages {BOTH} lie in PACKAGES_DIR already.")
+    has(examined(host, "h100", env, model="vl-28b"), f"ok packages {BOTH} are in PACKAGES_DIR already.")
     assert not any("find" in argv for argv in host.asked)
 
 

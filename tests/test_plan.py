@@ -165,7 +165,7 @@ def test_nodes_are_pure_text_and_its_commands_are_said() -> None:
     text = as_text(planned("h100", model="300b", nodes=2))
     section = text[text.index("what to type") : text.index("\n\nto know")]
     assert section.replace(" (net.ipv4.ip_local_port_range)", "").splitlines() == [
-        "what to type, in any order of the nodes: each waits for the others",
+        "what to type; start the nodes in any order, each waits for the others",
         "  anywhere; then copy compose.yml to every node:",
         "    ernie-deploy render -o compose.yml h100 --model 300b --nodes 2",
         "  node 0, the head, whose address ADDR the others reach:",
@@ -176,7 +176,7 @@ def test_nodes_are_pure_text_and_its_commands_are_said() -> None:
         "    ernie-deploy doctor --write-env --node-rank 1 --head ADDR h100 --model 300b --nodes 2",
         "    docker compose --profile worker up -d --wait",
         "",
-        "ports to open (TCP), to those named alone",
+        "ports to open (TCP), only to those named",
         "  8000 on head for clients                the API, on BIND_ADDR",
         "  29501 on head for workers               torch's TCPStore, where the ranks meet; it listens on every interface",
         "  29502 on head for workers               the kit's beacon: whether the head serves, since when, and nothing else",

@@ -37,7 +37,7 @@ def _lifetimes(service: Service, state: str) -> list[Lifetime]:
 @rule(
     "ED101",
     "error",
-    f"A flag is none of vLLM {ENGINE}'s.",
+    f"vLLM {ENGINE} has no such flag.",
     remedy="leave it out, or see `vllm serve --help=all` of this version",
     source=f"{PARSER}; an unknown flag ends the container with exit 2",
 )
@@ -114,7 +114,7 @@ def _method(value: str) -> object:
 @rule(
     "ED104",
     "error",
-    "vLLM does not take this value for the flag.",
+    "vLLM rejects this value of the flag.",
     remedy="see `vllm serve --help=FLAG` of this version",
     source=f"{PARSER}; a refused value ends the container with exit 2",
 )
@@ -179,7 +179,7 @@ def _quoting(value: str) -> str:
 @rule(
     "ED105",
     "error",
-    "vLLM's parser refuses the command's words: a value too few or too many.",
+    "vLLM's parser rejects the command: a value is missing, or there is one too many.",
     remedy="write --flag=VALUE, and switches without a value",
     source=f"{PARSER}; run with {ENGINE}: `unrecognized arguments`, exit 2",
 )
@@ -202,7 +202,7 @@ def refused_word(service: Service) -> Iterator[Spot]:
 @rule(
     "ED106",
     "error",
-    "The command names the program again that the image's entrypoint already is.",
+    "The command repeats the program that the image's entrypoint already runs.",
     remedy="begin the command with the model, or set `entrypoint` as well",
     source="vLLM 0.11.1 docker/Dockerfile, 0.14.0 docker/Dockerfile.rocm: ENTRYPOINT [vllm, serve]",
 )

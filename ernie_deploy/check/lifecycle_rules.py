@@ -39,7 +39,7 @@ def no_health_check(service: Service) -> Iterator[Spot]:
 @rule(
     "ED302",
     "note",
-    "The health check asks what a hung engine still answers.",
+    "The health check asks for something that a hung engine still answers.",
     remedy="ask it for one token, or watch vllm:iteration_tokens_total on /metrics",
     source="run with vLLM 0.32.0: with a stopped engine /health and /v1/models stay 200 for ever",
 )
@@ -92,7 +92,7 @@ def killed_while_draining(service: Service) -> Iterator[Spot]:
 @rule(
     "ED305",
     "warning",
-    "Nothing lets running answers end when the server stops.",
+    "Running answers are cut when the server stops.",
     remedy="--shutdown-timeout=60 with stop_grace_period: 90s",
     source="run with vLLM 0.32.0: by default a stream stalls without an end, and is cut after 10 s",
     of_absence=True,
@@ -227,7 +227,7 @@ def endless_bench(service: Service) -> Iterator[Spot]:
 @rule(
     "ED312",
     "warning",
-    "A shell stands between Docker and vLLM.",
+    "A shell runs between Docker and vLLM.",
     remedy="write `exec vllm serve ...`",
     source="POSIX sh does not pass SIGTERM on: the server is killed after the grace period",
 )

@@ -205,7 +205,7 @@ def _from_hub(service: Service) -> bool:
 @rule(
     "ED120",
     "warning",
-    f"With a draft model vLLM wants at least {MTP_MIN_BATCHED_TOKENS} batched tokens.",
+    f"With a draft model vLLM recommends at least {MTP_MIN_BATCHED_TOKENS} batched tokens.",
     remedy=f"--max-num-batched-tokens {MTP_MIN_BATCHED_TOKENS} or more",
     source="vLLM 0.32.0 vllm/config/vllm.py _set_max_num_scheduled_tokens: `suboptimal performance`",
 )
@@ -223,7 +223,7 @@ def small_draft_batch(service: Service) -> Iterator[Spot]:
     "ED121",
     "error",
     "The model has no draft layer that vLLM can use.",
-    remedy="leave out --speculative-config; of ERNIE 4.5 only 21b and 300b draft for themselves",
+    remedy="leave out --speculative-config; of ERNIE 4.5 only 21b and 300b have one",
     source="mtp of the catalog's model; vLLM 0.32.0 vllm/config/speculative.py knows ernie4_5_moe alone",
 )
 def no_draft_layer(service: Service) -> Iterator[Spot]:

@@ -17,7 +17,7 @@ def _takes_images(service: Service) -> Argv | None:
 @rule(
     "ED240",
     "warning",
-    "Clients may have the server fetch from any host that it reaches.",
+    "Clients can make the server fetch from any host that it reaches.",
     remedy="--allowed-media-domains with the hosts you mean, or data-urls-only.invalid for none: an empty list is every host",
     source="run with vLLM 0.32.0: an image_url reached another container; vllm/multimodal/media/connector.py",
     of_absence=True,
@@ -34,7 +34,7 @@ def open_media(service: Service) -> Iterator[Spot]:
 @rule(
     "ED241",
     "warning",
-    "A host that media may come from can send the server on to any other.",
+    "An allowed media host can redirect the server to any other host.",
     remedy='VLLM_MEDIA_URL_ALLOW_REDIRECTS: "0"',
     source="vLLM 0.32.0 docs/usage/security.md; vllm/envs.py: redirects are followed unless it is 0",
     of_absence=True,
@@ -56,7 +56,7 @@ def media_redirects(service: Service) -> Iterator[Spot]:
 @rule(
     "ED242",
     "warning",
-    "Clients may change how media are decoded, and so take any amount of memory.",
+    "Clients can change how media are decoded, and so use any amount of memory.",
     remedy="leave out --trust-request-mm-kwargs",
     source="vLLM 0.32.0 vllm/entrypoints/generate/base/protocol.py validate_request_mm_kwargs",
 )

@@ -24,7 +24,7 @@ MODE = re.compile(r"no-new-privileges(?:[:=]true)?")
 @rule(
     "ED220",
     "error",
-    "A secret stands in the file in clear text.",
+    "The file contains a secret in clear text.",
     remedy="keep it in a file and name that under `secrets`: HF_TOKEN_PATH for the hub, --config for the key",
     source="OWASP Docker Cheat Sheet rule 12; it also shows in `docker inspect`, `ps` and `docker compose config`",
 )
@@ -110,7 +110,7 @@ def used(service: Service, section: str) -> Iterator[tuple[str, int]]:
 @rule(
     "ED223",
     "warning",
-    "Processes may gain privileges by setuid programs.",
+    "Processes can gain privileges through setuid programs.",
     remedy='security_opt: ["no-new-privileges:true"]',
     source="CIS Docker Benchmark 5.26, OWASP rule 4; run with vLLM 0.32.0",
     of_absence=True,

@@ -50,7 +50,7 @@ SWITCHES = {
     "ED201",
     "error",
     "The API is published beyond this host without an API key.",
-    remedy='publish it as "127.0.0.1:8000:8000"; to others, publish a gateway before it',
+    remedy='publish it as "127.0.0.1:8000:8000"; for others, put a gateway in front of it',
     source="vLLM 0.32.0 docs/usage/security.md; Docker publishes on every address and past the firewall",
 )
 def open_api(service: Service) -> Iterator[Spot]:
@@ -66,7 +66,7 @@ def open_api(service: Service) -> Iterator[Spot]:
     "ED202",
     "error",
     "vLLM is published beyond this host, and its API key leaves routes open.",
-    remedy='publish it as "127.0.0.1:8000:8000", and to others a gateway with a list of allowed paths before it',
+    remedy='publish it as "127.0.0.1:8000:8000", and for others put a gateway with a list of allowed paths in front of it',
     source="run with vLLM 0.32.0 (authenticate.py GUARDED_PREFIX): /invocations infers without a key",
 )
 def half_guarded_api(service: Service) -> Iterator[Spot]:
@@ -278,7 +278,7 @@ def development_mode(service: Service) -> Iterator[Spot]:
 @rule(
     "ED212",
     "warning",
-    "Clients may have the server read its own files.",
+    "Clients can make the server read its own files.",
     remedy="leave out --allowed-local-media-path; let clients send media as data: URLs",
     source="vLLM 0.32.0 docs/usage/security.md",
 )

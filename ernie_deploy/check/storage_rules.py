@@ -31,7 +31,7 @@ MOST_COMPARED = 50
     "error",
     "Compose refuses this shape.",
     remedy="see the Compose specification; `docker compose config -q` tells more",
-    source="Compose 2.40.3; what is refused was not judged by the other rules",
+    source="Compose 2.40.3; the other rules skip what is refused",
 )
 def refused_shape(service: Service) -> Iterator[Spot]:
     """Keys of the wrong kind, keys that stand twice, quotes that do not close."""
@@ -50,7 +50,7 @@ def refused_shape(service: Service) -> Iterator[Spot]:
 @rule(
     "ED321",
     "warning",
-    "The image is another one tomorrow.",
+    "The image's tag may name another image tomorrow.",
     remedy="name a release, such as vllm/vllm-openai:v0.32.0, or a digest",
     source="OWASP Docker Cheat Sheet rule 13; flags come and go between vLLM's releases",
     of_absence=True,
@@ -152,7 +152,7 @@ def _mount_of(path: str, service: Service) -> Mount | None:
 @rule(
     "ED325",
     "error",
-    "A group is named, and names are looked up in the image.",
+    "A group is given by name, and names are looked up in the image.",
     remedy="write the host's number, in quotes: stat -c %g /dev/kfd /dev/dri/renderD*",
     source="run with Docker 20.10: Unable to find group render; ROCm's base images have it with their own number",
 )

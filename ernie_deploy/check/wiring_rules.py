@@ -19,7 +19,7 @@ HEALTH_URL = re.compile(
 @rule(
     "ED130",
     "error",
-    "The benchmark asks where no server listens; vLLM's client then reports zeros and exits 0.",
+    "The benchmark addresses a port where no server listens; vLLM's client then reports zeros and exits 0.",
     remedy="--host with the name of the service that serves, --port with its port",
     source="run with vLLM 0.32.0; the published recipe serves on 8000 and benches on 8200",
 )
@@ -95,8 +95,8 @@ def dead_port(service: Service) -> Iterator[Spot]:
 @rule(
     "ED132",
     "error",
-    "The health check asks a port on which vLLM does not listen.",
-    remedy="ask the port of --port, 8000 by default",
+    "The health check uses a port on which vLLM does not listen.",
+    remedy="use the port of --port, 8000 by default",
     source="vLLM 0.32.0 listens on --port, 8000 by default",
 )
 def deaf_health_check(service: Service) -> Iterator[Spot]:

@@ -64,7 +64,12 @@ def report(journal: Path, as_json: bool, baseline: Path | None, force: bool, **f
 @click.command(epilog=COMPARE_EXAMPLE)
 @click.argument("a", type=FILE)
 @click.argument("b", type=FILE)
-@click.option("--tolerance", type=FILE, metavar="FILE", help="TOML file with the percentages by which figures may get worse.")
+@click.option(
+    "--tolerance",
+    type=FILE,
+    metavar="FILE",
+    help="TOML file with the percentages by which figures may get worse.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def compare(a: Path, b: Path, tolerance: Path | None, as_json: bool) -> int:
     """Report what got worse from A to B, each a journal or a baseline."""

@@ -81,7 +81,7 @@ def _copies(folder: Path, made: dict[str, str], *, force: bool) -> Iterator[tupl
         _show_difference(old.get("compose.yml"), made["compose.yml"])
         raise UsageError(
             "\n".join(f"{folder / name} exists and was not overwritten." for name in changed),
-            cause="the kit never replaces a file of yours unasked, and has written none of the others either",
+            cause="the kit never replaces your files unasked, and has written none of the others either",
             next_step="repeat the command with --force; each old file is kept beside its new one as NAME.orig",
         )
     yield from ((_free(folder, f"{name}.orig"), text) for name, text in old.items())

@@ -40,7 +40,7 @@ def token(examination: Examination) -> Iterator[Finding]:
             "correct the path in .env, or remove the line",
         )
     elif stat.kind == "closed":
-        yield unknown("token", f"This user may not look at {path}.", f"sudo ls -l {quote(path)}")
+        yield unknown("token", f"This user has no access to {path}.", f"sudo ls -l {quote(path)}")
     elif stat.kind == "folder":
         yield error("token", f"HF_TOKEN_FILE={path} is a folder.", "remove it and write the token to a file")
     elif not stat.size:

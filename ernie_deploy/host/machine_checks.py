@@ -175,7 +175,7 @@ def exposure(examination: Examination) -> Iterator[Finding]:
         asks = f"{', '.join(examination.engine.api_key.left_open({'disable-fastapi-docs'}))} ask for no key"
     yield warning(
         "exposure", f"The API is published on {address}, and {asks}.",
-        "set BIND_ADDR=127.0.0.1 in .env, and forward the port or put a reverse proxy of yours before it",
+        "set BIND_ADDR=127.0.0.1 in .env, and forward the port or put your own reverse proxy before it",
     )  # fmt: skip
 
 

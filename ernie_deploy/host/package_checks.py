@@ -28,7 +28,7 @@ def machine(examination: Examination) -> Iterator[Finding]:
         if have and package.machine and package.machine != have:
             sentence = f"{package.title}, which the model's own code imports, is published for {package.machine} alone."
             remedy = examination.command("render", extra_packages="none")
-            yield error("packages", sentence, f"take an image of yours that has {package.id}, and: {remedy}")
+            yield error("packages", sentence, f"use your own image that has {package.id}, and: {remedy}")
 
 
 def pip_config(examination: Examination) -> Iterator[Finding]:
@@ -60,7 +60,7 @@ def archives(examination: Examination) -> Iterator[Finding]:
     if not titles:
         return
     if answer is None:
-        yield ok("packages", f"{titles} lie in PACKAGES_DIR already.")
+        yield ok("packages", f"{titles} are in PACKAGES_DIR already.")
     elif answer.rc == 0:
         yield ok("packages", f"The package index lists {titles}.")
     elif answer.rc == TIMED_OUT:

@@ -100,7 +100,7 @@ def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:
 
 PUBLISHED = "The API is published beyond this host, on {bind}."
 GATEWAY = (
-    "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or let a reverse proxy of yours"
+    "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or let your own reverse proxy"
     " pass on the paths that clients need."
 )
 MOVABLE_CODE = (

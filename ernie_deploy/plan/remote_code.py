@@ -86,7 +86,7 @@ _BROUGHT = (
     " `serve` needs no way out. Without a way to a package index: copy the archives into the folder `archives` of PACKAGES_DIR."
 )
 _MACHINE = (
-    "{title} is published for {machine} alone: on another processor, take an image of yours that has it and render with"
+    "{title} is published for {machine} alone: on another processor, use your own image that has it and render with"
     " --extra-packages none."
 )
 _LEFT_OUT = (

@@ -135,7 +135,9 @@ def require_image(*, build_base: bool = False) -> None:
             next_step=f"build it with: python {build}; where no registry is reached, add --build-base to either command",
         )
     if code := relay([sys.executable, str(build), "--build-base"], err=True):
-        raise ToolFailed(f"Building the image {IMAGE} ended with {code}.", cause="see the build's own output above")
+        raise ToolFailed(
+            f"Building the image {IMAGE} ended with {code}.", cause="see the build's own output above"
+        )
 
 
 def rehearse(

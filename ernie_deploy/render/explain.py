@@ -112,7 +112,7 @@ def commands(plan: Plan) -> list[tuple[str, list[str]]]:
 def _on_each_node(plan: Plan) -> str:
     lines = [f"  {where}:\n" + "\n".join(f"    {c}" for c in typed) for where, typed in commands(plan)]
     return (
-        "\n".join(["what to type, in any order of the nodes: each waits for the others", *lines])
+        "\n".join(["what to type; start the nodes in any order, each waits for the others", *lines])
         if lines
         else ""
     )
@@ -125,7 +125,7 @@ def _ports(plan: Plan) -> str:
         (f"{plan.port(port.id) or 'ephemeral'} on {port.on} for {port.to}", port.summary)
         for port in plan.ports
     ]
-    return _settings("ports to open (TCP), to those named alone", rows)
+    return _settings("ports to open (TCP), only to those named", rows)
 
 
 def _setting(setting: Setting) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def as_text(plan: Plan) -> str:
         _on_each_node(plan),
         _ports(plan),
         _sentences("warnings", plan.warnings),
-        _sentences("to know", plan.notes),
+        _sentences("notes", plan.notes),
     ]
     return "\n\n".join(section for section in sections if section)
 

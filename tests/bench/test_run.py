@@ -185,7 +185,7 @@ def test_a_stopped_run_says_so_and_goes_on(name: int, shim: dict[str, str], tmp_
         cut.send_signal(name)
         _, said = cut.communicate(timeout=30)
         assert cut.returncode == 130
-        assert "the same command goes on from here" in said
+        assert "the same command continues from here" in said
         _until(lambda: fake.running == 0)
         fake.token_s = 0.001
         assert subprocess.run(words, env=shim, cwd=ROOT, capture_output=True, timeout=60).returncode == 0

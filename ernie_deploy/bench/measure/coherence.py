@@ -115,5 +115,5 @@ def _garbage(detail: str) -> BenchInvalid:
     return BenchInvalid(
         "The server's answers make no sense, so its speed means nothing.",
         cause=detail,
-        next_step="check model, quantization and image; --skip-coherence measures all the same",
+        next_step="check model, quantization and image; --skip-coherence measures anyway",
     )

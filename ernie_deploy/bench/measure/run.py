@@ -211,7 +211,7 @@ class Runner:
 
     def _interruption(self) -> Interrupted:
         return Interrupted(
-            "Stopped.", cause="Ctrl-C or SIGTERM", next_step="the same command goes on from here"
+            "Stopped.", cause="Ctrl-C or SIGTERM", next_step="the same command continues from here"
         )
 
 
