@@ -341,7 +341,7 @@ def prepare(options: Options, words: list[str]) -> None:
 
 
 def main(*words: str) -> int:
-    """Prepare and become the command; a failure is one sentence."""
+    """Prepare and become the command; a failure is a one-line error."""
     options, begun = parse(list(words)), time.monotonic()
     if options.child:
         return run_child(options)

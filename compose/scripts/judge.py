@@ -83,7 +83,7 @@ class Problem(NamedTuple):
 REMEDIES = {
     MISSING: "render with `--extra-packages fetch`, or with an image of your own that has it",
     NETWORK: "`serve` has no way out of the network, so the start would hang or fail: bring what it downloads in an "
-    "image of your own, or set REMOTE_CODE_NETWORK=allow in .env to start all the same",
+    "image of your own, or set REMOTE_CODE_NETWORK=allow in .env to start anyway",
     UNREADABLE: "name a revision whose files are whole, or a folder of your own with --weights",
 }
 
@@ -451,7 +451,7 @@ def script(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Judge, and end in one sentence for each kind of problem."""
+    """Judge the files; each kind of problem ends in a one-line error."""
     parser = argparse.ArgumentParser("judge")
     parser.add_argument("--reader", required=True, type=script)
     parser.add_argument("--path", action="append", default=[])

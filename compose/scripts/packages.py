@@ -498,7 +498,7 @@ def known_errors(into: Path) -> Iterator[None]:
 
 
 def main(mode: str = "", *arguments: str) -> int:
-    """Run one mode; what has a known cause ends in one sentence, the rest in a traceback."""
+    """Run one mode; a known cause ends in a one-line error, anything else in a traceback."""
     try:
         {"bring": bring, "find": find}[mode](list(arguments))
     except KnownError as error:

@@ -896,7 +896,7 @@ def back_off(path: Path) -> None:
 
 
 def main(mode: str = "", *arguments: str) -> int:
-    """Run one mode; what has a known cause ends in one sentence, the rest in a traceback."""
+    """Run one mode; a known cause ends in a one-line error, anything else in a traceback."""
     try:
         {"fetch": fetch, "serve": serve}[mode](list(arguments))
     except KnownError as error:
