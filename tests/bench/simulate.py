@@ -138,7 +138,7 @@ def evidence(cell: Cell, *, seed: int = 0, speed: Speed = FAST, life: Environmen
     result, itl = simulate_reduced(cell, seed=seed, speed=speed)
     server = server_of(result, cell, kv_cache_tokens=speed.kv_cache_tokens)
     return Evidence(
-        cell=cell, figures=result, itl=itl, server=server, environment=life, seed=seed,
+        cell=cell, figures=result, itl=itl, server=server, environment=life,
         derived=derive(result, itl, server, life, seed=seed), floor=roofline.of(cell, result, life),
     )  # fmt: skip
 

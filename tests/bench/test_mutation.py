@@ -1,4 +1,4 @@
-"""No figure of a valid record can be changed unseen: each is corrupted in turn, and a check fires."""
+"""No measured figure of a valid record can be changed unseen: each is corrupted in turn, and a check fires."""
 
 import copy
 import math
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from bench.good import GOOD, RECIPE, failed
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from ernie_deploy.bench.journal.record import Evidence, InterTokenLatency
 
@@ -19,16 +19,13 @@ EXCEPTIONS = {
 
 
 def paths(proof: Evidence) -> list[tuple[str, Any]]:
-    """Every number of a record: (table, key), or (table, (key, place)) for one element of a list."""
+    """Every measured number of a record, not what follows from them: (table, key), or (table, (key, place)) for one element of a list."""
     found: list[tuple[str, Any]] = []
     for key, value in proof.figures.items():
         if isinstance(value, list) and value and not isinstance(value[0], str):
             found += [("figures", (key, place)) for place in {0, len(value) // 2, len(value) - 1}]
         elif isinstance(value, int | float):
             found.append(("figures", key))
-    for table, values in (("derived", proof.derived), ("floor", proof.floor)):
-        found += [(table, key) for key, value in asdict(values).items() if isinstance(value, int | float)]
-    found += [("derived.deciles", place) for place in range(11)]
     found += [
         ("itl.counts", 0),
         ("itl.sums_s", 0),
@@ -43,15 +40,6 @@ def corrupted(proof: Evidence, table: str, key: Any, change) -> Evidence:
         holder, at = (figures[key[0]], key[1]) if isinstance(key, tuple) else (figures, key)
         holder[at] = change(holder[at])
         return replace(proof, figures=figures)
-    if table == "derived.deciles":
-        deciles = list(proof.derived.ttft_deciles_ms)
-        deciles[key] = change(deciles[key])
-        return replace(proof, derived=replace(proof.derived, ttft_deciles_ms=tuple(deciles)))
-    if table in ("derived", "floor"):
-        return replace(
-            proof,
-            **{table: replace(getattr(proof, table), **{key: change(getattr(getattr(proof, table), key))})},
-        )
     if table.startswith("itl"):
         return replace(proof, itl=corrupted_gaps(proof.itl, table.partition(".")[2], key, change))
     when = table.partition(".")[2]

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 SCHEMA = "ernie-bench/1"
 
@@ -262,4 +262,3 @@ class Evidence(Struct, frozen=True, kw_only=True):
     server: Server | None = None
     environment: Environment | None = None
     floor: Floor | None = None
-    seed: int | None = field(default=None)

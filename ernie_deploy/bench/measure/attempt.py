@@ -132,7 +132,7 @@ def _measured(context: RunContext, start: Start, watched: Watched, path: Path) -
     floor = roofline.of(start.cell, result, context.environment)
     evidence = Evidence(
         cell=start.cell, figures=result, itl=itl, derived=derived, server=server,
-        environment=context.environment, floor=floor, seed=start.seed,
+        environment=context.environment, floor=floor,
     )  # fmt: skip
     checks = validity.judge(evidence)
     status = validity.status_of(checks)

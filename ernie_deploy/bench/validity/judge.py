@@ -24,7 +24,7 @@ CHECKS: tuple[Judgement, ...] = (
     per_request.send_lag, per_request.queue_times,
     server.completed_rows, server.counters_rise, server.generation_tokens, server.prompt_tokens, server.finished,
     server.aborted, server.warm_cache, server.prefix_queries, server.preemptions, server.samples, server.speculation,
-    physics.collapsed_floor, physics.uniform_floor, physics.prefill_peak, physics.floor, physics.derived,
+    physics.collapsed_floor, physics.uniform_floor, physics.prefill_peak,
 )  # fmt: skip
 
 

@@ -1,11 +1,7 @@
-"""Checks against what the hardware can do, and of the figures the kit itself derived."""
+"""Checks against what the hardware can do."""
 
-from msgspec.structs import asdict
-
-from ernie_deploy.bench.journal import roofline
-from ernie_deploy.bench.journal.derive import derive
 from ernie_deploy.bench.journal.record import Check, Evidence
-from ernie_deploy.bench.validity.basis import differing, hard, listed, number, rehearsed, rows_of, soft
+from ernie_deploy.bench.validity.basis import hard, number, rehearsed, rows_of, soft
 
 UNIFORM_SHARE = 0.9
 
@@ -39,29 +35,6 @@ def prefill_peak(evidence: Evidence) -> Check | None:
     least_s = evidence.floor.prefill_at_peak_s * (1 - (known or 0.0))
     text = f"{len(done)} prompts were read within {took_s:.3f} s, at peak {least_s:.3f} s"
     return hard("physics-prefill", text, ok=took_s >= least_s)
-
-
-def floor(evidence: Evidence) -> Check | None:
-    """The floor is that of this stack and cell."""
-    if not evidence.floor or not evidence.environment:
-        return None
-    if not (computed := roofline.of(evidence.cell, evidence.figures, evidence.environment)):
-        return None
-    faults = differing(asdict(evidence.floor), asdict(computed))
-    return listed("floor", faults, f"{computed.uniform_ms:.3f} ms for a batch of {computed.batch:.1f}")
-
-
-def derived(evidence: Evidence) -> Check | None:
-    """The derived figures compute to the same again; the send lag only where the seed is known."""
-    if not evidence.derived:
-        return None
-    again = derive(evidence.figures, evidence.itl, evidence.server, evidence.environment, seed=evidence.seed)
-    recorded, computed = asdict(evidence.derived), asdict(again)
-    if computed["send_lag_p99_ms"] is None:
-        del recorded["send_lag_p99_ms"]
-    return listed(
-        "derived", differing(recorded, computed), f"{len(recorded)} derived figures compute to the same"
-    )
 
 
 def _median_itl_ms(evidence: Evidence) -> float | None:
