@@ -229,9 +229,11 @@ def test_a_device_is_never_replaced(tmp_path: Path) -> None:
 
 
 KILLED = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 import ernie_deploy.paths as paths
+# A shell that started the tests in its background left SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 put = paths._put
 def slow(*words):
     print("staged", flush=True)
@@ -266,7 +268,7 @@ def test_a_kill_leaves_no_part_of_a_file(tmp_path: Path, number: int, writer: st
         assert child.stdout
         assert child.stdout.readline() == b"staged\n"
         child.send_signal(number)
-        child.wait(30)
+        child.wait(50)
     time.sleep(0.1)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {".env": "MINE=1\n"}
 

@@ -105,20 +105,27 @@ def started(
     output: IO[str] | None = None,
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
+    bound: bool = False,
 ) -> "Iterator[subprocess.Popen[str]]":
     """Run a command beside the block, its output in a file or on one pipe; it never outlives the block.
 
-    It has a process group of its own, so that the terminal's Ctrl-C reaches the kit alone.
+    It has a process group of its own, so that the terminal's Ctrl-C reaches the kit alone. A `bound` one is killed
+    by the kernel where the kit itself is killed, if util-linux can ask for that.
     """
     _present(words[0])
     process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=output or subprocess.PIPE, stderr=subprocess.STDOUT,
+        [*_binding(), *words] if bound else words, stdin=subprocess.DEVNULL, stdout=output or subprocess.PIPE, stderr=subprocess.STDOUT,
         env=env, cwd=cwd, process_group=0, **READ,
     )  # fmt: skip
     try:
         yield process
     finally:
         _end(process)
+
+
+def _binding() -> list[str]:
+    found = shutil.which("setpriv")
+    return [found, "--pdeathsig", "KILL", "--"] if found else []
 
 
 def relay(words: Sequence[str], *, err: bool = False) -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -155,6 +157,28 @@ def test_two_runs_have_the_same_identities_and_other_prompts(
     assert a.seed != b.seed
     prompts = [body["prompt"] for body in fake.bodies if body.get("stream")]
     assert len(set(prompts)) == len(prompts)
+
+
+def _clients_of(url: str) -> list[str]:
+    """The clients that ask this server."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            lines.append(path.read_bytes().decode(errors="replace"))
+    return [line for line in lines if "fake_client.py" in line and url in line]
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")
+def test_the_client_of_a_killed_run_ends_with_it(shim: dict[str, str], tmp_path: Path) -> None:
+    # It would go on asking, and the next run's first cell would find its requests in the server's counters.
+    with FakeOpenAI(token_s=2) as fake:
+        words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--tokenizer", "dir",
+                 "--results", str(tmp_path / "r"), "--shapes", "20/40", "--num-prompts", "1", "--rate", "inf", "--no-warm-up"]  # fmt: skip
+        run = subprocess.Popen(words, env=shim, cwd=ROOT, stderr=subprocess.DEVNULL, process_group=0)
+        _until(lambda: bool(_clients_of(fake.url)))
+        run.kill()
+        run.wait()
+        _until(lambda: not _clients_of(fake.url))
 
 
 def test_a_run_that_is_killed_twice_ends_with_the_same_cells(shim: dict[str, str], tmp_path: Path) -> None:

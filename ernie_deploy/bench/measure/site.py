@@ -106,7 +106,7 @@ class Attached:
         try:
             with (
                 local_client.empty_folder() as nowhere,
-                started(command, output=log, env=environment, cwd=nowhere) as process,
+                started(command, output=log, env=environment, cwd=nowhere, bound=True) as process,
             ):
                 yield process
         except ToolMissing as fault:
