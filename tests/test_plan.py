@@ -163,7 +163,7 @@ def test_the_stages_of_a_pipeline_are_the_whole_model(model_id: str, size: int) 
 
 def test_nodes_are_pure_text_and_its_commands_are_said() -> None:
     text = as_text(planned("h100", model="300b", nodes=2))
-    section = text[text.index("what to type") : text.index("\n\nto know")]
+    section = text[text.index("what to type") : text.index("\n\nnotes")]
     assert section.replace(" (net.ipv4.ip_local_port_range)", "").splitlines() == [
         "what to type; start the nodes in any order, each waits for the others",
         "  anywhere; then copy compose.yml to every node:",

@@ -102,7 +102,10 @@ def test_what_stacks_share_is_not_a_stacks_own() -> None:
         for key, declared in stack["volumes"].items()
     }
     resolved["theirs"] = {"name": f"{stack['name']}_theirs", "external": True}
-    assert own_volumes({"name": stack["name"], "volumes": resolved}) == [f"{stack['name']}_state"]
+    assert own_volumes({"name": stack["name"], "volumes": resolved}) == [
+        f"{stack['name']}_scripts",
+        f"{stack['name']}_state",
+    ]
 
 
 RESOLVED = {"name": "p", "volumes": {"state": {"name": "p_state"}, "hf-cache": {"name": "ernie-hf-cache"}}}
