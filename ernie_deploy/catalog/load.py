@@ -35,7 +35,7 @@ def _faulty(path: Path, found: list[str]) -> CatalogError:
     return CatalogError(
         f"The catalog has {count}:\n{lines}",
         cause="a catalog file was edited, or belongs to another version of the kit",
-        next_step="mend the file; ernie_deploy/catalog/schema.py says what each table takes",
+        next_step="correct the file; ernie_deploy/catalog/schema.py says what each table takes",
     )
 
 

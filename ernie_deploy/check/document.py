@@ -35,7 +35,7 @@ def load(data: bytes, name: str, catalog: Catalog) -> Stack:
         line = services.line if services else top.line
         raise UsageError(
             f"{name}:{line}: this is not a compose file: it has no table of `services`.",
-            next_step="ernie-deploy render TARGET > compose.yml makes one",
+            next_step="make one with: ernie-deploy render TARGET -o compose.yml",
         )
     stack = Stack(top, catalog)
     for service in _services(services, name, stack):

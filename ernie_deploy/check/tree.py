@@ -61,7 +61,7 @@ def read(data: bytes, name: str) -> Value:
     if len(data) > MAX_BYTES:
         raise UsageError(
             f"{name} is larger than {MAX_BYTES >> 10} KiB.",
-            cause="no compose file is; is it the right file?",
+            cause="compose files are never that large; is it the right file?",
         )
     node = _compose(_decoded(data, name), name)
     try:
@@ -101,7 +101,7 @@ def _compose(text: str, name: str) -> "yaml.Node":
         _not_yaml(name, 1, str(fault))
     if node is None:
         raise UsageError(
-            f"{name}:1: the file is empty.", next_step="ernie-deploy render TARGET > compose.yml"
+            f"{name}:1: the file is empty.", next_step="ernie-deploy render TARGET -o compose.yml"
         )
     return node
 

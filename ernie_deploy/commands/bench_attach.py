@@ -64,7 +64,7 @@ def _api_key(path: Path | None) -> str:
     if not key:
         raise UsageError(
             f"{path} cannot be read.",
-            cause="it is not there, or closed to this user",
+            cause="it does not exist, or this user cannot read it",
             next_step=f"check it with: ls -l {shlex.quote(str(path))}",
         )
     return key

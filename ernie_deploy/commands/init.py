@@ -60,7 +60,7 @@ def _keep_env(folder: Path, made: dict[str, str], values: tuple[str, ...]) -> st
     if values:
         raise UsageError(
             f"--env cannot change {path}, which is there.",
-            cause="`.env` is the host's own, and the kit keeps it as it is",
+            cause="`.env` belongs to the host, and the kit does not change it",
             next_step=f"write the line into {path}, and leave out --env",
         )
     del made[ENV]
@@ -96,7 +96,7 @@ def _text(path: Path) -> str:
         raise UsageError(
             f"{path} cannot be read, so no copy of it can be kept.",
             cause=getattr(fault, "strerror", None) or "it is no text",
-            next_step="move it away, or choose another folder",
+            next_step="move it, or choose another folder",
         ) from fault
 
 

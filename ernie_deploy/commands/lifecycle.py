@@ -108,7 +108,7 @@ def _rendered_already(path: Path, request: "Request | None", given: dict[str, cl
     words = command_words(replace(request, **{name: options[name] for name in given})) if request else []
     return UsageError(
         f"{names} cannot change {path}.",
-        cause="`up` starts a file as it is; what a request says is rendered into it",
+        cause="`up` starts a file as it is; options are for rendering one",
         next_step=f"ernie-deploy render {shlex.join(words) or 'TARGET OPTIONS'} -o {shlex.quote(str(path))} --force, then up",
     )
 

@@ -61,7 +61,7 @@ def _failed(report: "Report", errors: "list[Finding]") -> KitError:
     more = f", and of {len(errors) - 1} more" if errors[1:] else ""
     return kind(
         comment(errors[0].sentence),
-        cause=f"the preflight of this host found it ({errors[0].id}){more}: `ernie-deploy doctor` says all; "
+        cause=f"the preflight of this host found it ({errors[0].id}){more}: `ernie-deploy doctor` lists everything; "
         "--no-preflight starts anyway",
         next_step=comment(errors[0].remedy),
     )

@@ -120,7 +120,8 @@ def _verdict(rehearsal: Any, proofs: list[Any], elapsed_s: float, *, as_json: bo
         say(_page(rehearsal, proofs, elapsed_s))
     if failed:
         raise ToolFailed(
-            f"The rehearsal failed: {', '.join(failed)}.", next_step="repeat it with --keep and look"
+            f"The rehearsal failed: {', '.join(failed)}.",
+            next_step="repeat it with --keep, and look at the stack that is left",
         )
 
 

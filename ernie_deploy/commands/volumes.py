@@ -75,7 +75,7 @@ def _ask(name: str) -> None:
     if not sys.stdin.isatty():
         raise UsageError(
             f"{name} was not removed: there is no terminal to confirm on.",
-            cause="standard input is no terminal",
+            cause="standard input is not a terminal",
             next_step=f"ernie-deploy volumes remove {name} --yes",
         )
     confirm(f"Remove {name} and all it holds?")

@@ -27,12 +27,12 @@ def warnings_on(pairing: Pairing, layout: Layout, request: Request) -> Iterator[
 def _open_routes(pairing: Pairing, request: Request) -> str:
     """What answers without a key, in a sentence."""
     if not request.api_key_file:
-        return "Everybody who reaches it can use the model and every other route: no key is asked for."
+        return "Anyone who can reach it can use the model and every other route: no key is required."
     known, opened = pairing.engine.api_key, {s.name for s in pairing.user if s.value is False}
     *others, last = known.left_open({"disable-fastapi-docs"} - opened)
     return (
         f"vLLM's API key guards {', '.join(known.guards)} alone: {', '.join(others)} and {last}"
-        " answer without it, /invocations whatever /v1 answers."
+        " answer without it, and /invocations serves whatever /v1 serves."
     )
 
 

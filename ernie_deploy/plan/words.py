@@ -146,7 +146,7 @@ def _switch(name: str, values: list[str]) -> bool:
 def _value(name: str, flag: Flag, said: str) -> Value:
     """The value as vLLM's parser would type it; what only vLLM can judge stays text."""
     if "\0" in said:
-        raise UsageError(f"--{name} has a NUL byte in its value.", cause="no program can be given one")
+        raise UsageError(f"--{name} has a NUL byte in its value.", cause="no program can take a NUL byte")
     if flag.choices and said not in map(str, flag.choices):
         raise UsageError(
             f"--{name} does not take {_short(said)}.",

@@ -219,7 +219,7 @@ def quantity(size: str) -> str:
     """A size as Docker has it (`16g`) as Kubernetes has it (`16Gi`)."""
     found = re.fullmatch(r"([0-9]+)([kmgt]?)b?", size.lower())
     if not found:
-        raise UsageError(f"{size!r} is no size.", cause="a number and one of k, m, g, t is one")
+        raise UsageError(f"{size!r} is no size.", cause="a size is a number and one of k, m, g, t")
     return found[1] + (f"{found[2].upper()}i" if found[2] else "")
 
 

@@ -64,7 +64,7 @@ def variable(name: str, default: object) -> str:
     if not DEFAULT.fullmatch(text):
         raise UsageError(
             f"{text[:40]!r} cannot be the default of {name}.",
-            cause="Compose and YAML would read a space, a quote, a brace or a `$` in it as their own",
+            cause="a space, a quote, a brace or a `$` has a meaning of its own in Compose and YAML",
             next_step=f"set {name} in .env instead",
         )
     return f"${{{name}:-{text}}}"

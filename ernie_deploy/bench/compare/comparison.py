@@ -121,7 +121,7 @@ def tolerance_of(path: Path | None) -> Tolerance:
     ) as fault:
         raise UsageError(
             f"{path} is no tolerance file: {fault}",
-            next_step=f"write percents such as output_throughput = 5; known are {', '.join(GATED)}",
+            next_step=f"write percentages such as output_throughput = 5; known are {', '.join(GATED)}",
         ) from fault
 
 

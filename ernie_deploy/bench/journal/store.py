@@ -92,7 +92,7 @@ def _of_another_schema(path: Path, detail: str) -> UsageError:
     return UsageError(
         f"{path} holds a line that is not of schema {SCHEMA}: {detail}.",
         cause="it was written by another version of the kit, or edited",
-        next_step="read it with the version that wrote it, or start another folder with --results",
+        next_step="read it with the version that wrote it, or use another folder with --results",
     )
 
 
@@ -110,8 +110,8 @@ def _opened(path: Path) -> FileIO:
 def _unwritable(path: Path, fault: OSError) -> UsageError:
     return UsageError(
         f"{path} cannot be written: {fault.strerror}.",
-        cause="the folder is somebody else's, full or read-only",
-        next_step="free space, or name another with --results DIR; the lines that are there stay",
+        cause="the folder belongs to another user, is full or is read-only",
+        next_step="free space, or name another with --results DIR; existing lines are kept",
     )
 
 

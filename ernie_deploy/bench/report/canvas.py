@@ -55,7 +55,7 @@ def require() -> None:
     except ImportError as fault:
         raise ToolMissing(
             "The HTML report needs matplotlib, which is not installed.",
-            cause="the plots are an extra: text, Markdown, CSV, JUnit and JSON do without",
+            cause="the plots are an extra: text, Markdown, CSV, JUnit and JSON do not need them",
             next_step="pip install 'ernie-deploy[report]'",
         ) from fault
 
