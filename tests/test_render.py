@@ -505,7 +505,7 @@ def test_what_is_compiled_lies_where_it_may_execute(target: str) -> None:
 @pytest.mark.parametrize(
     ("words", "warned"),
     [
-        (["--bind", "0.0.0.0"], ["no key is asked for"]),
+        (["--bind", "0.0.0.0"], ["no key is required"]),
         (["--bind", "10.1.2.3", "--api-key-file"], ["on 10.1.2.3", "/invocations", "/tokenize", "/metrics"]),
         (["--bind", "10.1.2.3", "--api-key-file", "--nodes", "2", "--model", "300b"], ["/invocations"]),
         (["--api-key-file"], []),

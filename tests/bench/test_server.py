@@ -76,7 +76,7 @@ def test_a_health_check_is_told_from_a_request(after: Look, *, only: bool) -> No
 def test_a_busy_server_is_not_measured() -> None:
     with FakeOpenAI() as fake:
         fake.running = 2
-        with pytest.raises(ServerDied, match="busy with somebody else's requests"):
+        with pytest.raises(ServerDied, match="busy with another client's requests"):
             Endpoint(url=fake.url).wait_idle(limit_s=0.1)
 
 

@@ -105,7 +105,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         while (now := self.look()) and not now.idle:
             if time.monotonic() > end:
                 raise ServerDied(
-                    f"The server at {self.url} is busy with somebody else's requests.",
+                    f"The server at {self.url} is busy with another client's requests.",
                     cause=f"{now.running:g} running and {now.waiting:g} waiting after {limit_s:g} s",
                     next_step="stop the other clients: a benchmark would measure them too",
                 )
