@@ -552,7 +552,7 @@ def test_verified_weights_need_no_room() -> None:
         ("HF_TOKEN_FILE=/data/empty", "ok token /data/empty is empty: the hub is asked anonymously."),
         ("HF_TOKEN_FILE=/data/none", "FAIL token HF_TOKEN_FILE=/data/none does not exist; Compose refuses to start."),
         ("HF_TOKEN_FILE=/data", "FAIL token HF_TOKEN_FILE=/data is a folder."),
-        ("HF_TOKEN_FILE=/root/t", "? token This user may not look at /root/t."),
+        ("HF_TOKEN_FILE=/root/t", "? token This user has no access to /root/t."),
     ],
 )  # fmt: skip
 def test_settings_of_the_stack_against_the_host(env: str, line: str) -> None:
@@ -1199,7 +1199,7 @@ def test_packages_of_another_processor_are_refused_before_the_start() -> None:
         report,
         "FAIL packages decord 0.6.0, which the model's own code imports, is published for x86_64 alone.",
     )
-    assert "next: take an image of yours that has decord, and: ernie-deploy render h100 --model vl-28b --extra-packages none" in "\n".join(lines(report))  # fmt: skip
+    assert "next: use your own image that has decord, and: ernie-deploy render h100 --model vl-28b --extra-packages none" in "\n".join(lines(report))  # fmt: skip
 
 
 @pytest.mark.parametrize(

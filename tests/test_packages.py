@@ -577,7 +577,7 @@ def test_a_package_for_other_processors_is_refused_before_any_question(place: Pl
     done = place.bring(place.pin(name, b"x"), place.pin(SDIST))
     assert done.code == NO_SUCH_MACHINE
     assert done.err == (
-        f"packages: tiny-1.0 is not published for {os.uname().machine} ({name}): take an image of yours that has tiny, "
+        f"packages: tiny-1.0 is not published for {os.uname().machine} ({name}): use your own image that has tiny, "
         f"and render with --extra-packages none{THEN}"
     )
     assert place.index.log == []
