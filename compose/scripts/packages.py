@@ -426,7 +426,7 @@ def require_machine(archive: Archive) -> None:
     if not archive.fits(machine):
         raise KnownError(
             NO_SUCH_MACHINE,
-            f"{archive.folder} is not published for {machine} ({archive.file}): take an image of yours that has "
+            f"{archive.folder} is not published for {machine} ({archive.file}): use your own image that has "
             f"{archive.project}, and render with --extra-packages none",
         )
 
