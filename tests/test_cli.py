@@ -179,6 +179,32 @@ def test_init_in_a_folder_that_has_a_stack_loses_nothing(tmp_path: Path) -> None
     assert (told.returncode, f"--env cannot change {folder / '.env'}" in told.stderr) == (2, True)
 
 
+def test_the_scripts_of_a_folder_can_be_read_by_the_serving_user(tmp_path: Path) -> None:
+    done = kit("init", str(tmp_path / "a b" / "s"), "h100", umask=0o077)
+    assert done.returncode == 0, done.stderr
+    assert f"next: cd '{tmp_path / 'a b' / 's'}' && docker compose up -d --wait" in done.stderr
+    scripts = tmp_path / "a b" / "s" / "scripts"
+    assert scripts.stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in scripts.iterdir()} == {0o644}
+    nodes = kit("init", str(tmp_path / "n"), "h100", "--model", "300b", "--nodes", "2")
+    assert nodes.stderr.endswith(
+        "ernie-deploy doctor --write-env --node-rank 0 --head ADDR h100 --model 300b --nodes 2\n"
+    )
+
+
+def test_a_file_that_stands_alone_does_not_take_the_place_of_a_folders(tmp_path: Path) -> None:
+    assert kit("init", str(tmp_path / "s"), "h100").returncode == 0
+    before = (tmp_path / "s" / "compose.yml").read_bytes()
+    for words in (
+        ["render", "h100", "--tp", "2", "-o", "compose.yml"],
+        ["up", "h100", "--tp", "2", "--no-preflight"],
+    ):
+        done = kit(*words, cwd=tmp_path / "s", env={"PYTHONPATH": str(ROOT)})
+        assert done.returncode == 2
+        assert "next:  ernie-deploy init . h100 --tp 2 --force" in done.stderr
+    assert (tmp_path / "s" / "compose.yml").read_bytes() == before
+
+
 def test_init_refuses_a_variable_that_the_stack_does_not_read(tmp_path: Path) -> None:
     done = kit("init", str(tmp_path / "s"), "cpu", "--env", "PROT=9000")
     assert done.returncode == 2

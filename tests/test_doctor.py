@@ -514,6 +514,19 @@ def test_a_stack_of_the_same_name_in_another_folder_is_named(tmp_path: Path) -> 
     assert "stack-name" not in as_text(examined(host, "h100", name="a"))
 
 
+def test_the_folder_of_a_stack_is_known_by_any_of_its_paths(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    host, label = FixtureHost("h100"), "com.docker.compose.project"
+    row = {"Names": "ernie-21b-serve-1", "Ports": "127.0.0.1:8000->8000/tcp",
+           "Labels": f"{label}=ernie-21b,{label}.working_dir={tmp_path}/link"}  # fmt: skip
+    host.ran["docker-ps"] = Ran(0, json.dumps(row) + "\n")
+    subject = examine.inspect(host, Catalog(), Request(target="h100"))
+    for folder in (tmp_path / "real", tmp_path / "link", tmp_path / "link" / ".." / "real"):
+        report = examine.judge(subject, "", {}, folder)
+        assert "stack-name" not in as_text(report), folder
+
+
 def test_verified_weights_need_no_room() -> None:
     host = FixtureHost("full-disk")
     stamp = "/var/lib/docker/volumes/ernie-hf-cache/_data/ernie/baidu--ERNIE-4.5-21B-A3B-PT@main.json"
@@ -1199,7 +1212,7 @@ def test_packages_of_another_processor_are_refused_before_the_start() -> None:
         report,
         "FAIL packages decord 0.6.0, which the model's own code imports, is published for x86_64 alone.",
     )
-    assert "next: use your own image that has decord, and: ernie-deploy render h100 --model vl-28b --extra-packages none" in "\n".join(lines(report))  # fmt: skip
+    assert "next: use an image of your own that has decord, and: ernie-deploy render h100 --model vl-28b --extra-packages none" in "\n".join(lines(report))  # fmt: skip
 
 
 @pytest.mark.parametrize(

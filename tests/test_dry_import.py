@@ -218,6 +218,14 @@ def test_a_log_of_garbage_and_notes_of_its_own_are_no_traceback(bed: Bed) -> Non
     assert len(line) < 900
 
 
+@pytest.mark.parametrize(
+    "note", [["failed", [0, "fine"]], ["failed", 3], ["failed", ["x"]], ["failed", [True, "x"]]], ids=str
+)
+def test_what_remote_code_writes_as_a_failure_decides_nothing(bed: Bed, note: list[object]) -> None:
+    bed.remote(f"import os, sys\nopen(sys.argv[2], 'w').write({json.dumps(note)!r} + '\\n')\nos._exit(4)\n")
+    fails(bed.run(), NOT_IMPORTED, "exit code 4")
+
+
 @pytest.mark.parametrize("limit", ["0", "-1", "nan", "inf", "soon", ""])
 def test_a_limit_that_is_none_is_refused(bed: Bed, limit: str) -> None:
     result = bed.run(f"--timeout-s={limit}")

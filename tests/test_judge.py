@@ -216,11 +216,37 @@ def test_what_a_configuration_names_must_be_there(model: Model, place: str, auto
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[" * 100_000, "[1]", '{"auto_map": 7}', '{"auto_map": {"A": {}}}', ""]
+    ("text", "code"),
+    [
+        ("{", 52),
+        ("[" * 100_000, 52),
+        ("[1]", 52),
+        ("", 52),
+        ('{"auto_map": 7}', 0),
+        ('{"auto_map": {"A": {}}}', 0),
+    ],
+    ids=range(6),
 )
-def test_a_broken_configuration_ends_in_no_traceback(model: Model, text: str) -> None:
+def test_a_configuration_that_cannot_be_read_is_refused_for_what_it_may_load(
+    model: Model, text: str, code: int
+) -> None:
     model.write("tokenizer_config.json", text)
+    result, _, err = model.judge()
+    assert result == code
+    assert ("tokenizer_config.json cannot be read, so what it loads is not known" in err) == bool(code)
+
+
+def test_what_lies_under_the_records_names_is_neither_followed_nor_waited_for(
+    model: Model, tmp_path: Path
+) -> None:
+    # With a folder of weights the record lies where `serve` may write.
+    victim = tmp_path / "victim.py"
+    victim.write_text("mine")
+    model.record.with_suffix(".new").symlink_to(victim)
+    os.mkfifo(model.record)
     assert model.judge()[0] == 0
+    assert victim.read_text() == "mine"
+    assert json.loads(model.record.read_text())["files"].keys() == {"configuration.py", "processing.py"}
 
 
 # --- hostile files ---

@@ -220,6 +220,13 @@ def test_a_variable_that_the_host_did_not_set_is_none(place: Place) -> None:
     assert not [line for line in variables if line.endswith("=")]
 
 
+@pytest.mark.parametrize("url", ["http://[bad/simple", "https://user:s3cret@ho\u2100st/simple"])
+def test_an_address_that_is_none_is_a_sentence_without_it(place: Place, url: str) -> None:
+    done = place.bring(PIP_INDEX_URL=url)
+    assert (done.code, done.out) == (53, "")
+    assert "the address of the package index cannot be read: correct PIP_INDEX_URL" in done.err
+
+
 def test_the_second_time_asks_nobody(place: Place) -> None:
     place.bring()
     asked = len(place.index.log)

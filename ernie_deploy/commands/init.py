@@ -1,15 +1,20 @@
 """`init`: a folder that holds a stack, ready for `docker compose up`."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
+from ernie_deploy.plan.request import command_words
 from ernie_deploy.safe_io.redaction import redacted
 from ernie_deploy.safe_io.terminal import say
+
+if TYPE_CHECKING:
+    from ernie_deploy.plan.resolve import Plan
 
 EXAMPLE = """\b
 Examples:
@@ -46,8 +51,24 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     write_all(
         {folder / name: text for name, text in {**copies, **made}.items()}, force=True, private=[folder / ENV]
     )
+    _let_the_server_read(folder / "scripts")
     say(f"wrote {', '.join((*made, *copies))} to {folder}", err=True)
-    say(f"next: cd {folder} && docker compose up -d --wait", err=True)
+    say(f"next: cd {shlex.quote(str(folder))} && {_next(plan)}", err=True)
+
+
+def _let_the_server_read(scripts: Path) -> None:
+    """Open the scripts to the serving user, which is another than this one, whatever the umask was."""
+    scripts.chmod(0o755)
+    for path in scripts.glob("*.py"):
+        path.chmod(0o644)
+
+
+def _next(plan: "Plan") -> str:
+    """The command that goes on from here."""
+    if not plan.several_nodes:
+        return "docker compose up -d --wait"
+    words = shlex.join(command_words(plan.request))
+    return f"ernie-deploy doctor --write-env --node-rank 0 --head ADDR {words}"
 
 
 def _keep_env(folder: Path, made: dict[str, str], values: tuple[str, ...]) -> str:

@@ -123,10 +123,13 @@ def _check_host(file: Path, request: "Request | None") -> None:
 
 
 def _render(path: Path, request: "Request") -> None:
-    from ernie_deploy.commands.render import text_of
-    from ernie_deploy.paths import write_whole
+    from ernie_deploy.commands.preflight import request_of_file
+    from ernie_deploy.commands.render import put, text_of
+    from ernie_deploy.render.folder import is_of_folder
 
-    write_whole(path, text_of(request))
+    # What `init` made of the very request is started as it is.
+    if not (is_of_folder(path) and request_of_file(path) == request):
+        put(path, text_of(request), request)
 
 
 def _existing(path: Path) -> Path:

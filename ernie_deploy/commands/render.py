@@ -63,11 +63,18 @@ def render(output: Path | None, every: bool, check_only: bool, force: bool, **op
     if output is None:
         say(text, end="")
         return
+    put(output, text, request, force=force)
+    say(f"wrote {output}", err=True)
+
+
+def put(path: Path, text: str, request: Request, *, force: bool = False) -> None:
+    """Write a rendering whole or not at all; one that nobody edited since is replaced, any other needs `force`."""
     from ernie_deploy.paths import write_all
     from ernie_deploy.render.checksum import is_unedited
+    from ernie_deploy.render.folder import refuse_folder
 
-    write_all({output: text}, force=force, ours=is_unedited)
-    say(f"wrote {output}", err=True)
+    refuse_folder(path, request)
+    write_all({path: text}, force=force, ours=is_unedited)
 
 
 def text_of(request: Request) -> str:

@@ -1,5 +1,6 @@
 """One examination from end to end: facts, plan, findings."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def examination_of(
         remote="" if docker.startswith(LOCAL_SOCKET) else docker,
         index=package_checks.ask(subject.host, plan, files, values),
         link=_link(subject, values),
-        folder=str(folder.absolute()),
+        folder=os.path.realpath(folder),
     )
 
 

@@ -1,6 +1,7 @@
 """Facts of a host, typed: parsed from what commands printed and files held."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -153,7 +154,8 @@ def _containers(text: str) -> Iterator[Container]:
             row.get("Names", ""),
             project[1] if project else "",
             row.get("Ports", ""),
-            folder[1] if folder else "",
+            # As this host's own paths are compared: without links and `..`.
+            os.path.realpath(folder[1]) if folder else "",
         )
 
 

@@ -28,7 +28,9 @@ def machine(examination: Examination) -> Iterator[Finding]:
         if have and package.machine and package.machine != have:
             sentence = f"{package.title}, which the model's own code imports, is published for {package.machine} alone."
             remedy = examination.command("render", extra_packages="none")
-            yield error("packages", sentence, f"use your own image that has {package.id}, and: {remedy}")
+            yield error(
+                "packages", sentence, f"use an image of your own that has {package.id}, and: {remedy}"
+            )
 
 
 def pip_config(examination: Examination) -> Iterator[Finding]:

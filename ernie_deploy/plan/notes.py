@@ -58,7 +58,7 @@ def _notes_on_security(pairing: Pairing, request: Request) -> Iterator[str]:
     """What the security set gives up, and what nobody has run."""
     name = f"--security {pairing.security_name}{'' if request.security else ', the default here,'}"
     if pairing.security.gives_up:
-        yield f"{name} {pairing.security.gives_up}. --security strict closes both."
+        yield f"{name} {pairing.security.gives_up}. --security strict does not."
     if pairing.security.unproven:
         yield f"{name} {pairing.security.unproven}."
 

@@ -1,5 +1,6 @@
 """The committed set: one compose file a supported pair, their scripts and the .env.example, kept in step."""
 
+import hashlib
 import os
 import shlex
 from pathlib import Path
@@ -11,11 +12,14 @@ from ernie_deploy.errors import OutOfDate
 from ernie_deploy.paths import says, write_all
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.resolve import resolve
-from ernie_deploy.render.checksum import is_unedited
+from ernie_deploy.render.checksum import is_unedited, with_checksum
 from ernie_deploy.render.compose import compose_file
 from ernie_deploy.render.folder import env_example
 from ernie_deploy.render.scripts import scripts_of
 from ernie_deploy.safe_io.reading import first_line
+
+# What the scripts of the set were when they were written, in the form of sha256sum.
+SUMS = "SHA256SUMS"
 
 
 def requests(catalog: Catalog) -> list[Request]:
@@ -33,7 +37,28 @@ def files(catalog: Catalog) -> dict[str, str]:
     plans = [resolve(catalog, request) for request in requests(catalog)]
     stacks = {f"{plan.variant}.yml": compose_file(plan, catalog.defaults, "folder") for plan in plans}
     scripts = {name: text for plan in plans for name, text in scripts_of(plan).texts.items()}
-    return stacks | {f"scripts/{name}": text for name, text in sorted(scripts.items())}
+    sums = "".join(f"{_digest(text)}  {name}\n" for name, text in sorted(scripts.items()))
+    return (
+        stacks
+        | {f"scripts/{name}": text for name, text in sorted(scripts.items())}
+        | {f"scripts/{SUMS}": with_checksum(sums)}
+    )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the kit wrote this file of the set and nobody edited it since; scripts are listed with their hash."""
+    if path.suffix != ".py":
+        return is_unedited(path)
+    sums = path.with_name(SUMS)
+    try:
+        line = f"{_digest(path.read_text(encoding='utf-8'))}  {path.name}\n"
+        return is_unedited(sums) and line in sums.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Place(Struct, frozen=True):
@@ -60,10 +85,11 @@ def write(place: Place, wanted: dict[Path, str], *, force: bool = False) -> list
     Nothing is written where a file is in the way that the kit did not write, or that was edited since: that
     takes `force`, which deletes the edited ones too.
     """
-    write_all(wanted, force=force, ours=is_unedited)
+    gone = [(orphan, is_ours(orphan)) for orphan in orphans(place.folder, wanted)]
+    write_all(wanted, force=force, ours=is_ours)
     kept = []
-    for orphan in orphans(place.folder, wanted):
-        if force or is_unedited(orphan):
+    for orphan, ours in gone:
+        if force or ours:
             orphan.unlink()
         else:
             kept.append(orphan)
@@ -86,9 +112,10 @@ def differences(place: Place, wanted: dict[Path, str]) -> None:
 
 
 def orphans(folder: Path, wanted: dict[Path, str]) -> list[Path]:
-    """Files that an earlier set had: line 1 renders a pair's default form, and the name is that pair's."""
+    """Files that an earlier set had: line 1 renders a pair's default form, and the name is that pair's; and scripts."""
+    scripts = [path for path in sorted(folder.glob("scripts/*.py")) if path not in wanted and path.is_file()]
     paths = (path for path in sorted(folder.glob("*.yml")) if path not in wanted and path.is_file())
-    return [path for path in paths if _name_of_pair(path) == path.name]
+    return [*(path for path in paths if _name_of_pair(path) == path.name), *scripts]
 
 
 def _name_of_pair(path: Path) -> str:

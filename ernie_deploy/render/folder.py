@@ -1,14 +1,18 @@
 """A stack as a folder: compose.yml, its .env, its scripts and a README."""
 
 import re
+import shlex
+from pathlib import Path
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import UsageError
+from ernie_deploy.plan.request import Request, command_words
 from ernie_deploy.plan.resolve import Plan
-from ernie_deploy.render.checksum import with_checksum
+from ernie_deploy.render.checksum import MOST_BYTES, with_checksum
 from ernie_deploy.render.compose import compose_file, defaults_of
 from ernie_deploy.render.scripts import scripts_of
 from ernie_deploy.render.yaml import environment
+from ernie_deploy.safe_io.reading import read_bounded
 from ernie_deploy.safe_io.redaction import redacted
 
 VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)[:}]")
@@ -36,6 +40,25 @@ def files(plan: Plan, catalog: Catalog, values: dict[str, str]) -> dict[str, str
     readme = environment().get_template("README.md.j2").render(plan=plan)
     scripts = {f"scripts/{name}": text for name, text in scripts_of(plan).texts.items()}
     return {"compose.yml": compose, ".env": env, "README.md": readme, ".gitignore": GITIGNORE, **scripts}
+
+
+def is_of_folder(path: Path) -> bool:
+    """Whether a compose file takes its scripts from the folder beside it, as `init` makes it."""
+    try:
+        return b"- ./scripts:/scripts/" in read_bounded(path, MOST_BYTES)
+    except OSError:
+        return False
+
+
+def refuse_folder(path: Path, request: Request) -> None:
+    """Raise `UsageError` where a file that stands alone would take the place of one whose scripts lie beside it."""
+    if is_of_folder(path):
+        words = shlex.join([str(path.parent), *command_words(request)])
+        raise UsageError(
+            f"{path} belongs to a folder that `init` made, with its scripts as files.",
+            cause="a file that stands alone would leave those scripts, and your edits in them, unused",
+            next_step=f"ernie-deploy init {words} --force",
+        )
 
 
 def env_example(catalog: Catalog) -> str:
