@@ -232,8 +232,9 @@ def judge(code: int, notes: Path, output: Path) -> None:
         outcome = dict(json.loads(line) for line in text_of(notes, 0).splitlines())
     if "imported" in outcome:
         return
-    if "failed" in outcome:
-        raise KnownError(*outcome["failed"])
+    match outcome.get("failed"):
+        case [int(known), str(sentence)] if known in (NOT_IMPORTED, HANGS, UNFIT):
+            raise KnownError(known, sentence)
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     end = text_of(output, output.stat().st_size - MOST_OUTPUT_BYTES)
     words = clean(end.strip().rpartition("\n")[2])

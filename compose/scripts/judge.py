@@ -228,15 +228,19 @@ def defined(tree: ast.Module) -> set[str]:
 # --- what will be loaded ---
 
 
-def entries(folder: Folder) -> Iterator[tuple[str, str]]:
-    """Yield the name of each JSON file with an auto_map and the class that it names."""
+def entries(folder: Folder, problems: list[Problem]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each JSON file with an auto_map and the class that it names; one that cannot be read is a problem."""
     for path in sorted({folder.path / "config.json", *folder.path.glob("*_config.json")}):
         try:
             content, _ = read_bytes(path, folder.roots, MOST_JSON_BYTES)
             auto_map = json.loads(content).get("auto_map") or {}
             pairs = auto_map.items() if isinstance(auto_map, dict) else [("AutoTokenizer", auto_map)]
         except (Unclear, ValueError, AttributeError, RecursionError):
-            say(f"{path.name} cannot be read, so what it loads is not known")
+            unknown = f"{path.name} cannot be read, so what it loads is not known"
+            if os.path.lexists(path):
+                problems.append(Problem(UNREADABLE, unknown))
+            else:
+                say(unknown)
             continue
         for kind, classes in pairs:
             if not kind.startswith(NOT_LOADED):
@@ -246,8 +250,9 @@ def entries(folder: Folder) -> Iterator[tuple[str, str]]:
 
 def loaded_files(folder: Folder) -> tuple[list[str], list[Problem]]:
     """Return the files that transformers will load for vLLM, and what is wrong with their names."""
-    waiting, loaded, problems = deque[tuple[str, str]](), [], []
-    for place, name in entries(folder):
+    waiting, loaded = deque[tuple[str, str]](), list[str]()
+    problems: list[Problem] = []
+    for place, name in entries(folder, problems):
         module, _, _ = name.rpartition(".")
         if "--" in name or "." in module:
             problems.append(Problem(UNREADABLE, f"{place} takes {plain(name)} from elsewhere"))
@@ -399,10 +404,10 @@ def unified(old: str, new: str) -> list[str]:
 def read_record(path: Path) -> dict[str, Any] | None:
     """Return the approved files; what is no record counts as none."""
     try:
-        with path.open("rb") as file:
-            files = json.loads(file.read(MOST_RECORD_BYTES))["files"]
+        content, _ = read_bytes(path, [path.parent.resolve()], MOST_RECORD_BYTES)
+        files = json.loads(content)["files"]
         return {str(name): entry for name, entry in files.items() if isinstance(entry, dict)}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (Unclear, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -414,7 +419,10 @@ def write_record(path: Path, folder: Folder, loaded: Iterable[str]) -> None:
         for name, code in sorted(folder.files.items())
     }
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({"files": files}, indent=1) + "\n")
+    # `serve` may write to this folder: what it left under the name is not written to, but taken away.
+    fresh.unlink(missing_ok=True)
+    with fresh.open("x") as file:
+        file.write(json.dumps({"files": files}, indent=1) + "\n")
     fresh.replace(path)
 
 

@@ -164,8 +164,14 @@ class Index:
     """A package index as PEP 503 and PEP 691 have it."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.host, self.secret = host_of(parts), authorization(url)
+        try:
+            parts = urlsplit(url)
+            self.host, self.secret = host_of(parts), authorization(url)
+        except ValueError:
+            # Its words would quote the address, and a password in it.
+            raise KnownError(
+                UNREACHABLE, "the address of the package index cannot be read: correct PIP_INDEX_URL"
+            ) from None
         self.url = parts._replace(netloc=self.host, query="", fragment="").geturl().rstrip("/")
         if parts.scheme not in ("http", "https") or not self.host:
             raise KnownError(

@@ -236,7 +236,10 @@ def write_stamp(path: Path, stamp: Stamp) -> None:
     """Replace the stamp in one step."""
     files = {name: entry._asdict() for name, entry in sorted(stamp.files.items())}
     fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({**stamp._asdict(), "files": files}, indent=1) + "\n")
+    # `serve` may write to the stack's own folder: what it left under the name is taken away, and never written to.
+    fresh.unlink(missing_ok=True)
+    with fresh.open("x") as file:
+        file.write(json.dumps({**stamp._asdict(), "files": files}, indent=1) + "\n")
     fresh.replace(path)
 
 
