@@ -131,6 +131,16 @@ def test_the_engine_gets_its_words_and_finds_the_packages_after_what_the_image_s
     assert rest == [f"['--', '-x'] {bed.site}/transformers/__init__.py"]
 
 
+def test_as_a_file_it_takes_no_word_of_the_engine_for_its_own_text(bed: Bed) -> None:
+    own = [ROOT / "docker/dry_import.py", "--path", bed.site, "--model", bed.model, "--"]
+    result = subprocess.run(
+        [sys.executable, "-I", *own, sys.executable, "-c", "print('engine')"],
+        capture_output=True, text=True, timeout=120,
+        env={"PATH": os.environ["PATH"], "HF_MODULES_CACHE": str(bed.modules)},
+    )  # fmt: skip
+    assert (result.returncode, result.stdout.splitlines()[-1:]) == (0, ["engine"]), result.stderr
+
+
 def test_an_empty_python_path_adds_no_working_directory(bed: Bed) -> None:
     (bed.folder / "decoy.py").touch()
     bed.remote("import decoy\n")
