@@ -159,9 +159,10 @@ def extend_python_path(paths: list[Path]) -> None:
 
 
 def own_source() -> str:
-    """This script as the interpreter got it: a rendered file carries it in a word of the command line."""
-    words = sys.orig_argv
-    return words[words.index("-c") + 1] if "-c" in words else Path(__file__).read_text()
+    """This script's text: from its file, or from the command line where that carries it."""
+    if "__file__" in globals():
+        return Path(__file__).read_text()
+    return sys.orig_argv[sys.orig_argv.index("-c") + 1]
 
 
 def import_in_child(words: list[str], limit_s: float) -> None:
