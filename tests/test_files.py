@@ -232,8 +232,9 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 import ernie_deploy.paths as paths
-# A shell that started the tests in its background left SIGINT ignored.
+# Who started the tests in the background, or under nohup, left these ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 put = paths._put
 def slow(*words):
     print("staged", flush=True)

@@ -50,24 +50,26 @@ def test_a_new_env_is_its_owners_alone(umask: int, tmp_path: Path) -> None:
         assert mode(tmp_path / str(number) / "compose.yml") == 0o666 & ~umask
 
 
-@pytest.mark.parametrize(("before", "more", "after"), [(0o600, PROXY, 0o600), (0o600, (), 0o600), (0o644, PROXY, 0o600),
-                                                        (0o640, (), 0o640), (0o400, PROXY, 0o400)])  # fmt: skip
-def test_force_opens_nothing(before: int, more: tuple[str, ...], after: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [0o600, 0o640, 0o644, 0o400])
+def test_force_leaves_an_env_as_it_is(before: int, tmp_path: Path) -> None:
     assert kit("init", str(tmp_path), "h100", *PROXY).returncode == 0
+    (tmp_path / ".env").chmod(0o600)
     (tmp_path / ".env").write_text("PORT=1\n")
     (tmp_path / ".env").chmod(before)
-    done = kit("init", str(tmp_path), "h100", *more, "--force", umask=0o022)
+    done = kit("init", str(tmp_path), "h100", "--tp", "2", "--force", umask=0o022)
     assert done.returncode == 0, done.stderr
-    assert mode(tmp_path / ".env") == after
+    refused = kit("init", str(tmp_path), "h100", *PROXY, "--force")
+    assert refused.returncode == 2
+    assert (mode(tmp_path / ".env"), (tmp_path / ".env").read_text()) == (before, "PORT=1\n")
 
 
-def test_a_link_to_a_file_of_all_is_replaced_by_a_private_one(tmp_path: Path) -> None:
+def test_a_link_in_the_place_of_an_env_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "shared").write_text("")
     (tmp_path / "shared").chmod(0o666)
     (tmp_path / ".env").symlink_to(tmp_path / "shared")
-    assert kit("init", str(tmp_path), "h100", *PROXY, "--force").returncode == 0
-    assert mode(tmp_path / ".env") == 0o600
-    assert not (tmp_path / ".env").is_symlink()
+    assert kit("init", str(tmp_path), "h100", *PROXY, "--force").returncode == 2
+    assert kit("init", str(tmp_path), "h100", "--force").returncode == 0
+    assert (tmp_path / ".env").is_symlink()
     assert (tmp_path / "shared").read_text() == ""
 
 

@@ -32,7 +32,7 @@ def sees_a_picture(stage: Stage) -> str:
 def sees_a_video(stage: Stage) -> str:
     """An MP4 in the request is answered, and is part of the prompt."""
     head = stage.members[0]
-    made = demand(head.stack.words("exec", "-T", head.service, "python3", "-c", MAKE_VIDEO))
+    made = demand(head.stack.words("exec", "-T", head.service, "python3", "-I", "-c", MAKE_VIDEO))
     return _sees(stage, "video_url", f"data:video/mp4;base64,{made.strip()}")
 
 

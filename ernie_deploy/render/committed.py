@@ -12,11 +12,11 @@ from ernie_deploy.errors import OutOfDate
 from ernie_deploy.paths import says, write_all
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.resolve import resolve
-from ernie_deploy.render.checksum import is_unedited, with_checksum
+from ernie_deploy.render.checksum import MOST_BYTES, is_unedited, with_checksum
 from ernie_deploy.render.compose import compose_file
 from ernie_deploy.render.folder import env_example
 from ernie_deploy.render.scripts import scripts_of
-from ernie_deploy.safe_io.reading import first_line
+from ernie_deploy.safe_io.reading import first_line, read_bounded
 
 # What the scripts of the set were when they were written, in the form of sha256sum.
 SUMS = "SHA256SUMS"
@@ -51,8 +51,8 @@ def is_ours(path: Path) -> bool:
         return is_unedited(path)
     sums = path.with_name(SUMS)
     try:
-        line = f"{_digest(path.read_text(encoding='utf-8'))}  {path.name}\n"
-        return is_unedited(sums) and line in sums.read_text(encoding="utf-8")
+        line = f"{_digest(read_bounded(path, MOST_BYTES).decode())}  {path.name}\n"
+        return is_unedited(sums) and line in read_bounded(sums, MOST_BYTES).decode()
     except (OSError, UnicodeDecodeError):
         return False
 
