@@ -14,7 +14,7 @@ MOST_BYTES = 2 << 20
 
 def with_checksum(text: str) -> str:
     """`text`, which ends with a line feed, and the line that vouches for it."""
-    return f"{text}{MARK}{_digest(text)}\n"
+    return f"{text}{MARK}{digest(text)}\n"
 
 
 def is_unedited(path: Path) -> bool:
@@ -25,11 +25,12 @@ def is_unedited(path: Path) -> bool:
         text = read_bounded(path, MOST_BYTES).decode().replace("\r\n", "\n")
     except (OSError, UnicodeDecodeError):
         return False
-    above, mark, digest = text.rpartition(MARK)
-    return bool(mark) and digest == f"{_digest(above)}\n"
+    above, mark, stated = text.rpartition(MARK)
+    return bool(mark) and stated == f"{digest(above)}\n"
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """SHA-256 of a text, in hexadecimal digits."""
     import hashlib
 
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,6 +1,5 @@
 """The committed set: one compose file a supported pair, their scripts and the .env.example, kept in step."""
 
-import hashlib
 import os
 import shlex
 from pathlib import Path
@@ -12,7 +11,7 @@ from ernie_deploy.errors import OutOfDate
 from ernie_deploy.paths import says, write_all
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.resolve import resolve
-from ernie_deploy.render.checksum import MOST_BYTES, is_unedited, with_checksum
+from ernie_deploy.render.checksum import MOST_BYTES, digest, is_unedited, with_checksum
 from ernie_deploy.render.compose import compose_file
 from ernie_deploy.render.folder import env_example
 from ernie_deploy.render.scripts import scripts_of
@@ -37,7 +36,7 @@ def files(catalog: Catalog) -> dict[str, str]:
     plans = [resolve(catalog, request) for request in requests(catalog)]
     stacks = {f"{plan.variant}.yml": compose_file(plan, catalog.defaults, "folder") for plan in plans}
     scripts = {name: text for plan in plans for name, text in scripts_of(plan).texts.items()}
-    sums = "".join(f"{_digest(text)}  {name}\n" for name, text in sorted(scripts.items()))
+    sums = "".join(f"{digest(text)}  {name}\n" for name, text in sorted(scripts.items()))
     return (
         stacks
         | {f"scripts/{name}": text for name, text in sorted(scripts.items())}
@@ -51,14 +50,10 @@ def is_ours(path: Path) -> bool:
         return is_unedited(path)
     sums = path.with_name(SUMS)
     try:
-        line = f"{_digest(read_bounded(path, MOST_BYTES).decode())}  {path.name}\n"
+        line = f"{digest(read_bounded(path, MOST_BYTES).decode())}  {path.name}\n"
         return is_unedited(sums) and line in read_bounded(sums, MOST_BYTES).decode()
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Place(Struct, frozen=True):

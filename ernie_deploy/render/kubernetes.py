@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ernie_deploy.errors import UsageError
-from ernie_deploy.paths import DOCKER, TEMPLATES
+from ernie_deploy.paths import TEMPLATES
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.request import LOOPBACK, Request, command_words
 from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.settings import Setting, words
 from ernie_deploy.render.compose import defaults_of
+from ernie_deploy.render.scripts import OF_NODES, scripts_of
 from ernie_deploy.render.yaml import comment, environment, scalar
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         fetch_environment=_fetch_environment(plan, host),
         code_network=host["REMOTE_CODE_NETWORK"],
         code_timeout_s=host["REMOTE_CODE_IMPORT_TIMEOUT_S"],
-        scripts=scripts(nodes, api_key=plan.request.api_key_file, code=_code_scripts(plan)),
+        scripts=pod_scripts(plan),
     )
 
 
@@ -208,13 +209,6 @@ def _fetch_environment(plan: Plan, host: dict[str, str]) -> dict[str, str]:
     return {**variables, **{name: host[name] for name in FETCH_VARIABLES if host[name]}}
 
 
-def _code_scripts(plan: Plan) -> tuple[str, ...]:
-    """The scripts for remote code that this plan runs."""
-    if not plan.code:
-        return ()
-    return ("packages.py",) * bool(plan.packages) + ("judge.py", "code_reader.py", "dry_import.py")
-
-
 def quantity(size: str) -> str:
     """A size as Docker has it (`16g`) as Kubernetes has it (`16Gi`)."""
     found = re.fullmatch(r"([0-9]+)([kmgt]?)b?", size.lower())
@@ -236,20 +230,16 @@ def command_line(request: Request) -> str:
     return comment(shlex.join(["ernie-deploy", "render", target, "--format", "kubernetes", *options]))
 
 
-@cache
-def scripts(nodes: int, *, api_key: bool, code: tuple[str, ...] = ()) -> dict[str, str]:
+def pod_scripts(plan: Plan) -> dict[str, str]:
     """The Python files that the pods run, as they are: a ConfigMap interpolates nothing."""
-    probes = [TEMPLATES / "kubernetes/liveness.py"]
-    probes += [TEMPLATES / "kubernetes/joined.py"] if nodes > 1 else []
-    launchers = [DOCKER / "with_api_key.py"] if api_key else []
-    files = (
-        DOCKER / "canary.py",
-        *probes,
-        DOCKER / "weights.py",
-        *launchers,
-        *(DOCKER / name for name in code),
-    )
-    return {file.name: file.read_text(encoding="utf-8").rstrip("\n") for file in files}
+    texts = scripts_of(plan).texts
+    probes = ["liveness.py"] + ["joined.py"] * plan.several_nodes
+    first = {"canary.py": texts["canary.py"]} | {
+        name: (TEMPLATES / "kubernetes" / name).read_text(encoding="utf-8") for name in probes
+    }
+    # The controller starts the ranks, so that no pod needs what checks a node.
+    rest = {name: text for name, text in texts.items() if name not in (*first, *OF_NODES)}
+    return {name: text.rstrip("\n") for name, text in (first | rest).items()}
 
 
 @cache

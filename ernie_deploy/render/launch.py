@@ -62,8 +62,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     @property
     def fetch_environment(self) -> list[str]:
         """Variables of `fetch`, each as `NAME: value`: the one service that asks the network for something."""
-        made = {"HOME": HOME, "HF_HOME": HF_CACHE}
-        made["HF_HUB_DISABLE_TELEMETRY"] = '"1"'
+        made = {"HOME": HOME, "HF_HOME": HF_CACHE, "HF_HUB_DISABLE_TELEMETRY": '"1"'}
         if not self.plan.request.weights:
             made["HF_TOKEN_PATH"] = "/run/secrets/hf_token"  # noqa: S105 - a path
             made |= self._of_host("HF_ENDPOINT")
@@ -78,17 +77,21 @@ class Launch(Struct, frozen=True, kw_only=True):
     @property
     def secrets(self) -> list[str]:
         """Every secret of the stack with its file, each as `name: {file: ...}`."""
-        request = self.plan.request
-        files = {"hf_token": "HF_TOKEN_FILE"} if not request.weights else {}
-        files |= {"pip_config": "PIP_CONFIG_FILE"} if self.plan.packages else {}
-        files |= {"vllm_config": "API_KEY_FILE"} if request.api_key_file else {}
+        files = {**self._fetch_files}
+        files |= {"vllm_config": "API_KEY_FILE"} if self.plan.request.api_key_file else {}
         files |= {"group_secret": "GROUP_SECRET_FILE"} if self.plan.several_nodes else {}
         return [f'{name}: {{file: "{self.host[variable]}"}}' for name, variable in files.items()]
 
     @property
     def fetch_secrets(self) -> list[str]:
         """Secrets of `fetch`; none where it asks nobody."""
-        return ["hf_token"] * (not self.plan.request.weights) + ["pip_config"] * bool(self.plan.packages)
+        return list(self._fetch_files)
+
+    @property
+    def _fetch_files(self) -> dict[str, str]:
+        """Each of them with the variable that names its file."""
+        files = {} if self.plan.request.weights else {"hf_token": "HF_TOKEN_FILE"}
+        return files | ({"pip_config": "PIP_CONFIG_FILE"} if self.plan.packages else {})
 
     def _of_host(self, *names: str) -> dict[str, str]:
         return {name: f'"{self.host[name]}"' for name in names}

@@ -12,6 +12,8 @@ from ernie_deploy.plan.resolve import Plan
 # script changes a path in the command of `serve`, which Compose then recreates, and no script is ever half new.
 MOUNT = "/scripts"
 DIGEST_DIGITS = 12
+# What checks and watches a node where Compose starts the ranks.
+OF_NODES = ("node.py", "group.py")
 
 
 class Scripts(Struct, frozen=True):
@@ -41,7 +43,7 @@ def scripts_of(plan: Plan) -> Scripts:
     """The scripts of this stack, and none that only another form of it needs."""
     names = ["weights.py", "canary.py"]
     names += ["with_api_key.py"] * plan.request.api_key_file
-    names += ["node.py", "group.py"] * plan.several_nodes
+    names += list(OF_NODES) * plan.several_nodes
     if plan.code:
         names += ["packages.py"] * bool(plan.packages) + ["judge.py", "code_reader.py", "dry_import.py"]
     return Scripts({name: read(name) for name in names})
