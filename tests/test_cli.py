@@ -179,6 +179,16 @@ def test_init_in_a_folder_that_has_a_stack_loses_nothing(tmp_path: Path) -> None
     assert (told.returncode, f"--env cannot change {folder / '.env'}" in told.stderr) == (2, True)
 
 
+def test_a_link_to_nothing_is_in_the_way_as_a_file_is(tmp_path: Path) -> None:
+    (tmp_path / "compose.yml").symlink_to("/nowhere/compose.yml")
+    for more in ((), ("--force",)):
+        done = kit("init", str(tmp_path), "h100", *more)
+        assert done.returncode == 2
+        assert f"{tmp_path / 'compose.yml'} cannot be read, so no copy of it can be kept." in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["compose.yml"]
+    assert (tmp_path / "compose.yml").is_symlink()
+
+
 def test_the_scripts_of_a_folder_can_be_read_by_the_serving_user(tmp_path: Path) -> None:
     done = kit("init", str(tmp_path / "a b" / "s"), "h100", umask=0o077)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """`init`: a folder that holds a stack, ready for `docker compose up`."""
 
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,6 @@ Examples:
   ernie-deploy init my-ernie h100 --model 300b --env PORT=9000"""
 # The file that a host's operator edits: it is written once and never replaced.
 ENV = ".env"
-MOST_BYTES = 2 << 20
 
 
 @click.command(epilog=EXAMPLE)
@@ -73,8 +73,6 @@ def _next(plan: "Plan") -> str:
 
 def _keep_env(folder: Path, made: dict[str, str], values: tuple[str, ...]) -> str:
     """Leave a `.env` that is there out of what is written; returns the sentence about it, '' where there is none."""
-    import os
-
     path = folder / ENV
     if not os.path.lexists(path):
         return ""
@@ -93,7 +91,9 @@ def _copies(folder: Path, made: dict[str, str], *, force: bool) -> Iterator[tupl
     from ernie_deploy.paths import says
 
     changed = [
-        name for name, text in made.items() if (folder / name).exists() and not says(folder / name, text)
+        name
+        for name, text in made.items()
+        if os.path.lexists(folder / name) and not says(folder / name, text)
     ]
     if not changed:
         return
@@ -109,6 +109,7 @@ def _copies(folder: Path, made: dict[str, str], *, force: bool) -> Iterator[tupl
 
 
 def _text(path: Path) -> str:
+    from ernie_deploy.render.checksum import MOST_BYTES
     from ernie_deploy.safe_io.reading import read_bounded
 
     try:
@@ -136,7 +137,6 @@ def _show_difference(old: str | None, new: str) -> None:
 def _free(folder: Path, name: str) -> str:
     """The name, with a number behind it where another copy has it."""
     import itertools
-    import os
 
     numbered = (f"{name}{number or ''}" for number in itertools.count())
     return next(one for one in numbered if not os.path.lexists(folder / one))
