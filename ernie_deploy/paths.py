@@ -18,6 +18,8 @@ _SHIPPED = PACKAGE / "_shipped"
 ROOT = _SHIPPED if _SHIPPED.is_dir() else PACKAGE.parent
 TEMPLATES = ROOT / "templates"
 DOCKER = ROOT / "docker"
+# What runs inside containers without the package.
+SCRIPTS = DOCKER / "scripts"
 
 OWNERS = 0o600
 

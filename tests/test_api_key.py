@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ernie_deploy.errors import UsageError
 from ernie_deploy.stack import api_key
 
-SCRIPT = ROOT / "docker/with_api_key.py"
+SCRIPT = ROOT / "docker/scripts/with_api_key.py"
 SECRET = "sk-very-secret"
 
 

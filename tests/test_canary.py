@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 from fake_vllm import FakeVllm
 
-SOURCE = Path(__file__).parents[1] / "docker" / "canary.py"
+SOURCE = Path(__file__).parents[1] / "docker" / "scripts" / "canary.py"
 LOADING = "http://127.0.0.1:9"  # nobody listens on the discard port
 
 

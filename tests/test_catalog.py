@@ -187,7 +187,7 @@ def test_every_package_is_some_models(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("package", Catalog().packages.values(), ids=lambda package: package.id)
 def test_the_script_unpacks_a_package_where_the_catalog_says(package: Package) -> None:
-    script = runpy.run_path(str(ROOT / "docker/packages.py"))
+    script = runpy.run_path(str(ROOT / "docker/scripts/packages.py"))
     archive = script["pinned"](package.requirement)
     assert f"/packages/{archive.folder}" == package.folder
     assert archive.fits("x86_64")

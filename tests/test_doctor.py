@@ -985,7 +985,7 @@ def test_doctor_and_the_nodes_take_the_same_for_a_secret(text: str, script: str,
     place.write_text(text)
     place.chmod(0o444)
     tmp_path.chmod(0o700)
-    names = runpy.run_path(str(ROOT / "docker" / script))
+    names = runpy.run_path(str(ROOT / "docker" / "scripts" / script))
     names["read_secret"].__globals__["SECRET"] = place
     host = FixtureHost("two-nodes-worker")
     host.stats[str(place)] = f"regular 444 1000 1000 {len(text.encode())}"
@@ -1307,7 +1307,7 @@ def test_every_host_has_its_line_in_the_list() -> None:
 def test_doctor_and_fetch_know_the_same_hub_cache() -> None:
     from ernie_deploy.host import file_checks
 
-    script = (Path(__file__).parents[1] / "docker" / "weights.py").read_text(encoding="utf-8")
+    script = (Path(__file__).parents[1] / "docker" / "scripts" / "weights.py").read_text(encoding="utf-8")
     names = re.search(r"(?s)^HF_HOME = re\.compile\((.*?)^\)", script, re.MULTILINE)
     assert names
     assert "".join(re.findall(r'r"(.*)"', names[1])) == file_checks.HF_HOME.pattern

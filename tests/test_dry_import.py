@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-SCRIPT = (ROOT / "docker" / "dry_import.py").read_text()
+SCRIPT = (ROOT / "docker" / "scripts" / "dry_import.py").read_text()
 NOT_IMPORTED, HANGS, UNFIT = 57, 58, 59
 MODEL = "org/Tiny-VL.1"
 FONT = b"\0\1\0\0 a font"
@@ -132,7 +132,7 @@ def test_the_engine_gets_its_words_and_finds_the_packages_after_what_the_image_s
 
 
 def test_as_a_file_it_takes_no_word_of_the_engine_for_its_own_text(bed: Bed) -> None:
-    own = [ROOT / "docker/dry_import.py", "--path", bed.site, "--model", bed.model, "--"]
+    own = [ROOT / "docker/scripts/dry_import.py", "--path", bed.site, "--model", bed.model, "--"]
     result = subprocess.run(
         [sys.executable, "-I", *own, sys.executable, "-c", "print('engine')"],
         capture_output=True, text=True, timeout=120,

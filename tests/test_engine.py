@@ -333,7 +333,7 @@ def test_the_key_file_is_read_by_vllm(engine: str, checkpoints: dict[str, str], 
 
 def launched(source: Path, config: Path) -> None:
     """Let the launcher read a key file and write what vLLM reads."""
-    words_ = [sys.executable, ROOT / "docker/with_api_key.py", "serve", source, config, "true"]
+    words_ = [sys.executable, ROOT / "docker/scripts/with_api_key.py", "serve", source, config, "true"]
     subprocess.run(words_, check=True, timeout=60)
 
 

@@ -20,13 +20,13 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-READER = (ROOT / "docker" / "code_reader.py").read_text()
-JUDGE = (ROOT / "docker" / "judge.py").read_text()
+READER = (ROOT / "docker" / "scripts" / "code_reader.py").read_text()
+JUDGE = (ROOT / "docker" / "scripts" / "judge.py").read_text()
 FONT = "Roboto-Regular.ttf"
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docker" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docker" / "scripts" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -722,7 +722,7 @@ def test_scripts_can_be_inlined(text: str) -> None:
     assert "__file__" not in text
 
 
-@pytest.mark.parametrize("reader", [READER, str(ROOT / "docker" / "code_reader.py")])
+@pytest.mark.parametrize("reader", [READER, str(ROOT / "docker" / "scripts" / "code_reader.py")])
 def test_it_runs_as_its_container_runs_it(model: Model, reader: str) -> None:
     model.write("processing.py", "import json\nimport no_such_module_here\n")
     words = [f"--reader={reader}", "--file=x.ttf", "--network=refuse"]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import pytest
 from test_canary import can_unshare
 
-DOCKER = Path(__file__).parents[1] / "docker"
+SCRIPTS = Path(__file__).parents[1] / "docker" / "scripts"
 # Addresses of this host that are not the loopback's own 127.0.0.1: any in 127/8 can be bound.
 HEAD, OTHER, STRANGER = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 SECRET = "5" * 64
@@ -30,7 +30,7 @@ BECOMES = [sys.executable, "-c", "import sys; print('engine', *sys.argv[1:])", "
 
 def source(name: str, **constants: object) -> str:
     """A script with other constants: a test waits for no minute, and addresses here are all loopback ones."""
-    text = (DOCKER / name).read_text()
+    text = (SCRIPTS / name).read_text()
     for constant, value in constants.items():
         text, found = re.subn(rf"(?m)^{constant} = .*", lambda _: f"{constant} = {value}", text)  # noqa: B023
         assert found == 1, constant
@@ -87,7 +87,7 @@ HERE = {"head": HEAD, "worker": OTHER}
 
 @pytest.mark.parametrize("name", ["node.py", "group.py"])
 def test_script_can_be_inlined(name: str) -> None:
-    text = (DOCKER / name).read_text()
+    text = (SCRIPTS / name).read_text()
     assert text.isascii()
     assert not set("$\t") & set(text)
     assert "__file__" not in text

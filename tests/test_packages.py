@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 from conftest import ROOT
 
-SOURCE = (ROOT / "docker/packages.py").read_text(encoding="utf-8")
+SOURCE = (ROOT / "docker/scripts/packages.py").read_text(encoding="utf-8")
 WHEEL, SDIST = "tiny-1.0-py3-none-any.whl", "tiny-font-0.1.tar.gz"
 NOWHERE = "http://127.0.0.1:9"
 PASSWORD = "s3cret/p@ss"

@@ -12,7 +12,7 @@ from conftest import ROOT, kit
 from ernie_deploy.host import settings
 from ernie_deploy.safe_io.redaction import redacted
 
-WEIGHTS = runpy.run_path(str(ROOT / "docker/weights.py"))
+WEIGHTS = runpy.run_path(str(ROOT / "docker/scripts/weights.py"))
 PASSWORDS = ("pw", "p/w", "p@w", "p:w", "/p@/w:@", "p//w", "pä#?w", "@", "hunter2%2F@x/y")
 
 

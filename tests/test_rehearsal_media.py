@@ -199,7 +199,7 @@ def test_the_hub_is_an_index_that_the_packages_script_fetches_from(tmp_path: Pat
     digest = hashlib.sha256((archives / wheel).read_bytes()).hexdigest()
     server = hub.Hub(("127.0.0.1", 0), {}, "hf_token", archives=archives)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    script, index = ROOT / "docker/packages.py", f"http://127.0.0.1:{server.server_port}/simple"
+    script, index = ROOT / "docker/scripts/packages.py", f"http://127.0.0.1:{server.server_port}/simple"
 
     def bring(requirement: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 CANARY, WEIGHTS, GROUP = (
-    runpy.run_path(str(ROOT / "docker" / f"{name}.py")) for name in ("canary", "weights", "group")
+    runpy.run_path(str(ROOT / "docker" / "scripts" / f"{name}.py")) for name in ("canary", "weights", "group")
 )
 
 

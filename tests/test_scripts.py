@@ -47,7 +47,7 @@ def test_fetch_writes_the_files_of_the_project(
     for _ in range(2):
         subprocess.run([sys.executable, "-I", "-c", *here, "--", "true"], check=True)
     written = {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()}
-    assert written == {name: (ROOT / "docker" / name).read_bytes() for name in written}
+    assert written == {name: (ROOT / "docker" / "scripts" / name).read_bytes() for name in written}
     assert written.keys() == scripts_of(planned(target, **options)).texts.keys()
     assert words[end:] == ["--", "python3", "-I", f"{folder}/weights.py", "fetch"]
 
@@ -174,7 +174,7 @@ def test_a_probe_and_the_server_carry_no_script(target: str, options: dict[str, 
 
 
 def test_the_health_check_outlives_its_probe() -> None:
-    canary, group = ((ROOT / "docker" / name).read_text() for name in ("canary.py", "group.py"))
+    canary, group = ((ROOT / "docker" / "scripts" / name).read_text() for name in ("canary.py", "group.py"))
     limits = [float(re.search(r"^PROBE_S = ([\d.]+)$", text, re.MULTILINE)[1]) for text in (canary, group)]  # type: ignore[index]
     services = yaml.safe_load(interpolated(rendered("h100", model="300b", nodes=2)))["services"]
     for name, limit_s in zip(("serve", "worker"), limits, strict=True):

@@ -23,7 +23,7 @@ from fake_hub import FakeHub
 
 from ernie_deploy.stack import containers
 
-SOURCE = Path(__file__).parents[1] / "docker" / "weights.py"
+SOURCE = Path(__file__).parents[1] / "docker" / "scripts" / "weights.py"
 MODEL = "baidu/ERNIE-tiny"
 TOKEN = "hf_" + "secret0" * 5
 NOWHERE = "http://127.0.0.1:9"

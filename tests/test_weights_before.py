@@ -154,9 +154,9 @@ def test_a_folder_of_the_users_is_looked_at_before_its_stamp(local: tuple[Stack,
 
 JUDGE = (
     *PYTHON,
-    (ROOT / "docker" / "judge.py").read_text(),
+    (ROOT / "docker" / "scripts" / "judge.py").read_text(),
     "--reader",
-    str(ROOT / "docker" / "code_reader.py"),
+    str(ROOT / "docker" / "scripts" / "code_reader.py"),
 )
 
 

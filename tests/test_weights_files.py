@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-spec = importlib.util.spec_from_file_location("weights", ROOT / "docker/weights.py")
+spec = importlib.util.spec_from_file_location("weights", ROOT / "docker/scripts/weights.py")
 assert spec
 assert spec.loader
 weights = importlib.util.module_from_spec(spec)

@@ -4,7 +4,7 @@ from msgspec import field
 
 from ernie_deploy.catalog.schema import Fact
 
-# Where a stack's containers see them; docker/packages.py unpacks each into a folder of its own.
+# Where a stack's containers see them; docker/scripts/packages.py unpacks each into a folder of its own.
 PACKAGES = "/packages"
 
 

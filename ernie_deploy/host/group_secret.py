@@ -10,7 +10,7 @@ from ernie_deploy.paths import write_whole
 FOLDER, FILE = "group-secret", "secret"
 VARIABLE = "GROUP_SECRET_FILE"
 SECRET_BYTES = 32
-# As docker/node.py and docker/group.py have it.
+# As docker/scripts/node.py and docker/scripts/group.py have it.
 SHORTEST_SECRET = 32
 
 

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 from ernie_deploy.catalog.schema import Vendor
-from ernie_deploy.paths import DOCKER
+from ernie_deploy.paths import SCRIPTS
 from ernie_deploy.safe_io.reading import MIB, read_bounded
 
 Kind: TypeAlias = Literal["file", "folder", "device", "closed"]
@@ -184,7 +184,7 @@ def route_to(address: str) -> tuple[str, ...]:
 
 def index_of(requirements: Sequence[str]) -> tuple[str, ...]:
     """The command that asks the package index for archives, as `fetch` will."""
-    return (sys.executable, "-I", str(DOCKER / "packages.py"), "find", *requirements)
+    return (sys.executable, "-I", str(SCRIPTS / "packages.py"), "find", *requirements)
 
 
 def natural(path: str) -> tuple[tuple[int, str], ...]:

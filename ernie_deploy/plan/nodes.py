@@ -61,7 +61,7 @@ def _api(request: Request) -> list[Setting]:
 
 
 def entry_settings(topology: Topology, settings: Sequence[Setting], opened: Sequence[Port]) -> list[Setting]:
-    """Options of docker/node.py: who this node is, and where the ranks meet."""
+    """Options of docker/scripts/node.py: who this node is, and where the ranks meet."""
     known = {port.id: port for port in opened}
     meeting = known.get("ray") or known["master"]
     number = next((s.value for s in settings if s.name == meeting.flag), meeting.number)

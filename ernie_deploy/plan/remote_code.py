@@ -40,13 +40,13 @@ class RemoteCode(Struct, frozen=True, kw_only=True):
 
     @property
     def bring_words(self) -> list[str]:
-        """Arguments of docker/packages.py; none where nothing is brought."""
+        """Arguments of docker/scripts/packages.py; none where nothing is brought."""
         wanted = [package.requirement for package in self.packages]
         return ["bring", f"--into={PACKAGES}", *wanted, "--"] if wanted else []
 
     @property
     def judge_words(self) -> list[str]:
-        """Arguments of docker/judge.py: what the code will find beside the image's modules."""
+        """Arguments of docker/scripts/judge.py: what the code will find beside the image's modules."""
         return [
             *self._paths,
             *(f"--file={package.places.name}" for package in self.packages if package.places),
@@ -54,7 +54,7 @@ class RemoteCode(Struct, frozen=True, kw_only=True):
 
     @property
     def serve_words(self) -> list[str]:
-        """Arguments of docker/dry_import.py in `serve`."""
+        """Arguments of docker/scripts/dry_import.py in `serve`."""
         revision = [f"--revision={self.revision}"] if self.revision else []
         return [*self._import_words, f"--model={self.model}", *revision]
 

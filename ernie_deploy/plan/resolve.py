@@ -138,7 +138,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def entry_settings(self) -> tuple[Setting, ...]:
-        """What the check before the engine is told of this node (docker/node.py)."""
+        """What the check before the engine is told of this node (docker/scripts/node.py)."""
         return tuple(entry_settings(self.topology, self.settings, self.ports))
 
     def port(self, name: str) -> int:

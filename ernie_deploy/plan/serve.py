@@ -14,7 +14,7 @@ HOME = "/tmp"  # noqa: S108 - the container's
 WEIGHTS_MOUNT = "/weights"
 OFFLINE = ("HF_HOME", "HF_HUB_OFFLINE", "HF_MODULES_CACHE", "HOME", "PYTHONNOUSERSITE", "VLLM_NO_USAGE_STATS")
 CACHES = "kit: on a volume, because /tmp is noexec"
-# The file of API_KEY_FILE, which docker/with_api_key.py alone reads, and what it makes of it for vLLM and the
+# The file of API_KEY_FILE, which docker/scripts/with_api_key.py alone reads, and what it makes of it for vLLM and the
 # health check: the user's file may change between two readers. vLLM takes only names that end in .yaml or .yml.
 API_KEY_SECRET = "/run/secrets/vllm_config"  # noqa: S105 - a path
 API_KEY_CONFIG = "/tmp/vllm_config.yaml"  # noqa: S108 - the container's own tmpfs

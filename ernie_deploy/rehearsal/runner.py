@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError, NotReady, ToolFailed, ToolMissing
-from ernie_deploy.paths import DOCKER
+from ernie_deploy.paths import DOCKER, SCRIPTS
 from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.rehearsal import group_proofs, media, proofs
 from ernie_deploy.rehearsal.group import Member, address, lay_out_nodes, members
@@ -119,7 +119,7 @@ def lay_out(rehearsal: Rehearsal, compose_text: str) -> Planted:
 def bring_packages(rehearsal: Rehearsal) -> None:
     """Bring what the rehearsal's hub gives as a package index; raises `ToolFailed` with the script's own sentence."""
     words = [f"--into={rehearsal.folder / 'packages'}", *(one.requirement for one in rehearsal.plan.packages)]
-    script = str(DOCKER / "packages.py")
+    script = str(SCRIPTS / "packages.py")
     demand([sys.executable, "-I", script, "bring", *words, "--", "true"], timeout_s=PACKAGES_S)
 
 

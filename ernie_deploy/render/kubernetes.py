@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ernie_deploy.errors import UsageError
-from ernie_deploy.paths import TEMPLATES
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.request import LOOPBACK, Request, command_words
 from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.settings import Setting, words
 from ernie_deploy.render.compose import defaults_of
-from ernie_deploy.render.scripts import OF_NODES, scripts_of
+from ernie_deploy.render.scripts import OF_NODES, read, scripts_of
 from ernie_deploy.render.yaml import comment, environment, scalar
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 # A worker's pod is labelled with its StatefulSet's name and a hash of 11 characters; a label holds 63.
 LONGEST_NAME = 45
-# The first wait of docker/weights.py after failed starts, and the way to the engine's own clock.
+# The first wait of docker/scripts/weights.py after failed starts, and the way to the engine's own clock.
 BACK_OFF_S = 600
 BEFORE_ENGINE_S = 60
 PROBE_PERIOD_S = 10
@@ -234,9 +233,7 @@ def pod_scripts(plan: Plan) -> dict[str, str]:
     """The Python files that the pods run, as they are: a ConfigMap interpolates nothing."""
     texts = scripts_of(plan).texts
     probes = ["liveness.py"] + ["joined.py"] * plan.several_nodes
-    first = {"canary.py": texts["canary.py"]} | {
-        name: (TEMPLATES / "kubernetes" / name).read_text(encoding="utf-8") for name in probes
-    }
+    first = {"canary.py": texts["canary.py"]} | {name: read(name) for name in probes}
     # The controller starts the ranks, so that no pod needs what checks a node.
     rest = {name: text for name, text in texts.items() if name not in (*first, *OF_NODES)}
     return {name: text.rstrip("\n") for name, text in (first | rest).items()}

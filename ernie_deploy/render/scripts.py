@@ -5,7 +5,7 @@ from functools import cache
 
 from msgspec import Struct
 
-from ernie_deploy.paths import DOCKER
+from ernie_deploy.paths import SCRIPTS
 from ernie_deploy.plan.resolve import Plan
 
 # Where containers have them. Of a stack's own volume, the folder's name tells one version from another: a changed
@@ -52,4 +52,4 @@ def scripts_of(plan: Plan) -> Scripts:
 @cache
 def read(name: str) -> str:
     """A Python file of the project."""
-    return (DOCKER / name).read_text(encoding="utf-8")
+    return (SCRIPTS / name).read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ernie_deploy.errors import UsageError
-from ernie_deploy.paths import DOCKER
+from ernie_deploy.paths import SCRIPTS
 
 
 def key_in(path: Path) -> str:
@@ -44,8 +44,8 @@ def fault_of_size(size_bytes: int) -> tuple[str, str] | None:
 
 @cache
 def _script() -> ModuleType:
-    """docker/with_api_key.py as a module."""
-    spec = importlib.util.spec_from_file_location("with_api_key", DOCKER / "with_api_key.py")
+    """docker/scripts/with_api_key.py as a module."""
+    spec = importlib.util.spec_from_file_location("with_api_key", SCRIPTS / "with_api_key.py")
     assert spec, "the script is part of the package"
     assert spec.loader, "a file has one"
     module = importlib.util.module_from_spec(spec)

@@ -33,7 +33,7 @@ CUT_S = 30
 REFUSED_S = 60.0
 # A hang is found within 180 s; who waits longer than that hangs.
 REQUEST_S = 240.0
-# Exit codes of docker/node.py.
+# Exit codes of docker/scripts/node.py.
 BAD_RANK, NO_INTERFACE, HEAD_ABSENT, RANK_TAKEN = 30, 32, 34, 35
 
 

@@ -20,7 +20,7 @@ from ernie_deploy.stack.compose import Stack, ask, demand
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
 PROJECT, VL = "ernie-vl", "vl-28b"
-# docker/judge.py and docker/dry_import.py.
+# docker/scripts/judge.py and docker/scripts/dry_import.py.
 MISSING, NOT_IMPORTED, HANGS = 50, 57, 58
 # What a user waits for the sentence: the issue's own limit.
 SENTENCE_S = 60

@@ -122,13 +122,17 @@ def test_probes_wait_for_the_weights_and_restart_only_a_hang() -> None:
     startup, ready, live = (server[f"{name}Probe"] for name in ("startup", "readiness", "liveness"))
     assert startup["httpGet"] == ready["httpGet"] == health
     patience = startup["periodSeconds"] * startup["failureThreshold"]
-    back_off = re.search(r"^BACK_OFF_S = ([0-9.]+)$", (ROOT / "docker/weights.py").read_text(), re.MULTILINE)
+    back_off = re.search(
+        r"^BACK_OFF_S = ([0-9.]+)$", (ROOT / "docker/scripts/weights.py").read_text(), re.MULTILINE
+    )
     assert back_off
     assert patience >= plan.ready_timeout_s + float(back_off[1]) + 60
     assert live["exec"]["command"] == [
         "python3", "-IS", "/scripts/liveness.py", "http://127.0.0.1:8000", "baidu/ERNIE-4.5-300B-A47B-PT",
     ]  # fmt: skip
-    longest = re.search(r"^PROBE_S = ([0-9.]+)$", (ROOT / "docker/canary.py").read_text(), re.MULTILINE)
+    longest = re.search(
+        r"^PROBE_S = ([0-9.]+)$", (ROOT / "docker/scripts/canary.py").read_text(), re.MULTILINE
+    )
     assert longest
     assert live["timeoutSeconds"] > 2 * float(longest[1])
 

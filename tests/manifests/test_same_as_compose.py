@@ -91,10 +91,14 @@ def test_what_kubernetes_would_expand_is_escaped() -> None:
 
 def test_scripts_are_the_files_of_the_project() -> None:
     data = of_kind(read(written("h100")), "ConfigMap")["data"]
-    files = [ROOT / "docker/canary.py", ROOT / "templates/kubernetes/liveness.py", ROOT / "docker/weights.py"]
+    files = [
+        ROOT / "docker/scripts/canary.py",
+        ROOT / "docker/scripts/liveness.py",
+        ROOT / "docker/scripts/weights.py",
+    ]
     assert data == {file.name: file.read_text(encoding="utf-8") for file in files}
     guarded = of_kind(read(written("h100", api_key_file=True)), "ConfigMap")["data"]
-    reader = ROOT / "docker/with_api_key.py"
+    reader = ROOT / "docker/scripts/with_api_key.py"
     assert guarded == data | {reader.name: reader.read_text(encoding="utf-8")}
 
 
@@ -105,4 +109,4 @@ def test_scripts_for_remote_code_are_there_with_it(choice: str) -> None:
     names = {"judge.py", "code_reader.py", "dry_import.py", *(["packages.py"] if choice == "fetch" else [])}
     assert data.keys() - plain.keys() == names
     for name in names:
-        assert data[name] == (ROOT / "docker" / name).read_text(encoding="utf-8")
+        assert data[name] == (ROOT / "docker" / "scripts" / name).read_text(encoding="utf-8")
