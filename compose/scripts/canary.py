@@ -365,7 +365,7 @@ def save_state(state: State) -> None:
 
 
 def read_api_key(path: str) -> str:
-    """Return the first key of the configuration that docker/with_api_key.py wrote for vLLM."""
+    """Return the first key of the configuration that docker/scripts/with_api_key.py wrote for vLLM."""
     return str(json.loads(Path(path).read_text())["api-key"][0])
 
 
