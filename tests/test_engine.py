@@ -102,7 +102,7 @@ OVER_NODES = [
     ("h100", {"model": "21b", "nodes": 2, "dp": 16}, (1, 1, 16)),
     ("mi300x", {"model": "21b", "nodes": 2, "dp": 4}, (4, 1, 4)),
     ("h100", {"model": "vl-28b", "nodes": 4, "dp": 4, "tp": 2}, (2, 1, 4)),
-    ("h200", {"model": "300b", "nodes": 2, "dp": 2, "profiles": ("expert-parallel",)}, (4, 1, 2)),
+    ("h200", {"model": "300b", "nodes": 2, "dp": 2, "profiles": ("expert-parallel",)}, (8, 1, 2)),
     ("h100", {"model": "300b", "nodes": 4, "dp": 2, "tp": 16}, (16, 1, 2)),
     ("h100", {"model": "300b", "nodes": 2, "multi_node": "ray"}, (8, 2, 1)),
     ("h100", {"model": "300b", "nodes": 2, "multi_node": "ray", "profiles": ("mtp",)}, (16, 1, 1)),

@@ -9,6 +9,10 @@ from ernie_deploy.plan.settings import Setting
 from ernie_deploy.plan.topology import Topology, legal_tensor_parallel_sizes, refusal
 
 
+class LayoutRefused(Refused):
+    """These parallel sizes do not fit the model or the nodes; others may."""
+
+
 def topologies(
     pairing: Pairing, profiles: Sequence[Profile], published: Sequence[Setting] | None
 ) -> Iterator[Topology]:
@@ -36,9 +40,11 @@ def _tensor_parallel_over_nodes(pairing: Pairing, profiles: Sequence[Profile]) -
 
 
 def _tensor_parallel_sizes(pairing: Pairing, published: Sequence[Setting] | None, pipeline: int) -> list[int]:
-    """Sizes to try in order: the user's, what `--gpus` leaves, the published one, or all legal."""
+    """Sizes to try in order: the user's, that of the replica, what `--gpus` leaves, the published one, or all legal."""
     if chosen := find(pairing.user, "tensor-parallel-size"):
         return [whole_number(chosen)]
+    if pairing.replica_tp:
+        return [pairing.replica_tp]
     replicas = size_of(pairing.user, "data-parallel-size")
     most = max(1, pairing.gpus_of_node * pairing.nodes // (replicas * pipeline))
     legal = _evenly_spread(pairing, legal_tensor_parallel_sizes(pairing.model, most), replicas * pipeline)
@@ -71,35 +77,14 @@ def _refuse_illegal(pairing: Pairing, topology: Topology) -> None:
     if topology.gpus > available:
         each = f" of each of the {topology.nodes} nodes" if topology.nodes > 1 else ""
         have = f"--gpus names {available}" if pairing.gpu_ids else f"one {target.id} node has {available}"
-        raise Refused(
+        raise LayoutRefused(
             f"{model.id} on {target.id}: the layout needs {topology.gpus} GPUs{each}, {have}.",
             cause=f"tensor_parallel_size {topology.tensor_parallel_size}"
             f" x data_parallel_size {topology.data_parallel_size}"
             f" x pipeline_parallel_size {topology.pipeline_parallel_size}",
-            next_step=_sizes_that_fit(pairing) + _nodes_that_fit(pairing, topology),
         )
     if reason := refusal(model, topology):
-        raise Refused(
+        raise LayoutRefused(
             f"{model.id} on {target.id}: {reason}.",
             cause="vLLM refuses it, or crashes while loading",
-            next_step=_remedy(pairing, topology),
         )
-
-
-def _sizes_that_fit(pairing: Pairing) -> str:
-    return f"choose --tp from {legal_tensor_parallel_sizes(pairing.model, pairing.gpus_of_node)}"
-
-
-def _nodes_that_fit(pairing: Pairing, topology: Topology) -> str:
-    """The number of nodes that have the GPUs, where more of them are an answer."""
-    nodes = -(-topology.gpus * topology.nodes // pairing.gpus_of_node)
-    if not pairing.target.gpus or refusal(pairing.model, topology):
-        return ""
-    return f", or --nodes {nodes}"
-
-
-def _remedy(pairing: Pairing, topology: Topology) -> str:
-    """What to ask for instead: replicas where only the pipeline is at fault."""
-    if topology.nodes > 1 and pairing.model.figures.tied_embeddings:
-        return f"replicas over the nodes: --nodes {topology.nodes} --dp {topology.nodes}"
-    return _sizes_that_fit(pairing)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from ernie_deploy.catalog.schema import Model, Profile, Row, Target
 from ernie_deploy.errors import Refused
 from ernie_deploy.plan import recipe
-from ernie_deploy.plan.candidates import topologies
+from ernie_deploy.plan.candidates import LayoutRefused, topologies
 from ernie_deploy.plan.memory import Budget, MemoryPlan, plan_memory
 from ernie_deploy.plan.pairing import Pairing, find, float_of, share_of, size_of, whole_number
 from ernie_deploy.plan.settings import Setting, as_settings, merge
@@ -43,7 +43,13 @@ class Layout(Struct, frozen=True, kw_only=True):
 
 
 def choose(pairing: Pairing) -> Layout:
-    """The first layout that fits, BF16 before FP8; raises `Refused` with the arithmetic."""
+    """The first layout that fits, BF16 before FP8; raises `Refused` with the arithmetic.
+
+    `--dp` multiplies the replica that would be there without it, with its precision and its tensor_parallel_size.
+    """
+    if _multiplies(pairing) and (replica := _replica(pairing)):
+        size = replica.topology.tensor_parallel_size
+        pairing = replace(pairing, profiles=replica.profiles, replica_tp=size)
     tried: list[Layout] = []
     for profiles in _precisions(pairing):
         for layout in _layouts(pairing, profiles):
@@ -51,6 +57,21 @@ def choose(pairing: Pairing) -> Layout:
                 return _capped(layout, pairing)
             tried.append(layout)
     raise _does_not_fit(pairing, tried)
+
+
+def _multiplies(pairing: Pairing) -> bool:
+    """Whether replicas are asked for and nothing else says how large each one is: neither --tp nor --gpus."""
+    decided = find(pairing.user, "tensor-parallel-size") or pairing.gpu_ids
+    return size_of(pairing.user, "data-parallel-size") > 1 and not decided
+
+
+def _replica(pairing: Pairing) -> Layout | None:
+    """What would serve on one node without --dp; None where one replica alone does not fit there."""
+    user = tuple(setting for setting in pairing.user if setting.name != "data-parallel-size")
+    try:
+        return choose(replace(pairing, user=user, nodes=1))
+    except Refused:
+        return None
 
 
 def _precisions(pairing: Pairing) -> list[tuple[Profile, ...]]:
@@ -195,13 +216,12 @@ def _capped(layout: Layout, pairing: Pairing) -> Layout:
     return replace(layout, settings=settings, memory=replace(memory, context_tokens=cap))
 
 
-def _does_not_fit(pairing: Pairing, tried: Sequence[Layout]) -> Refused:
+def _does_not_fit(pairing: Pairing, tried: Sequence[Layout]) -> LayoutRefused:
     best = max(tried, key=lambda layout: layout.memory.kv_cache_gib)
     fp8 = find(best.settings, "quantization")
-    return Refused(
+    return LayoutRefused(
         f"{pairing.model.id} does not fit {pairing.target.id}"
         f" ({best.topology.nodes * best.topology.gpus} x {pairing.target.memory_gib:g} GiB, {fp8.value if fp8 else 'BF16'}).",
         cause=best.memory.arithmetic,
-        next_step="ernie-deploy models --json shows where it fits; --profile fp8, a larger target,"
-        " more --tp, more --nodes or a smaller --max-model-len take less",
+        next_step="ernie-deploy models --json shows where it fits",
     )

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 
-from ernie_deploy.catalog.schema import Target
 from ernie_deploy.plan import recipe
 from ernie_deploy.plan.layout import Layout
 from ernie_deploy.plan.memory import serve_memory_gib
@@ -20,8 +19,21 @@ def warnings_on(pairing: Pairing, layout: Layout, request: Request) -> Iterator[
     moving = [revision for revision in revisions if not COMMIT.fullmatch(revision)]
     if moving and find(layout.settings, "trust-remote-code") and not request.weights:
         yield MOVABLE_CODE.format(hf_id=pairing.model.hf_id, revision=moving[0])
+    yield from _on_precision(layout, request)
     if beyond_loopback(request.bind):
         yield f"{PUBLISHED.format(bind=request.bind)} {_open_routes(pairing, request)} {GATEWAY}"
+
+
+def _on_precision(layout: Layout, request: Request) -> Iterator[str]:
+    """Where the weights are served in another precision than the recipe's, or than the checkpoint's unasked."""
+    quantization, row = find(layout.settings, "quantization"), layout.row
+    here = str(quantization.value) if quantization else "BF16"
+    published = layout.row is not None and "quantization" in layout.row.settings
+    if row and bool(quantization) != published:
+        there = f"{row.recipe}:{row.lines[0]}-{row.lines[1]}"
+        yield f"The precision is {here}, where the recipe ({there}) has {'FP8' if published else 'BF16'}."
+    elif not row and {p.id for p in layout.profiles} - set(request.profiles):
+        yield f"The precision is {here}: the checkpoint's BF16 does not fit. `plan` has the arithmetic."
 
 
 def _open_routes(pairing: Pairing, request: Request) -> str:
@@ -39,13 +51,9 @@ def _open_routes(pairing: Pairing, request: Request) -> str:
 def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
     """What the user should know, one sentence each."""
     model, target = pairing.model, pairing.target
-    kinds = ["bench", target.vendor] + ["vision"] * (model.vision is not None)
-    added = {p.id for p in layout.profiles} - set(request.profiles)
-    notes = [_note_on_gpus(layout, target, pairing)] if target.gpus else []
-    if "fp8" in added:
-        why = f"as published for {target.id}" if layout.row else f"because BF16 does not fit {target.id}"
-        notes.append(f"FP8 was chosen {why}; --profile bf16 keeps BF16 where it fits.")
-    notes += _notes_on_security(pairing, request)
+    bench = recipe.bench_for(pairing.recipes, model, target)
+    kinds = [target.vendor, *bench.settings, *(["vision"] if model.vision else [])]
+    notes = [*_notes_on_security(pairing, request)]
     if request.api_key_file and not beyond_loopback(request.bind):
         notes.append(_open_routes(pairing, request))
     notes += _notes_on_nodes(layout, request)
@@ -61,26 +69,6 @@ def _notes_on_security(pairing: Pairing, request: Request) -> Iterator[str]:
         yield f"{name} {pairing.security.gives_up}. --security strict does not."
     if pairing.security.unproven:
         yield f"{name} {pairing.security.unproven}."
-
-
-def _note_on_gpus(layout: Layout, target: Target, pairing: Pairing) -> str:
-    used, topology = layout.topology.gpus, layout.topology
-    published_layout = layout.row and topology.tensor_parallel_size == (
-        layout.row.settings.get("tensor-parallel-size", 1)
-    )
-    why = "the published layout" if published_layout else "the memory plan"
-    if topology.nodes > 1:
-        return f"Uses {used} of the {target.gpus} GPUs of each of {topology.nodes} nodes."
-    note = f"Uses {used} of the node's {target.gpus} GPUs ({why})."
-    replicas = target.gpus // (used // topology.data_parallel_size)
-    if replicas > topology.data_parallel_size and not _request_limits(pairing):
-        note += f" --dp {replicas} uses the rest."
-    return note
-
-
-def _request_limits(pairing: Pairing) -> bool:
-    """Whether the user narrowed the GPUs, so that the rest is not on offer."""
-    return bool(pairing.gpu_ids)
 
 
 def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:

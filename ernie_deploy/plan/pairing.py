@@ -15,7 +15,10 @@ MOST_GIB = 1e6
 
 
 class Pairing(Struct, frozen=True, kw_only=True):
-    """A model on a target, and what the user decided about them."""
+    """A model on a target, and what the user decided about them.
+
+    `replica_tp` is the tensor_parallel_size of the one server that `--dp` multiplies, where it is decided already.
+    """
 
     model: Model
     target: Target
@@ -29,6 +32,7 @@ class Pairing(Struct, frozen=True, kw_only=True):
     gpu_ids: tuple[int, ...] = ()
     local_weights: bool = False
     nodes: int = 1
+    replica_tp: int | None = None
 
     @property
     def gpus_of_node(self) -> int:

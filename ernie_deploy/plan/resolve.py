@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
 from ernie_deploy.catalog.engine_schema import Engine
@@ -10,7 +11,9 @@ from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.catalog.schema import Model, Port, Support, Target
 from ernie_deploy.catalog.vendor_schema import Security, SecuritySet, VendorFacts
 from ernie_deploy.errors import Refused, UsageError
+from ernie_deploy.plan import advice
 from ernie_deploy.plan.bench import bench_settings
+from ernie_deploy.plan.candidates import LayoutRefused
 from ernie_deploy.plan.layout import Layout, choose
 from ernie_deploy.plan.limits import limit_environment, limit_settings
 from ernie_deploy.plan.memory import MemoryPlan, serve_memory_gib, weight_bytes
@@ -210,9 +213,25 @@ def value_of(settings: Sequence[Setting], name: str, default: object) -> object:
 
 
 def resolve(catalog: Catalog, request: Request) -> Plan:
-    """Decide everything about one request; raises a `KitError` that says why it cannot be."""
+    """Decide everything about one request; raises a `KitError` that says why it cannot be, and what can."""
     check_words(request)
     pairing, support = _pairing(catalog, request)
+
+    def other(request: Request) -> Plan:
+        pairing, support = _pairing(catalog, request)
+        return _decided(catalog, request, pairing, support)
+
+    try:
+        plan = _decided(catalog, request, pairing, support)
+    except LayoutRefused as refusal:
+        refusal.next_step = advice.instead(request, pairing, other) or refusal.next_step
+        raise
+    row = next((row for row in catalog.recipes.serve if row.id == plan.row), None)
+    return replace(plan, notes=(*advice.notes(plan, row, other), *plan.notes))
+
+
+def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Support) -> Plan:
+    """The plan, its notes without advice."""
     layout = choose(pairing)
     opened = ports(catalog.ports, request, layout.topology)
     settings = merge(
