@@ -91,7 +91,11 @@ def test_a_rule_says_what_to_do_and_where_the_fact_is_from(rule):
 
 
 def test_ids_tell_the_floor_of_their_rule():
-    floors = {"ED1": "engine model code wiring", "ED2": "security secret request", "ED3": "lifecycle storage"}
+    floors = {
+        "ED1": "engine model code wiring hardware orchestration environment",
+        "ED2": "security secret request",
+        "ED3": "lifecycle storage",
+    }
     for rule in rules():
         module = rule.search.__module__.rpartition(".")[2].removesuffix("_rules")
         assert module in floors[rule.id[:3]].split()
@@ -463,7 +467,7 @@ def test_one_port_on_two_addresses_is_no_collision():
 
 
 def test_the_innermost_mount_holds_a_cache():
-    inside = ["tmpfs: [/root]", "volumes: ['a:/root/.cache/vllm', 'b:/root/.triton']"]
+    inside = ["tmpfs: [/root]", "volumes: ['code:/root/.cache/vllm', 'triton:/root/.triton']"]
     assert "ED322" not in ids(serve(*inside))
     assert "ED322" in ids(serve(*inside[:1]))
     assert "ED322" not in ids(serve("tmpfs: ['/root:size=1g,exec']"))

@@ -1,15 +1,24 @@
-"""How many GPUs a service gets, and how many its vLLM takes."""
+"""Which GPUs a service gets, which of them its vLLM takes, and whose they are."""
 
+import re
 from collections.abc import Iterator
+from typing import Literal, TypeAlias
 
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
-from ernie_deploy.check.tree import Items, Table, Value
+from ernie_deploy.check.tree import Items, Table, Value, Word
 from ernie_deploy.check.values import whole
 
+Platform: TypeAlias = Literal["cuda", "rocm", "cpu", "xpu"]
+PLATFORMS: dict[str, Platform] = {"": "cuda", "rocm": "rocm", "cpu": "cpu", "xpu": "xpu"}
+REQUESTS = ("deploy", "resources", "reservations", "devices")
+GENERIC = ("deploy", "resources", "reservations", "generic_resources")
 CDI = ("nvidia.com/gpu=", "amd.com/gpu=")
-RENDER = "/dev/dri/renderD"
+KFD, DRI, RENDER = "/dev/kfd", "/dev/dri", "/dev/dri/renderD"
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+NAMED_GPU = re.compile(r"\d{1,3}|(?:GPU|MIG)-[0-9A-Za-z/-]+")
+# Where only the host knows how many GPUs there are; no node has more.
+MOST_GPUS = 64
 # One process a rank, started by something else than this command.
 ELSEWHERE = (
     "data-parallel-rank", "data-parallel-address", "data-parallel-hybrid-lb", "data-parallel-external-lb",
@@ -17,57 +26,150 @@ ELSEWHERE = (
 )  # fmt: skip
 
 
+def platform_of(service: Service) -> Platform | None:
+    """What the image's vLLM is built for, as far as its name says."""
+    image = service.image
+    if "rocm" in f"{image.name}:{image.tag}".lower():
+        return "rocm"
+    return PLATFORMS.get(image.variant) if image.variant is not None else None
+
+
+def requests(service: Service) -> list[Value]:
+    """The device requests, in either spelling."""
+    asked: list[Value] = []
+    for path in (REQUESTS, ("gpus",)):
+        value = service.value(*path)
+        asked += value.values if isinstance(value, Items) else [value] if value else []
+    return asked
+
+
+def field(request: Value, key: str) -> str:
+    """One scalar of a device request; empty where there is none."""
+    value = request.values.get(key) if isinstance(request, Table) else None
+    return value.text if isinstance(value, Word) and not value.null else ""
+
+
+def device_words(service: Service) -> list[Word]:
+    """The host's paths and CDI names under `devices`, in either spelling."""
+    value = service.value("devices")
+    items = value.values if isinstance(value, Items) else ()
+    return [source for item in items if (source := _source(item))]
+
+
+def _source(item: Value) -> Word | None:
+    source = item.values.get("source") if isinstance(item, Table) else item
+    if not isinstance(source, Word) or source.text.startswith(CDI):
+        return source if isinstance(source, Word) else None
+    return Word(source.raw.partition(":")[0].rstrip("/"), source.line) if known(source.text) else source
+
+
 def reserved(service: Service) -> int | None:
     """GPUs that the service gets; None where only the host knows."""
-    counts = [*_requests(service), *_devices(service), *_visible(service)]
+    counts = [_requested(service), _swarm_count(service), *_devices(service), *_visible(service)]
     return min((count for count in counts if count is not None), default=None)
 
 
 def has_gpu(service: Service) -> bool:
     """Whether the file gives the service a GPU in any way."""
-    named = [*_requests(service), *_devices(service)]
-    whole_cards = [
-        w for w in service.words("devices") if w.text.startswith(("/dev/kfd", "/dev/dri", "/dev/nvidia"))
-    ]
-    other = service.text("runtime") or service.truth("privileged")
-    return bool(named or whole_cards or other)
+    paths = (word.text for word in device_words(service))
+    whole_cards = any(path.startswith((KFD, DRI, "/dev/nvidia", *CDI)) for path in paths)
+    other = service.text("runtime") or service.truth("privileged") or service.value(*GENERIC)
+    return bool(requests(service) or whole_cards or other)
 
 
-def _requests(service: Service) -> Iterator[int | None]:
-    """Counts of the device requests, in either spelling."""
-    for path in (("deploy", "resources", "reservations", "devices"), ("gpus",)):
-        found = service.value(*path)
-        for request in found.values if isinstance(found, Items) else [found] if found else []:
-            yield _count(request)
+def _requested(service: Service) -> int | None:
+    asked = requests(service)
+    # The runtime takes one of several requests; which one is not documented.
+    return _count(asked[0]) if len(asked) == 1 else None
 
 
 def _count(request: Value) -> int | None:
-    if not isinstance(request, Table):
-        return None
-    ids = request.values.get("device_ids")
-    if isinstance(ids, Items):
-        named = [getattr(value, "text", "$") for value in ids.values]
-        single = all(known(name) and "all" not in name for name in named)
-        return len(named) if single else None
+    ids = device_ids(request)
+    if ids is not None:
+        return len(ids) if ids else None
     # -1 is all.
-    count = whole(getattr(request.values.get("count"), "text", ""))
+    count = whole(field(request, "count"))
     return count if count is not None and count >= 0 else None
 
 
+def device_ids(request: Value) -> list[str] | None:
+    """The GPUs that a request names, one item may hold several; empty where unknown, None where it names none."""
+    ids = request.values.get("device_ids") if isinstance(request, Table) else None
+    if not isinstance(ids, Items):
+        return None
+    # Docker joins the items with commas (moby daemon/nvidia_linux.go), so a comma in one does no harm.
+    names = [part.strip() for item in ids.values for part in getattr(item, "text", "$").split(",")]
+    return names if all(known(name) and name and "all" not in name for name in names) else []
+
+
+def _swarm_count(service: Service) -> int | None:
+    """GPUs that a swarm hands out."""
+    found = service.value(*GENERIC)
+    specs = [item.values.get("discrete_resource_spec") for item in _tables(found)]
+    counts = [whole(field(spec, "value")) for spec in specs if spec and "gpu" in field(spec, "kind").lower()]
+    return sum(count or 0 for count in counts) if counts and None not in counts else None
+
+
+def _tables(value: Value | None) -> list[Table]:
+    return [item for item in value.values if isinstance(item, Table)] if isinstance(value, Items) else []
+
+
 def _devices(service: Service) -> Iterator[int | None]:
-    paths = [word.text for word in service.words("devices")]
+    paths = [word.text for word in device_words(service)]
     cdi = [path for path in paths if path.startswith(CDI)]
     if cdi:
         yield len(cdi) if all(known(path) and not path.endswith("=all") for path in cdi) else None
-    if not any(path.partition(":")[0].rstrip("/") == "/dev/dri" for path in paths):
-        yield from [len(nodes)] if (nodes := [p for p in paths if p.startswith(RENDER)]) else []
+    if DRI not in paths and (nodes := [path for path in paths if path.startswith(RENDER)]):
+        yield len(nodes)
 
 
-def _visible(service: Service) -> Iterator[int | None]:
+def _visible(service: Service) -> Iterator[int]:
+    names = (*VISIBLE, "NVIDIA_VISIBLE_DEVICES") if not requests(service) else VISIBLE
+    for name in names:
+        if parts := named(service.variable(name)):
+            yield len(parts)
+
+
+def named(text: str) -> list[str]:
+    """The GPUs in a text such as `0,1`; empty where it names none, all, or what only the host knows."""
+    parts = [part.strip() for part in text.split(",")]
+    return parts if all(NAMED_GPU.fullmatch(part) for part in parts) else []
+
+
+def held(service: Service) -> list[str]:
+    """The host's GPUs that its vLLM fills, by number, UUID or render node; empty where unknown."""
+    needed, granted = ranks(service), _granted(service)
     for name in VISIBLE:
-        value = service.variable(name)
-        if value and known(value) and all(part.strip() for part in value.split(",")):
-            yield len(value.split(","))
+        if service.variable(name):
+            # The container counts its GPUs from 0.
+            chosen = [_host_name(part, granted) for part in named(service.variable(name))]
+            granted = chosen if all(chosen) else []
+            break
+    return granted[:needed] if needed and platform_of(service) != "cpu" else []
+
+
+def _host_name(part: str, granted: list[str]) -> str:
+    if not part.isdigit():
+        return part
+    return granted[int(part)] if int(part) < len(granted) else ""
+
+
+def _granted(service: Service) -> list[str]:
+    """The GPUs in the order in which the container counts them."""
+    asked, first = requests(service), [str(number) for number in range(MOST_GPUS)]
+    if len(asked) > 1 or service.value(*GENERIC):
+        return []
+    if asked:
+        ids = device_ids(asked[0])
+        count = whole(field(asked[0], "count"))
+        # Docker hands out the first ones (moby daemon/nvidia_linux.go countToDevices).
+        return ids if ids is not None else first[:count] if count and count > 0 else first
+    paths = [word.text for word in device_words(service)]
+    if KFD in paths:
+        return first if DRI in paths else [path for path in paths if path.startswith(RENDER)]
+    if service.text("runtime") == "nvidia":
+        return named(service.variable("NVIDIA_VISIBLE_DEVICES", "all")) or first
+    return []
 
 
 def ranks(service: Service) -> int | None:

@@ -7,6 +7,7 @@ from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.hardware import ranks
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
+from ernie_deploy.check.swarm import SHARED_MEMORY, TMPFS, in_swarm
 from ernie_deploy.check.tree import Table, Word
 from ernie_deploy.check.values import seconds, shown, size, whole
 
@@ -60,8 +61,7 @@ def shallow_health_check(service: Service) -> Iterator[Spot]:
 )
 def not_restarted(service: Service) -> Iterator[Spot]:
     """`restart: on-failure` and `no` are errors, no policy at all a warning."""
-    condition = service.text("deploy", "restart_policy", "condition") or "none"
-    policy = service.text("restart") or CONDITIONS.get(condition, condition)
+    policy = _policy(service)
     line = service.line_of("restart")
     if not service.serve or not known(policy) or policy in ("always", "unless-stopped"):
         return
@@ -71,6 +71,13 @@ def not_restarted(service: Service) -> Iterator[Spot]:
         yield Spot(line, "no restart policy: nothing starts it again", severity="warning")
     else:
         yield Spot(line, f"restart: {shown(policy)}, and vLLM exits 0 when its engine dies")
+
+
+def _policy(service: Service) -> str:
+    """The restart policy in the words of `restart`, which a swarm passes over; it restarts by default."""
+    swarm = in_swarm(service)
+    condition = service.text("deploy", "restart_policy", "condition") or ("any" if swarm else "none")
+    return ("" if swarm else service.text("restart")) or CONDITIONS.get(condition, condition)
 
 
 @rule(
@@ -146,10 +153,11 @@ def small_shared_memory(service: Service) -> Iterator[Spot]:
     given = size(text) if text else 64 << 20
     if not needed or needed == 1 or shared.startswith(("host", "container:", "service:")):
         return
-    mounted = any(mount.target == "/dev/shm" for mount in service.mounts)  # noqa: S108 - the container's own
+    mounted = any(mount.target == SHARED_MEMORY for mount in service.mounts)
     if given is not None and given < ENOUGH_SHARED_MEMORY and not mounted:
         said = shown(text) if text else "Docker's 64 MB"
-        yield Spot(service.line_of("shm_size"), f"{needed} processes share a /dev/shm of {said}")
+        remedy = f"mount a tmpfs on /dev/shm: {TMPFS}" if in_swarm(service) else ""
+        yield Spot(service.line_of("shm_size"), f"{needed} processes share a /dev/shm of {said}", remedy)
 
 
 @rule(

@@ -1,12 +1,18 @@
 """Ports and mounts of a service, in Compose's short and long spelling."""
 
+import re
 from pathlib import PurePosixPath
 
 from msgspec import Struct
 
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.tree import Table, Value, Word
-from ernie_deploy.check.values import truth
+from ernie_deploy.check.values import truth, whole
+
+HIGHEST_PORT = 65_535
+HOST_PATHS = (".", "/", "~", "$", "\\\\")
+# Compose takes one letter before a colon for a drive, never for a volume's name.
+WINDOWS = re.compile(r"[A-Za-z]:(?=[\\/])")
 
 
 class Port(Struct, frozen=True):
@@ -24,6 +30,14 @@ class Port(Struct, frozen=True):
         return (
             self.address.startswith("127.") or self.address in ("::1", "localhost") or not known(self.address)
         )
+
+    @property
+    def numbers(self) -> range:
+        """The ports of the host, one or a range such as `8000-8003`; empty where only the host knows."""
+        first, _, last = self.published.partition("-")
+        low, high = whole(first), whole(last or first)
+        fixed = low is not None and high is not None and 0 < low <= high <= HIGHEST_PORT
+        return range(low, high + 1) if fixed and low and high else range(0)
 
 
 class Mount(Struct, frozen=True):
@@ -64,10 +78,19 @@ def mount_of(value: Value) -> Mount | None:
         return Mount(kind, source, target, value.line, "ro" if truth(_field(value, "read_only")) else "")
     if not isinstance(value, Word):
         return None
-    source, colon, rest = value.text.partition(":")
+    source, colon, rest = _source(value.text)
     target, _, options = rest.partition(":")
-    kind = "bind" if source.startswith((".", "/", "~", "$")) and colon else "volume"
+    kind = "bind" if source.startswith(HOST_PATHS) or WINDOWS.match(source) else "volume"
+    kind = kind if colon else "volume"
     return Mount(kind, source if colon else "", target if colon else source, value.line, options)
+
+
+def _source(text: str) -> tuple[str, str, str]:
+    """What stands before the target, the colon between them, and the rest: `C:/models` has a colon of its own."""
+    drive = WINDOWS.match(text)
+    start = drive.end() if drive else 0
+    source, colon, rest = text[start:].partition(":")
+    return text[:start] + source, colon, rest
 
 
 def tmpfs_of(word: Word) -> Mount:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.hardware import uses_ray
+from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.plumbing import Port
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import shown, truth, whole
@@ -104,13 +105,22 @@ def _switches(service: Service) -> set[str]:
 
 def _exposures(service: Service) -> Iterator[tuple[int, str]]:
     """Lines and addresses by which other hosts reach the API."""
-    if service.host_network and service.serve and service.serve.text("host") not in LOOPBACK:
-        yield service.line_of("network_mode"), "any address of this host"
+    argv = service.serve
+    if argv is None or argv.has("uds"):
         return
-    for port in service.ports:
+    if service.host_network and not _on_loopback(argv):
+        yield service.line_of("network_mode"), "any address of this host"
+    # `ports` has no effect beside the host's network, or beside none.
+    for port in () if service.text("network_mode") in ("host", "none") else service.ports:
         if not port.loopback and _leads_to_api(port, service):
             where = port.address if port.address not in ("", "0.0.0.0", "::") else "any address of this host"  # noqa: S104
             yield port.line, shown(where)
+
+
+def _on_loopback(argv: Argv) -> bool:
+    """Whether the server listens on the host's loopback only, or nobody can tell."""
+    host = argv.text("host")
+    return host in LOOPBACK or host.startswith("127.") or not known(host)
 
 
 def _leads_to_api(port: Port, service: Service) -> bool:

@@ -10,7 +10,7 @@ from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.plumbing import Mount, Port, mount_of, port_of, tmpfs_of
 from ernie_deploy.check.process import Image, Process, image_of, process_of
 from ernie_deploy.check.tree import Items, Table, Value, Word
-from ernie_deploy.check.values import MAX_ARGUMENT, Version, truth
+from ernie_deploy.check.values import MAX_ARGUMENT, Version, truth, whole
 
 API_PORT = 8000
 
@@ -24,13 +24,13 @@ class Stack:
         self.services: dict[str, Service] = {}
 
     @cached_property
-    def published(self) -> Mapping[tuple[str, str], list[tuple["Service", Port]]]:
-        """Who publishes which fixed port of the host, by port and protocol."""
-        found: dict[tuple[str, str], list[tuple[Service, Port]]] = {}
+    def published(self) -> Mapping[tuple[int, str], list[tuple["Service", Port]]]:
+        """Who takes which fixed port of the host, by port and protocol."""
+        found: dict[tuple[int, str], list[tuple[Service, Port]]] = {}
         for service in self.services.values():
-            for port in service.ports:
-                if port.published and not service.host_network:
-                    found.setdefault((port.published, port.protocol), []).append((service, port))
+            for port in service.host_ports:
+                for number in port.numbers:
+                    found.setdefault((number, port.protocol), []).append((service, port))
         return found
 
     def entry(self, section: str, name: str) -> Table | None:
@@ -38,6 +38,12 @@ class Stack:
         table = self.top.values.get(section)
         entry = table.values.get(name) if isinstance(table, Table) else None
         return entry if isinstance(entry, Table) else None
+
+    def field(self, section: str, name: str, key: str) -> str:
+        """One scalar of such an entry; empty where there is none."""
+        entry = self.entry(section, name)
+        value = entry.values.get(key) if entry else None
+        return value.text if isinstance(value, Word) and not value.null else ""
 
 
 class Service:
@@ -168,6 +174,16 @@ class Service:
         return tuple(port for value in values if (port := port_of(value)))
 
     @cached_property
+    def host_ports(self) -> tuple[Port, ...]:
+        """What it takes of the host: its published ports, or under the host's network the one it listens on."""
+        if self.text("network_mode") not in ("host", "none"):
+            return self.ports
+        if not self.host_network or not self.serve or not self.answers or self.serve.has("uds"):
+            return ()
+        address, port = self.serve.text("host"), str(self.api_port or "")
+        return (Port(address, port, port, self.line_of("network_mode")),)
+
+    @cached_property
     def mounts(self) -> tuple[Mount, ...]:
         """Volumes, bind mounts and tmpfs."""
         found = self.value("volumes")
@@ -213,3 +229,16 @@ def split(word: Word) -> list[str] | None:
 def neighbours(service: Service) -> Iterator[Service]:
     """The other services of the file."""
     return (other for other in service.stack.services.values() if other is not service)
+
+
+def never_together(one: Service, other: Service) -> bool:
+    """Whether no choice of profiles starts both."""
+    mine = {word.text for word in one.words("profiles")}
+    theirs = {word.text for word in other.words("profiles")}
+    return bool(mine and theirs) and not mine & theirs
+
+
+def replicas(service: Service) -> int:
+    """How many containers of the service start; 1 where only the host knows."""
+    count = whole(service.text("deploy", "replicas") or service.text("scale") or "1")
+    return 1 if count is None or count < 0 else count

@@ -6,7 +6,7 @@ from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.plumbing import Mount, Port
 from ernie_deploy.check.secret_rules import used
-from ernie_deploy.check.service import Service, split
+from ernie_deploy.check.service import Service, never_together, replicas, split
 from ernie_deploy.check.tree import Items, Table, Word
 from ernie_deploy.check.values import shown
 
@@ -175,27 +175,25 @@ def group_by_name(service: Service) -> Iterator[Spot]:
     source="run with Compose 2.40.3: `config` accepts it; the engine gives a port to one container only",
 )
 def port_twice(service: Service) -> Iterator[Spot]:
-    """Fixed host ports that collide."""
-    for port in service.ports:
-        if known(port.published + port.address) and (other := _rival(service, port)):
-            yield Spot(port.line, f"port {shown(port.published)} is published by {shown(other.name)} too")
+    """Fixed host ports that collide, published or under the host's network."""
+    for port in service.host_ports:
+        for number in port.numbers[:MOST_COMPARED] if known(port.address) else ():
+            if other := _rival(service, port, number):
+                how = "listened on" if service.host_network else "published"
+                yield Spot(port.line, f"port {number} is {how} by {shown(other.name)} too")
+                break
 
 
-def _rival(service: Service, port: Port) -> Service | None:
+def _rival(service: Service, port: Port, number: int) -> Service | None:
     """A service earlier in the file on the same port and address."""
-    for other, theirs in service.stack.published.get((port.published, port.protocol), [])[:MOST_COMPARED]:
+    for other, theirs in service.stack.published.get((number, port.protocol), [])[:MOST_COMPARED]:
         if other is service:
             return None
         addresses = {port.address, theirs.address}
-        if (len(addresses) == 1 or addresses & WILDCARDS) and not _never_together(service, other):
+        both = replicas(service) and replicas(other) and not never_together(service, other)
+        if (len(addresses) == 1 or addresses & WILDCARDS) and both:
             return other
     return None
-
-
-def _never_together(one: Service, other: Service) -> bool:
-    mine = {word.text for word in one.words("profiles")}
-    theirs = {word.text for word in other.words("profiles")}
-    return bool(mine and theirs) and not mine & theirs
 
 
 @rule(

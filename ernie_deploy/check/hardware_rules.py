@@ -1,0 +1,240 @@
+"""ED14x, first part: GPUs that the file gives and the image cannot use, or that two servers fill."""
+
+from collections.abc import Iterator
+
+from ernie_deploy.check.argv import Argv
+from ernie_deploy.check.findings import Spot, rule
+from ernie_deploy.check.hardware import (
+    CDI,
+    DRI,
+    KFD,
+    RENDER,
+    REQUESTS,
+    device_ids,
+    device_words,
+    field,
+    held,
+    platform_of,
+    ranks,
+    requests,
+    reserved,
+)
+from ernie_deploy.check.service import Service, never_together, replicas
+from ernie_deploy.check.tree import Items, Table, Value, Word
+from ernie_deploy.check.values import shown, version
+
+AMD = (KFD, DRI, "amd.com/gpu=")
+NVIDIA_NODE = "/dev/nvidia"
+# Before the catalog's engine; the lower of the two defaults accuses nobody wrongly.
+OLD_SHARE = 0.9
+# Only so many servers on one GPU are added up.
+MOST_COMPARED = 50
+ROUNDING = 1e-6
+
+
+@rule(
+    "ED140",
+    "error",
+    "ROCm needs /dev/kfd and a render node, and one of them is missing.",
+    remedy="devices: [/dev/kfd, /dev/dri], or /dev/kfd with the /dev/dri/renderD* of each GPU",
+    source="rocm.docs.amd.com, Running ROCm Docker containers: kfd computes, the render node is the GPU",
+)
+def half_of_amd(service: Service) -> Iterator[Spot]:
+    """A ROCm image with a render node alone, or with /dev/kfd alone."""
+    if not service.serve or platform_of(service) != "rocm" or service.truth("privileged"):
+        return
+    words = device_words(service)
+    kfd = [word for word in words if word.text == KFD]
+    nodes = [word for word in words if word.text == DRI or word.text.startswith(RENDER)]
+    dri = [word for word in words if word.text.startswith(DRI)]
+    if any("$" in word.text or word.text.startswith(CDI) for word in words) or service.text("runtime"):
+        return
+    if dri and not kfd:
+        yield Spot(dri[0].line, f"{KFD} is missing: without it ROCm finds no GPU behind {shown(dri[0].text)}")
+    if kfd and not nodes:
+        yield Spot(kfd[0].line, f"{KFD} alone is no GPU: the render nodes below {DRI} are missing")
+
+
+@rule(
+    "ED141",
+    "error",
+    "The GPUs that the file gives are not those that the image is built for.",
+    remedy="take the image that fits the GPU: vllm/vllm-openai for NVIDIA, vllm/vllm-openai-rocm for AMD",
+    source="vLLM is built for one platform an image (docker/Dockerfile, Dockerfile.rocm, Dockerfile.cpu);"
+    " moby daemon/devices.go: `could not select device driver`",
+)
+def foreign_gpu(service: Service) -> Iterator[Spot]:
+    """An NVIDIA reservation on a ROCm image, AMD devices on a CUDA one, a GPU for the CPU image."""
+    platform, nvidia, amd = platform_of(service), _nvidia(service), _amd(service)
+    if not service.serve or platform is None:
+        return
+    if platform in ("rocm", "xpu") and nvidia:
+        what = (
+            f"an NVIDIA reservation on an image for {_title(platform)}: it gets no {_title(platform)} device"
+        )
+        yield Spot(nvidia.line, what, _remedy(platform))
+    elif platform == "rocm" and requests(service) and not amd:
+        what = "Docker finds AMD GPUs by such a request only with AMD's own container runtime"
+        yield Spot(requests(service)[0].line, what, _remedy(platform), severity="warning")
+    elif platform == "cuda" and amd and not nvidia and not requests(service):
+        what = f"an image for CUDA finds no NVIDIA GPU behind {shown(amd.text)}"
+        yield Spot(amd.line, what, f"for AMD: image: vllm/vllm-openai-rocm:{service.image.tag or 'TAG'}")
+    elif platform == "cpu" and (given := nvidia or next(iter(requests(service)), None)):
+        yield Spot(given.line, "the image for CPUs uses no GPU, and keeps this one", severity="warning")
+
+
+def _title(platform: str) -> str:
+    return {"rocm": "AMD", "xpu": "Intel"}[platform]
+
+
+def _remedy(platform: str) -> str:
+    if platform == "xpu":
+        return "devices: [/dev/dri] and no reservation"
+    return "devices: [/dev/kfd, /dev/dri] with group_add and the host's numbers, and no reservation"
+
+
+def _nvidia(service: Service) -> Word | None:
+    """The first word that asks for NVIDIA by name."""
+    for request in requests(service):
+        if field(request, "driver") == "nvidia":
+            return Word("nvidia", request.line)
+    if service.text("runtime") == "nvidia":
+        return Word("runtime: nvidia", service.line_of("runtime"))
+    nodes = (word for word in device_words(service) if word.text.startswith(("nvidia.com/gpu=", NVIDIA_NODE)))
+    return next(nodes, None)
+
+
+def _amd(service: Service) -> Word | None:
+    """The first device that is AMD's; a render node may be anybody's, but no CUDA device lies behind it."""
+    return next((word for word in device_words(service) if word.text.startswith(AMD)), None)
+
+
+@rule(
+    "ED142",
+    "error",
+    "Compose refuses this reservation of devices.",
+    remedy="capabilities: [gpu], and either `count` or a list of `device_ids`",
+    source='run with Compose 2.40.3: missing property \'capabilities\'; "count" and "device_ids" attributes are exclusive',
+)
+def refused_reservation(service: Service) -> Iterator[Spot]:
+    """Reservations without capabilities, with both ways to choose, with ids that are no list."""
+    value = service.value(*REQUESTS)
+    for request in value.values if isinstance(value, Items) else ():
+        keys = request.values if isinstance(request, Table) else {}
+        if keys and "capabilities" not in keys:
+            yield Spot(
+                request.line, "a reservation without capabilities is refused", "add capabilities: [gpu]"
+            )
+        if {"count", "device_ids"} <= set(keys):
+            yield Spot(request.line, "count and device_ids exclude each other")
+        if isinstance(keys.get("device_ids"), Word):
+            yield Spot(request.line, "device_ids is a text, and must be a list")
+
+
+@rule(
+    "ED143",
+    "note",
+    "Several GPUs stand in one item of device_ids.",
+    remedy='write an item a GPU: device_ids: ["0", "1"]',
+    source="docs.docker.com, Enable GPU support; moby daemon/nvidia_linux.go joins the items with commas, so it works",
+)
+def ids_in_one_item(service: Service) -> Iterator[Spot]:
+    """`device_ids: ["0,1"]`: taken as meant, and documented nowhere."""
+    for request in requests(service):
+        ids = request.values.get("device_ids") if isinstance(request, Table) else None
+        for item in ids.values if isinstance(ids, Items) else ():
+            if isinstance(item, Word) and "," in item.text:
+                count = len(device_ids(request) or ())
+                yield Spot(item.line, f"{shown(item.text)} hands over {count} GPUs in one item")
+
+
+@rule(
+    "ED144",
+    "error",
+    "Servers on one GPU ask for more than the whole of its memory; whichever starts last ends.",
+    remedy="--gpu-memory-utilization shares that add up to 0.95 at most, and depends_on with service_healthy,"
+    " as each measures when it starts; or a GPU for each with device_ids",
+    source="vLLM 0.32.0 vllm/v1/worker/utils.py request_memory: `Free memory on device ... is less than desired`",
+)
+def crowded_gpu(service: Service) -> Iterator[Spot]:
+    """Two services, or two replicas, whose shares of one GPU are more than 1."""
+    sharing = [service, *_sharing(service)]
+    shares = [(other, _share(other) or 0) for other in sharing for _ in range(_copies(other))]
+    total, others = sum(share for _, share in shares), sharing[1:]
+    if total <= 1 + ROUNDING or len(shares) == 1 or not shares[0][1]:
+        return
+    sums = " + ".join(f"{share:g}" for _, share in shares)
+    names = " and ".join(shown(other.name) for other in (*others, service))
+    who = f"{names} share GPU {shown(held(service)[0])}" if others else _twins(service)
+    yield Spot(_share_line(service), f"{who}: {sums} of its memory is {total:.2f}, more than the whole")
+
+
+def _twins(service: Service) -> str:
+    return f"each of {replicas(service)} replicas gets the same GPU {shown(held(service)[0])}"
+
+
+def _sharing(service: Service) -> list[Service]:
+    """Services earlier in the file that fill a GPU of this one's."""
+    mine = set(held(service))
+    earlier: list[Service] = []
+    for other in service.stack.services.values() if mine and _copies(service) else ():
+        if other is service or len(earlier) == MOST_COMPARED:
+            break
+        if (
+            mine & set(held(other))
+            and _copies(other)
+            and _share(other)
+            and not never_together(service, other)
+        ):
+            earlier.append(other)
+    return earlier
+
+
+def _copies(service: Service) -> int:
+    """How many of it fill the same GPUs of one host."""
+    argv = service.serve
+    several_nodes = argv is None or argv.number("nnodes", 1) != 1
+    return 0 if several_nodes or not held(service) else min(replicas(service), MOST_COMPARED)
+
+
+def _share(service: Service) -> float | None:
+    """The part of a GPU's memory that vLLM takes; None where the file does not say."""
+    argv = service.serve
+    if argv is None or argv.has("config") or argv.has("kv-cache-memory-bytes"):
+        return None
+    return _given_share(argv, service)
+
+
+def _given_share(argv: Argv, service: Service) -> float | None:
+    engine = service.stack.catalog.engine
+    newest = service.engine is None or service.engine >= (version(engine.version) or service.engine)
+    default = engine.gpu_memory_utilization if newest else OLD_SHARE
+    try:
+        share = float(argv.text("gpu-memory-utilization", str(default)))
+    except ValueError:
+        return None
+    return share if 0 < share <= 1 else None
+
+
+def _share_line(service: Service) -> int:
+    return service.serve.line_of("gpu-memory-utilization", service.line) if service.serve else service.line
+
+
+@rule(
+    "ED146",
+    "warning",
+    "The service gets more GPUs than vLLM takes; the others stand idle, and nobody else gets them.",
+    remedy="--tensor-parallel-size or --data-parallel-size with the number of GPUs, or reserve fewer",
+    source="vLLM 0.32.0 takes tensor x pipeline x data parallel size GPUs, each 1 by default",
+)
+def idle_gpus(service: Service) -> Iterator[Spot]:
+    """Reservations above the world size."""
+    needed, given = ranks(service), reserved(service)
+    several = service.process.script is not None and service.process.script.text.count("serve") > 1
+    if needed and given and given > needed and platform_of(service) != "cpu" and not several:
+        yield Spot(_request_line(service), f"{given} GPUs are given to it, and vLLM takes {needed}")
+
+
+def _request_line(service: Service) -> int:
+    asked: list[Value] = requests(service)
+    return asked[0].line if asked else service.line_of("devices")
