@@ -95,6 +95,7 @@ def test_ids_tell_the_floor_of_their_rule():
         "ED1": "engine model code wiring hardware orchestration environment",
         "ED2": "security secret request",
         "ED3": "lifecycle storage",
+        "ED4": "input",
     }
     for rule in rules():
         module = rule.search.__module__.rpartition(".")[2].removesuffix("_rules")

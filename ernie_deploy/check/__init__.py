@@ -9,6 +9,7 @@ from ernie_deploy.check import (
     engine_rules,
     environment_rules,
     hardware_rules,
+    input_rules,
     lifecycle_rules,
     model_rules,
     orchestration_rules,
@@ -18,7 +19,7 @@ from ernie_deploy.check import (
     storage_rules,
     wiring_rules,
 )
-from ernie_deploy.check.document import judge
+from ernie_deploy.check.document import Verdict, judge, judge_project, judge_text
 from ernie_deploy.check.findings import RULES, Finding, Rule
 
 RULE_MODULES = (
@@ -34,9 +35,10 @@ RULE_MODULES = (
     request_rules,
     lifecycle_rules,
     storage_rules,
+    input_rules,
 )
 
-__all__ = ["RULE_MODULES", "Finding", "judge", "rules"]
+__all__ = ["RULE_MODULES", "Finding", "Verdict", "judge", "judge_project", "judge_text", "rules"]
 
 
 def rules() -> list[Rule]:

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
+from ernie_deploy.check.line import file_of
 from ernie_deploy.check.service import Service
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
@@ -60,15 +61,19 @@ class Rule(Struct, frozen=True, kw_only=True):
         if self.of_absence and service.partial:
             return
         for spot in self.search(service):
-            yield Finding(
-                id=self.id,
-                severity=spot.severity or self.severity,
-                file=file,
-                line=spot.line,
-                service=service.name,
-                sentence=spot.sentence,
-                remedy=spot.remedy or self.remedy,
-            )
+            yield self.finding(spot, service.name, file)
+
+    def finding(self, spot: Spot, service: str, file: str) -> Finding:
+        """A place where the rule is broken as a finding, in the file that its line knows."""
+        return Finding(
+            id=self.id,
+            severity=spot.severity or self.severity,
+            file=file_of(spot.line, file),
+            line=int(spot.line),
+            service=service,
+            sentence=spot.sentence,
+            remedy=spot.remedy or self.remedy,
+        )
 
 
 RULES: dict[str, Rule] = {}

@@ -3,25 +3,37 @@
 import shlex
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Literal, TypeAlias
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.check.argv import Argv
+from ernie_deploy.check.merge import pair
 from ernie_deploy.check.plumbing import Mount, Port, mount_of, port_of, tmpfs_of
 from ernie_deploy.check.process import Image, Process, image_of, process_of
+from ernie_deploy.check.remark import Remark
 from ernie_deploy.check.tree import Items, Table, Value, Word
 from ernie_deploy.check.values import MAX_ARGUMENT, Version, truth, whole
 
 API_PORT = 8000
+# What the services were written as.
+Form: TypeAlias = Literal["compose", "docker run", "command", "kubernetes"]
 
 
 class Stack:
-    """The file around a service: its neighbours, secrets and configs, and the catalog."""
+    """The files around a service: its neighbours, secrets and configs, and the catalog.
+
+    `remarks` are what reading them showed; `files` are those that were read, the first of them `name`.
+    """
 
     def __init__(self, top: Table, catalog: Catalog) -> None:
         self.top = top
         self.catalog = catalog
         self.services: dict[str, Service] = {}
+        self.name = ""
+        self.form: Form = "compose"
+        self.files: list[str] = []
+        self.remarks: list[Remark] = []
 
     @cached_property
     def published(self) -> Mapping[tuple[int, str], list[tuple["Service", Port]]]:
@@ -86,8 +98,7 @@ class Service:
         found = self.value("environment")
         if isinstance(found, Table):
             return {name: word for name, word in found.values.items() if isinstance(word, Word)}
-        pairs = ((word, *word.raw.partition("=")) for word in _words(found))
-        return {name: Word(value, word.line, null=not equals) for word, name, equals, value in pairs}
+        return dict(pair(word) for word in _words(found))
 
     def variable(self, name: str, default: str = "") -> str:
         """The value of an environment variable, with the defaults of its own variables."""
@@ -211,17 +222,20 @@ def _words(value: Value | None) -> tuple[Word, ...]:
 
 
 def _command(value: Value | None) -> tuple[Word, ...] | None:
+    """The words of a command; one written as a text is split after its variables are filled in, as Compose does."""
     if not isinstance(value, Word):
         return None if value is None else _words(value)
-    return tuple(Word(raw=part, line=value.line) for part in split(value) or value.raw.split())
+    # `$` is doubled again, as the words of a file are.
+    parts = split(value) or value.text.split()
+    return tuple(Word(raw=part.replace("$", "$$"), line=value.line) for part in parts)
 
 
 def split(word: Word) -> list[str] | None:
     """The words of a command written as one text; None where its quotes do not close."""
-    if len(word.raw) > MAX_ARGUMENT:
-        return word.raw.split()
+    if len(word.text) > MAX_ARGUMENT:
+        return word.text.split()
     try:
-        return shlex.split(word.raw)
+        return shlex.split(word.text)
     except ValueError:
         return None
 

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from msgspec import Struct
 
-from ernie_deploy.check.interpolate import resolved
+from ernie_deploy.check.interpolate import NOTHING_SET, Unset, Variables, resolved
+from ernie_deploy.check.line import Line
 from ernie_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,23 +19,28 @@ CHARACTERS_A_VALUE = 20
 
 NULL = "tag:yaml.org,2002:null"
 MERGE = "tag:yaml.org,2002:merge"
+OVERRIDE = "!override"
 
 
 class Word(Struct, frozen=True):
-    """A scalar: `raw` as written, `text` with the defaults of its variables.
+    """A scalar: `raw` as written, `text` with its variables filled in.
 
     `block` is a text of the style `|`, whose lines are the file's own, from the next one on.
+    `resets` is Compose's `!reset`, `replaces` its `!override`.
     """
 
     raw: str
     line: int
     null: bool = False
     block: bool = False
+    filled: str | None = None
+    resets: bool = False
+    replaces: bool = False
 
     @property
     def text(self) -> str:
-        """The scalar as Compose reads it on a host that sets no variable."""
-        return resolved(self.raw)
+        """The scalar as Compose reads it, by the values of `.env`, else by the defaults."""
+        return resolved(self.raw) if self.filled is None else self.filled
 
 
 class Items(Struct, frozen=True):
@@ -42,6 +48,7 @@ class Items(Struct, frozen=True):
 
     values: tuple["Value", ...]
     line: int
+    replaces: bool = False
 
 
 class Table(Struct, frozen=True):
@@ -51,12 +58,32 @@ class Table(Struct, frozen=True):
     lines: dict[str, int]
     line: int
     repeated: tuple[Word, ...] = ()
+    replaces: bool = False
 
 
 Value: TypeAlias = Word | Items | Table
 
 
+class Missing(Struct, frozen=True):
+    """A variable without a value, and the line that asks for it."""
+
+    unset: Unset
+    line: int
+
+
+class Document(Struct, frozen=True):
+    """One YAML document, and the variables that have no value."""
+
+    top: Value
+    missing: tuple[Missing, ...] = ()
+
+
 def read(data: bytes, name: str) -> Value:
+    """The one document in `data`, with nothing set; `name` is how faults call the file."""
+    return read_document(data, name).top
+
+
+def read_document(data: bytes, name: str, variables: Variables = NOTHING_SET) -> Document:
     """The one document in `data`; `name` is how faults call the file."""
     if len(data) > MAX_BYTES:
         raise UsageError(
@@ -67,7 +94,8 @@ def read(data: bytes, name: str) -> Value:
     try:
         if _weight(node, {}, name) > MAX_VALUES:
             raise too_many_values(name)
-        return _Converter(name).value(node)
+        converter = _Converter(name, variables)
+        return Document(converter.value(node), tuple(converter.missing))
     except RecursionError:
         raise _too_deep(name) from None
 
@@ -150,8 +178,10 @@ def _children(node: "yaml.Node") -> Iterator["yaml.Node"]:
 class _Converter:
     """Turns nodes into values, a shared node once."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, variables: Variables) -> None:
         self.name = name
+        self.variables = variables
+        self.missing: list[Missing] = []
         self.known: dict[int, Value] = {}
 
     def value(self, node: "yaml.Node") -> Value:
@@ -162,18 +192,26 @@ class _Converter:
     def _made(self, node: "yaml.Node") -> Value:
         import yaml
 
-        line = node.start_mark.line + 1
+        line = Line(node.start_mark.line + 1, self.name)
         if node.tag == "!reset":
-            return Word(raw="", line=line, null=True)
+            return Word(raw="", line=line, null=True, resets=True)
         if isinstance(node, yaml.MappingNode):
             return self._table(node, line)
         if isinstance(node, yaml.SequenceNode):
-            return Items(values=tuple(self.value(child) for child in node.value), line=line)
-        return Word(
-            raw=node.value, line=line, null=node.tag == NULL, block=getattr(node, "style", None) == "|"
-        )
+            values = tuple(self.value(child) for child in node.value)
+            return Items(values=values, line=line, replaces=node.tag == OVERRIDE)
+        return self._word(node, line)
 
-    def _table(self, node: "yaml.MappingNode", line: int) -> Table:
+    def _word(self, node: "yaml.Node", line: Line) -> Word:
+        unset: list[Unset] = []
+        filled = self.variables.resolve(node.value, unset) if "$" in node.value else None
+        self.missing += [Missing(each, line) for each in unset]
+        return Word(
+            raw=node.value, line=line, null=node.tag == NULL, block=getattr(node, "style", None) == "|",
+            filled=filled, replaces=node.tag == OVERRIDE,
+        )  # fmt: skip
+
+    def _table(self, node: "yaml.MappingNode", line: Line) -> Table:
         values: dict[str, Value] = {}
         lines: dict[str, int] = {}
         repeated: list[Word] = []
@@ -187,7 +225,9 @@ class _Converter:
         for merged in self._merged(node):
             values = {**merged.values, **values}
             lines = {**merged.lines, **lines}
-        return Table(values=values, lines=lines, line=line, repeated=tuple(repeated))
+        return Table(
+            values=values, lines=lines, line=line, repeated=tuple(repeated), replaces=node.tag == OVERRIDE
+        )
 
     def _key(self, node: "yaml.Node") -> Word:
         key = self.value(node)

@@ -1,26 +1,36 @@
 """`check`: what is wrong with any compose file that serves vLLM, and how to fix it."""
 
 import difflib
+import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import chdir
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from ernie_deploy.commands.options import ids
 from ernie_deploy.errors import CatalogError, CheckFailed, UsageError
-from ernie_deploy.safe_io.reading import read_head
 from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
     from ernie_deploy.catalog import Catalog
+    from ernie_deploy.check import Verdict
+    from ernie_deploy.check.project import Project
 
 EXAMPLE = """\b
 Examples:
+  ernie-deploy check
+  ernie-deploy check -f compose.yml -f compose.gpu.yml --env-file prod.env
   ernie-deploy check compose.yml
   ernie-deploy check h100 mi300x
   ernie-deploy render cpu | ernie-deploy check -
   ernie-deploy check compose.yml --sarif > check.sarif
+
+Without a FILE it judges the stack that `docker compose up` would start in this folder. Each FILE is a
+stack of its own, with `.env` beside it; -f merges files as `docker compose -f` does. Nothing that a
+file names is run or fetched.
 
 Exits 10 if there is an error, and 0 if there are only warnings or notes."""
 
@@ -28,21 +38,33 @@ STDIN = "-"
 
 
 @click.command(epilog=EXAMPLE)
-@click.argument("files", nargs=-1, metavar="FILE|TARGET...", shell_complete=ids("targets"))
+@click.argument("files", nargs=-1, metavar="[FILE|TARGET]...", shell_complete=ids("targets"))
+@click.option(
+    "-f", "--file", "merged", multiple=True, metavar="FILE", help="Merge this file over those before it."
+)
+@click.option("--env-file", "env_files", multiple=True, metavar="FILE", help="Read this instead of .env.")
+@click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Compose profile that is active.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
 @click.option("--sarif", is_flag=True, help="Print the findings as a SARIF 2.1.0 log.")
 @click.option("--list", "list_rules", is_flag=True, help="Print every rule with its remedy instead.")
-def check(files: tuple[str, ...], as_json: bool, sarif: bool, list_rules: bool) -> int:
-    """Find faults in any compose file that serves vLLM; nothing is started."""
+def check(  # noqa: PLR0913, PLR0917 - click's signature
+    files: tuple[str, ...],
+    merged: tuple[str, ...],
+    env_files: tuple[str, ...],
+    profiles: tuple[str, ...],
+    as_json: bool,
+    sarif: bool,
+    list_rules: bool,
+) -> int:
+    """Find faults in whatever serves vLLM: compose files, `docker run` lines, manifests; nothing is started."""
     if as_json and sarif:
         raise UsageError("--json and --sarif exclude each other.")
+    if files and merged:
+        raise UsageError("-f merges files into one stack, FILE is a stack of its own; give either.")
     if list_rules:
         return _list_rules(as_json=as_json)
-    if not files:
-        raise UsageError(
-            "Nothing to check.", next_step="name compose files or targets, or - for standard input"
-        )
-    return _judge(files, as_json=as_json, sarif=sarif)
+    given = Given(files=files, merged=merged, env_files=env_files, profiles=profiles)
+    return _judge(given, as_json=as_json, sarif=sarif)
 
 
 def _list_rules(*, as_json: bool) -> int:
@@ -52,14 +74,25 @@ def _list_rules(*, as_json: bool) -> int:
     return 0
 
 
-def _judge(files: tuple[str, ...], *, as_json: bool, sarif: bool) -> int:
+class Given(NamedTuple):
+    """What is to be judged, as the command line names it."""
+
+    files: tuple[str, ...]
+    merged: tuple[str, ...]
+    env_files: tuple[str, ...]
+    profiles: tuple[str, ...]
+
+
+def _judge(given: Given, *, as_json: bool, sarif: bool) -> int:
     from ernie_deploy import __version__
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.check import judge, report, rules
+    from ernie_deploy.check import report, rules
 
-    catalog = Catalog()
-    texts = {name: _read(name, catalog) for name in files}
-    findings = [finding for name, data in texts.items() for finding in judge(data, name, catalog)]
+    verdicts = list(_verdicts(given, Catalog()))
+    findings = [finding for verdict in verdicts for finding in verdict.findings]
+    files = [file for verdict in verdicts for file in verdict.files]
+    for remark in dict.fromkeys(remark for verdict in verdicts for remark in verdict.asides):
+        say(remark, err=True)
     if sarif:
         say(report.as_sarif(findings, rules(), __version__), as_json=True)
     else:
@@ -67,20 +100,53 @@ def _judge(files: tuple[str, ...], *, as_json: bool, sarif: bool) -> int:
     return CheckFailed.exit_code if any(finding.severity == "error" for finding in findings) else 0
 
 
-def _read(name: str, catalog: "Catalog") -> bytes:
-    """The file `name`, or the default stack of the target `name`; raises `KitError`."""
+def _verdicts(given: Given, catalog: "Catalog") -> "Iterator[Verdict]":
+    """A verdict for each stack; raises `KitError`."""
+    from ernie_deploy.check import judge_project
+    from ernie_deploy.check.project import of_file
+
+    if not given.files:
+        yield judge_project(_project(given, os.environ), catalog)
+    for name in dict.fromkeys(given.files):
+        if name == STDIN or _is_target(name, catalog):
+            yield _of_text(name, catalog)
+        elif Path(name).is_dir():
+            with chdir(name):
+                yield judge_project(_project(given, os.environ), catalog)
+        else:
+            yield judge_project(of_file(name, given.env_files, given.profiles), catalog)
+
+
+def _project(given: Given, environ: Mapping[str, str]) -> "Project":
+    """The stack of this folder; raises `UsageError` where there is none."""
+    from ernie_deploy.check.project import here
+
+    project = here(environ, files=given.merged, env_files=given.env_files, profiles=given.profiles)
+    if project is None:
+        raise UsageError(
+            "There is nothing to check here: no compose.yaml, compose.yml or docker-compose.yml.",
+            cause="neither this folder nor one above it has a stack, and COMPOSE_FILE names none",
+            next_step="name a file, a target or - for standard input: ernie-deploy check FILE",
+        )
+    return project
+
+
+def _of_text(name: str, catalog: "Catalog") -> "Verdict":
+    """Standard input, or the default stack of the target `name`."""
+    from ernie_deploy.check import judge_text
     from ernie_deploy.check.tree import MAX_BYTES
 
-    if name == STDIN:
-        return sys.stdin.buffer.read(MAX_BYTES + 1)
-    if not _exists(name):
-        if name not in catalog.ids("targets"):
-            raise _neither(name, catalog)
-        return _rendered(name, catalog)
-    try:
-        return read_head(Path(name), MAX_BYTES + 1)
-    except OSError as fault:
-        raise UsageError(f"{name}:1: the file cannot be read: {fault.strerror}.") from fault
+    data = sys.stdin.buffer.read(MAX_BYTES + 1) if name == STDIN else _rendered(name, catalog)
+    return judge_text(data, name, catalog)
+
+
+def _is_target(name: str, catalog: "Catalog") -> bool:
+    """Whether a name that is no file is a target; raises `CatalogError` where it is neither."""
+    if _exists(name):
+        return False
+    if name not in catalog.ids("targets"):
+        raise _neither(name, catalog)
+    return True
 
 
 def _exists(name: str) -> bool:
