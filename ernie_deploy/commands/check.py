@@ -56,7 +56,7 @@ def check(  # noqa: PLR0913, PLR0917 - click's signature
     sarif: bool,
     list_rules: bool,
 ) -> int:
-    """Find faults in whatever serves vLLM: compose files, `docker run` lines, manifests; nothing is started."""
+    """Find faults in any compose file that serves vLLM; nothing is started."""
     if as_json and sarif:
         raise UsageError("--json and --sarif exclude each other.")
     if files and merged:
