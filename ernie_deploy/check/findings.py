@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ernie_deploy.check.line import file_of
 from ernie_deploy.check.service import Service
@@ -22,7 +22,10 @@ class Spot(Struct, frozen=True):
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """One broken rule in one file, with what to do about it."""
+    """One broken rule in one file, with what to do about it.
+
+    `lacks` names what the service has nothing of; such findings of one service are shown in one line.
+    """
 
     id: str
     severity: Severity
@@ -31,6 +34,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     service: str
     sentence: str
     remedy: str
+    lacks: str = ""
 
 
 Search: TypeAlias = Callable[[Service], Iterator[Spot]]
@@ -40,7 +44,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     """One rule: what it forbids, what to do instead, where the fact is from, how it is found.
 
     `of_absence` rules judge what a service lacks: they are silent where a part of the service
-    stands in another file.
+    stands in another file. `lacks` names it in two or three words, where lacking it is no error.
     """
 
     id: str
@@ -50,6 +54,7 @@ class Rule(Struct, frozen=True, kw_only=True):
     source: str
     search: Search
     of_absence: bool = False
+    lacks: str = ""
 
     @property
     def name(self) -> str:
@@ -61,7 +66,10 @@ class Rule(Struct, frozen=True, kw_only=True):
         if self.of_absence and service.partial:
             return
         for spot in self.search(service):
-            yield self.finding(spot, service.name, file)
+            finding = self.finding(spot, service.name, file)
+            # What stands in the file, wrong as it is, has a line of its own.
+            absent = self.lacks and finding.severity != "error" and _same(spot.line, service.line)
+            yield structs.replace(finding, lacks=self.lacks) if absent else finding
 
     def finding(self, spot: Spot, service: str, file: str) -> Finding:
         """A place where the rule is broken as a finding, in the file that its line knows."""
@@ -76,11 +84,22 @@ class Rule(Struct, frozen=True, kw_only=True):
         )
 
 
+def _same(one: int, other: int) -> bool:
+    return one == other and file_of(one, "") == file_of(other, "")
+
+
 RULES: dict[str, Rule] = {}
 
 
 def rule(  # noqa: PLR0913 - a rule is this much
-    identity: str, severity: Severity, sentence: str, *, remedy: str, source: str, of_absence: bool = False
+    identity: str,
+    severity: Severity,
+    sentence: str,
+    *,
+    remedy: str,
+    source: str,
+    of_absence: bool = False,
+    lacks: str = "",
 ) -> Callable[[Search], Search]:
     """Register the decorated search as the rule `identity`."""
 
@@ -88,7 +107,7 @@ def rule(  # noqa: PLR0913 - a rule is this much
         assert identity not in RULES, f"two rules are called {identity}"
         RULES[identity] = Rule(
             id=identity, severity=severity, sentence=sentence, remedy=remedy, source=source,
-            search=search, of_absence=of_absence,
+            search=search, of_absence=of_absence or bool(lacks), lacks=lacks,
         )  # fmt: skip
         return search
 

@@ -29,7 +29,7 @@ HEALTH_PATHS = re.compile(
     "The server has no health check.",
     remedy="ask it for one token; `ernie-deploy render` writes such a check",
     source="run with Compose 2.40.3: without one, `up --wait` calls a crash loop healthy",
-    of_absence=True,
+    lacks="health check",
 )
 def no_health_check(service: Service) -> Iterator[Spot]:
     """A server whose death nobody notices."""
@@ -57,7 +57,7 @@ def shallow_health_check(service: Service) -> Iterator[Spot]:
     "The restart policy leaves a dead server down.",
     remedy="restart: unless-stopped",
     source="run with vLLM 0.32.0: the server exits 0 when its engine dies (vllm#48966)",
-    of_absence=True,
+    lacks="restart policy",
 )
 def not_restarted(service: Service) -> Iterator[Spot]:
     """`restart: on-failure` and `no` are errors, no policy at all a warning."""
@@ -102,7 +102,7 @@ def killed_while_draining(service: Service) -> Iterator[Spot]:
     "Running answers are cut when the server stops.",
     remedy="--shutdown-timeout=60 with stop_grace_period: 90s",
     source="run with vLLM 0.32.0: by default a stream stalls without an end, and is cut after 10 s",
-    of_absence=True,
+    lacks="shutdown timeout",
 )
 def cut_streams(service: Service) -> Iterator[Spot]:
     """Docker's default grace and no `--shutdown-timeout`."""
@@ -129,7 +129,7 @@ def _shutdown_timeout(service: Service) -> int | None:
     "The server is the container's first process without an init.",
     remedy="init: true",
     source="run with vLLM 0.32.0: without it signals to PID 1 are lost and dead workers stay as zombies",
-    of_absence=True,
+    lacks="init",
 )
 def no_init(service: Service) -> Iterator[Spot]:
     """No `init: true`, and no tini of its own."""

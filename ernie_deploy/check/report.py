@@ -1,32 +1,92 @@
 """Findings as text for people, JSON for programs and SARIF for code hosts."""
 
 import json
+import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from msgspec import to_builtins
+from msgspec import Struct, to_builtins
 
-from ernie_deploy.check.findings import SEVERITIES, Finding, Rule
+from ernie_deploy.check.findings import SEVERITIES, Finding, Rule, Severity
 from ernie_deploy.check.values import shown
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def as_text(findings: Sequence[Finding], files: Sequence[str]) -> str:
-    """Findings by file, then one line that counts them."""
-    blocks = ["\n".join(_of_file(findings, file)) for file in dict.fromkeys(files)]
-    return "\n\n".join([block for block in blocks if block] + [summary(findings, len(set(files)))])
+def as_text(
+    findings: Sequence[Finding], files: Sequence[str], *, verbose: bool = False, width: int = 80
+) -> str:
+    """Errors, then warnings, then notes, each by file and line and at most `width` columns wide; last, their number.
+
+    What one service lacks is one line, unless `verbose`.
+    """
+    entries = [_entry(finding) for finding in findings if verbose or not finding.lacks]
+    folded = [] if verbose else [_folded(group) for group in _lacking(findings)]
+    places = {file: at for at, file in enumerate(dict.fromkeys(files))}
+    ordered = sorted(
+        [*entries, *folded],
+        key=lambda e: (SEVERITIES.index(e.severity), places.get(e.file, len(places)), not e.remedy, e.line),
+    )
+    groups = ["\n".join(_wrapped(e, width) for e in ordered if e.severity == level) for level in SEVERITIES]
+    last = textwrap.fill(summary(findings, len(places)) + _hint(folded), width, break_on_hyphens=False)
+    return "\n\n".join([group for group in groups if group] + [last])
 
 
-def _of_file(findings: Sequence[Finding], file: str) -> Iterator[str]:
+class _Entry(Struct, frozen=True):
+    """One line of the report, and what to do about it; there is no remedy where several lines are folded."""
+
+    severity: Severity
+    file: str
+    line: int
+    text: str
+    remedy: str = ""
+
+
+def _entry(finding: Finding) -> _Entry:
+    text = f"{finding.id} {shown(finding.service)}: {finding.sentence}"
+    return _Entry(finding.severity, finding.file, finding.line, text, finding.remedy)
+
+
+def _lacking(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """What each service has nothing of, by file and service."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
     for finding in findings:
-        if finding.file == file:
-            where = f"{shown(file, 200)}:{finding.line}"
-            yield f"{where}: {finding.severity} {finding.id} {shown(finding.service)}: {finding.sentence}"
-            yield f"    {finding.remedy}"
+        if finding.lacks:
+            groups.setdefault((finding.file, finding.service), []).append(finding)
+    return list(groups.values())
+
+
+def _folded(group: Sequence[Finding]) -> _Entry:
+    """What one service lacks, in one line; a single thing as any other finding."""
+    first = min(group, key=lambda finding: SEVERITIES.index(finding.severity))
+    if len(group) == 1:
+        return _entry(first)
+    names = ", ".join(f"{finding.lacks} ({finding.id})" for finding in group)
+    return _Entry(first.severity, first.file, first.line, f"{shown(first.service)} lacks {names}")
+
+
+def _hint(folded: Sequence[_Entry]) -> str:
+    return "; --verbose explains what is missing" if any(not entry.remedy for entry in folded) else ""
+
+
+def _wrapped(entry: _Entry, width: int) -> str:
+    text = f"{shown(entry.file, 200)}:{entry.line}: {entry.severity} {entry.text}"
+    lines = _filled(text, width, "", "  ")
+    return f"{lines}\n{_filled(entry.remedy, width, '    ', '    ')}" if entry.remedy else lines
+
+
+def _filled(text: str, width: int, first: str, rest: str) -> str:
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def summary(findings: Sequence[Finding], files: int) -> str:
@@ -42,7 +102,8 @@ def _counted(number: int, noun: str) -> str:
 
 def as_json(findings: Sequence[Finding]) -> str:
     """A list of findings."""
-    return json.dumps([to_builtins(finding) for finding in findings], indent=2)
+    tables = [to_builtins(finding) for finding in findings]
+    return json.dumps([{key: t[key] for key in t if key != "lacks"} for t in tables], indent=2)
 
 
 def as_sarif(findings: Sequence[Finding], rules: Sequence[Rule], version: str) -> str:

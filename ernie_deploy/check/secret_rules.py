@@ -113,7 +113,7 @@ def used(service: Service, section: str) -> Iterator[tuple[str, int]]:
     "Processes can gain privileges through setuid programs.",
     remedy='security_opt: ["no-new-privileges:true"]',
     source="CIS Docker Benchmark 5.26, OWASP rule 4; run with vLLM 0.32.0",
-    of_absence=True,
+    lacks="no-new-privileges",
 )
 def new_privileges(service: Service) -> Iterator[Spot]:
     """No `no-new-privileges`."""
@@ -127,7 +127,7 @@ def new_privileges(service: Service) -> Iterator[Spot]:
     "The container keeps Docker's default capabilities.",
     remedy="cap_drop: [ALL]",
     source="CIS Docker Benchmark 5.4, OWASP rule 3; run with vLLM 0.32.0: it needs none",
-    of_absence=True,
+    lacks="cap_drop",
 )
 def default_capabilities(service: Service) -> Iterator[Spot]:
     """No `cap_drop: [ALL]`."""
@@ -142,7 +142,7 @@ def default_capabilities(service: Service) -> Iterator[Spot]:
     "The root file system is writable.",
     remedy="read_only: true with tmpfs: [/tmp] and the caches on a volume",
     source="CIS Docker Benchmark 5.13, OWASP rule 8; run with vLLM 0.32.0",
-    of_absence=True,
+    lacks="read-only root",
 )
 def writable_root(service: Service) -> Iterator[Spot]:
     """No `read_only: true`."""
@@ -156,7 +156,7 @@ def writable_root(service: Service) -> Iterator[Spot]:
     "The server runs as root, where the CUDA image has a user for it.",
     remedy='user: "2000:0", with caches that the group 0 may write',
     source="vLLM docs/deployment/docker.md: the user vllm (UID 2000, GID 0) since 0.22.0",
-    of_absence=True,
+    lacks="user",
 )
 def root_user(service: Service) -> Iterator[Spot]:
     """Root asked for is a warning, root by default a note."""

@@ -92,7 +92,7 @@ def cache_cannot_run(service: Service) -> Iterator[Spot]:
     "Compiled code is on no volume: every new container compiles again.",
     remedy="a volume at VLLM_CACHE_ROOT",
     source="vLLM 0.32.0 vllm/envs.py: VLLM_CACHE_ROOT, ~/.cache/vllm by default; minutes on large models",
-    of_absence=True,
+    lacks="volume for compiled code",
 )
 def cache_is_lost(service: Service) -> Iterator[Spot]:
     """VLLM_CACHE_ROOT in the container's own layer."""
@@ -219,7 +219,7 @@ def needs_writable_root(service: Service) -> Iterator[Spot]:
     "The log grows without bound.",
     remedy='logging: {driver: json-file, options: {max-size: 10m, max-file: "5"}}',
     source="Docker's json-file driver has no limit by default; vLLM logs every HTTP request",
-    of_absence=True,
+    lacks="log rotation",
 )
 def unbounded_log(service: Service) -> Iterator[Spot]:
     """The default driver without `max-size`."""
@@ -234,7 +234,7 @@ def unbounded_log(service: Service) -> Iterator[Spot]:
     "The number of processes is not limited.",
     remedy="pids_limit: 4096",
     source="CIS Docker Benchmark 5.29; 4096 is enough for eight GPUs",
-    of_absence=True,
+    lacks="process limit",
 )
 def unlimited_processes(service: Service) -> Iterator[Spot]:
     """No `pids_limit`."""

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import chdir
@@ -35,6 +36,8 @@ file names is run or fetched.
 Exits 10 if there is an error, and 0 if there are only warnings or notes."""
 
 STDIN = "-"
+# Below this a line holds no sentence.
+NARROWEST = 40
 
 
 @click.command(epilog=EXAMPLE)
@@ -46,6 +49,7 @@ STDIN = "-"
 @click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Compose profile that is active.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
 @click.option("--sarif", is_flag=True, help="Print the findings as a SARIF 2.1.0 log.")
+@click.option("-v", "--verbose", is_flag=True, help="Print what a service lacks line by line, with remedies.")
 @click.option("--list", "list_rules", is_flag=True, help="Print every rule with its remedy instead.")
 def check(  # noqa: PLR0913, PLR0917 - click's signature
     files: tuple[str, ...],
@@ -54,6 +58,7 @@ def check(  # noqa: PLR0913, PLR0917 - click's signature
     profiles: tuple[str, ...],
     as_json: bool,
     sarif: bool,
+    verbose: bool,
     list_rules: bool,
 ) -> int:
     """Find faults in any compose file that serves vLLM; nothing is started."""
@@ -64,7 +69,7 @@ def check(  # noqa: PLR0913, PLR0917 - click's signature
     if list_rules:
         return _list_rules(as_json=as_json)
     given = Given(files=files, merged=merged, env_files=env_files, profiles=profiles)
-    return _judge(given, as_json=as_json, sarif=sarif)
+    return _judge(given, as_json=as_json, sarif=sarif, verbose=verbose)
 
 
 def _list_rules(*, as_json: bool) -> int:
@@ -83,7 +88,7 @@ class Given(NamedTuple):
     profiles: tuple[str, ...]
 
 
-def _judge(given: Given, *, as_json: bool, sarif: bool) -> int:
+def _judge(given: Given, *, as_json: bool, sarif: bool, verbose: bool) -> int:
     from ernie_deploy import __version__
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.check import report, rules
@@ -95,8 +100,11 @@ def _judge(given: Given, *, as_json: bool, sarif: bool) -> int:
         say(remark, err=True)
     if sarif:
         say(report.as_sarif(findings, rules(), __version__), as_json=True)
+    elif as_json:
+        say(report.as_json(findings), as_json=True)
     else:
-        say(report.as_json(findings) if as_json else report.as_text(findings, files), as_json=as_json)
+        width = max(NARROWEST, shutil.get_terminal_size((80, 24)).columns)
+        say(report.as_text(findings, files, verbose=verbose, width=width))
     return CheckFailed.exit_code if any(finding.severity == "error" for finding in findings) else 0
 
 
