@@ -163,7 +163,7 @@ def test_init_in_a_folder_that_has_a_stack_loses_nothing(tmp_path: Path) -> None
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     refused = kit("init", str(folder), "h100", "--profile", "reasoning", "--model", "21b-thinking")
     assert refused.returncode == 2
-    assert '+      - "--reasoning-parser=ernie45"' in refused.stderr
+    assert "+      --reasoning-parser=ernie45,  # " in refused.stderr
     assert f"{folder / 'compose.yml'} exists and was not overwritten." in refused.stderr
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     for number in ("", "1"):

@@ -64,7 +64,7 @@ def test_media_domains_name_the_hosts() -> None:
     assert next(s for s in plan.settings if s.name == "allowed-media-domains").value == [
         "images.example.org", "cdn.example.org",
     ]  # fmt: skip
-    assert '- "images.example.org"\n      - "cdn.example.org"' in rendered(
+    assert "--allowed-media-domains, images.example.org, cdn.example.org," in rendered(
         "h100", model="vl-28b", media_domains=("images.example.org", "CDN.example.org")
     )
     assert command_words(plan.request)[-2:] == ["--media-domains", "images.example.org,CDN.example.org"]

@@ -63,14 +63,13 @@ def test_comment_stays_on_its_line(text: str) -> None:
 
 def test_serve_command_of_the_default_amd_stack_line_by_line() -> None:
     text = rendered("mi300x")
-    block = text[text.index('      - "baidu/ERNIE') : text.index("    environment:\n      VLLM_ROCM")]
+    block = text[text.index("    command: [baidu/") : text.index("    environment:\n      VLLM_ROCM")]
     assert block.splitlines() == [
-        '      - "baidu/ERNIE-4.5-21B-A3B-PT"',
-        '      - "--tensor-parallel-size=4"  # recipe Ernie4.5.md:181',
-        '      - "--gpu-memory-utilization=0.9"  # recipe Ernie4.5.md:182',
+        "    command: [baidu/ERNIE-4.5-21B-A3B-PT,",
+        "      --tensor-parallel-size=4,  # recipe Ernie4.5.md:181",
+        "      --gpu-memory-utilization=0.9,  # recipe Ernie4.5.md:182",
         "      # The stack's own.",
-        '      - "--shutdown-timeout=60"',
-        '      - "--disable-fastapi-docs"',
+        "      --shutdown-timeout=60, --disable-fastapi-docs]",
     ]
 
 

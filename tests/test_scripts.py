@@ -137,20 +137,17 @@ def supported() -> list[tuple[str, str]]:
     ]
 
 
-# Where the model has no code of its own; lists of what that code needs take more.
-BUDGET, BUDGET_WITH_KEY, BUDGET_WITH_CODE, BUDGET_OF_NODES, BUDGET_OF_FOLDER = 125, 130, 160, 195, 135
+BUDGET, BUDGET_WITH_KEY, BUDGET_OF_NODES, BUDGET_OF_FOLDER = 125, 130, 155, 130
 
 
 @pytest.mark.parametrize(("model", "target"), supported())
 def test_the_configuration_of_one_node_is_short(model: str, target: str) -> None:
-    has_code = CATALOG.model(model).trust_remote_code
     for key in (False, True):
         lines = before_the_scripts(rendered(target, model=model, api_key_file=key))
-        budget = BUDGET_WITH_CODE + 12 * key if has_code else BUDGET_WITH_KEY if key else BUDGET
-        assert len(lines) <= budget
+        assert len(lines) <= (BUDGET_WITH_KEY if key else BUDGET)
         assert lines.index(next(line for line in lines if not line.startswith("#"))) <= 8
     folder = files(planned(target, model=model), CATALOG, {})["compose.yml"]
-    assert len(folder.splitlines()) <= (BUDGET_WITH_CODE if has_code else BUDGET_OF_FOLDER)
+    assert len(folder.splitlines()) <= BUDGET_OF_FOLDER
 
 
 def test_the_configuration_of_two_nodes_is_short() -> None:

@@ -7,6 +7,8 @@ from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.settings import Setting, as_settings
 from ernie_deploy.plan.topology import Topology
 
+# Ray takes 30 % of the host's memory otherwise, which SHM_SIZE does not have. docker/scripts/node.py gives the head as much.
+RAY_OBJECT_STORE_BYTES = 4_000_000_000
 # Of no use on a worker: it has no API server.
 OF_THE_API = ("host", "port", "config", "disable-fastapi-docs")
 
@@ -81,6 +83,17 @@ def worker_settings(settings: Sequence[Setting]) -> tuple[Setting, ...]:
     """The head's flags as a worker has them: no API, the rest word for word."""
     headless = Setting(name="headless", value=True, origin="kit: the head has the API")
     return (*(setting for setting in settings if setting.name not in OF_THE_API), headless)
+
+
+def ray_settings(topology: Topology) -> tuple[Setting, ...]:
+    """The flags of `ray start` on every node but the head, which the address of each completes."""
+    flags: dict[str, Value] = {
+        "num-gpus": topology.gpus,
+        "object-store-memory": RAY_OBJECT_STORE_BYTES,
+        "disable-usage-stats": True,
+        "block": True,
+    }
+    return tuple(as_settings(flags, "kit: a worker of Ray"))
 
 
 def node_environment(topology: Topology) -> list[Setting]:

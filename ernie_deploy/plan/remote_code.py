@@ -53,20 +53,22 @@ class RemoteCode(Struct, frozen=True, kw_only=True):
         ]
 
     @property
+    def import_words(self) -> dict[str, str]:
+        """Arguments of docker/scripts/dry_import.py wherever it runs, by a name for each."""
+        paths = {f"{p.id}-path": f"--path={p.folder}" for p in self.packages if p.modules}
+        placed = ((p, p.places) for p in self.packages if p.places)
+        return paths | {f"{p.id}-file": f"--file={p.placed_path}=sha256:{file.sha256}" for p, file in placed}
+
+    @property
     def serve_words(self) -> list[str]:
-        """Arguments of docker/scripts/dry_import.py in `serve`."""
+        """Its further arguments in `serve`."""
         revision = [f"--revision={self.revision}"] if self.revision else []
-        return [*self._import_words, f"--model={self.model}", *revision]
+        return [f"--model={self.model}", *revision]
 
     @property
     def bench_words(self) -> list[str]:
         """The same for the benchmark's client, which takes the tokenizer from a folder."""
-        return [*self._import_words, f"--model={self.tokenizer}"]
-
-    @property
-    def _import_words(self) -> list[str]:
-        files = [f"--file={p.placed_path}=sha256:{p.places.sha256}" for p in self.packages if p.places]
-        return [*self._paths, *files]
+        return [f"--model={self.tokenizer}"]
 
     @property
     def _paths(self) -> list[str]:

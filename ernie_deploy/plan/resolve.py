@@ -17,7 +17,14 @@ from ernie_deploy.plan.candidates import LayoutRefused
 from ernie_deploy.plan.layout import Layout, choose
 from ernie_deploy.plan.limits import limit_environment, limit_settings
 from ernie_deploy.plan.memory import MemoryPlan, serve_memory_gib, weight_bytes
-from ernie_deploy.plan.nodes import entry_settings, node_environment, node_settings, ports, worker_settings
+from ernie_deploy.plan.nodes import (
+    entry_settings,
+    node_environment,
+    node_settings,
+    ports,
+    ray_settings,
+    worker_settings,
+)
 from ernie_deploy.plan.notes import notes_on, warnings_on
 from ernie_deploy.plan.pairing import Pairing
 from ernie_deploy.plan.refusals import check_gpus, check_nodes, check_profiles
@@ -153,6 +160,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     def worker_settings(self) -> tuple[Setting, ...]:
         """The flags of `vllm serve` on every node but the head."""
         return worker_settings(self.settings)
+
+    @property
+    def ray_settings(self) -> tuple[Setting, ...]:
+        """The flags of `ray start` on every node but the head."""
+        return ray_settings(self.topology)
 
     @property
     def fetch_words(self) -> list[str]:

@@ -6,6 +6,8 @@ from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.render.checksum import with_checksum
 from ernie_deploy.render.launch import Launch
 from ernie_deploy.render.scripts import MOUNT, read, scripts_of
+from ernie_deploy.render.settings import command, variables
+from ernie_deploy.render.volumes import Volumes
 from ernie_deploy.render.yaml import environment, variable
 
 # What carries the scripts: `fetch` in a file that stands alone, or a folder beside it.
@@ -22,6 +24,7 @@ def compose_file(plan: Plan, defaults: dict[str, str], carrier: Carrier = "fetch
     texts = {
         "plan": plan, "host": host, "launch": launch, "carrier": carrier,
         "scripts": scripts, "scripts_mount": mount, "unpack": read("unpack.py"),
+        "volumes": Volumes(plan=plan, host=host, scripts=mount), "command": command, "variables": variables,
     }  # fmt: skip
     return with_checksum(template.render(texts))
 

@@ -45,7 +45,7 @@ def files(plan: Plan, catalog: Catalog, values: dict[str, str]) -> dict[str, str
 def is_of_folder(path: Path) -> bool:
     """Whether a compose file takes its scripts from the folder beside it, as `init` makes it."""
     try:
-        return b"- ./scripts:/scripts/" in read_bounded(path, MOST_BYTES)
+        return b"./scripts:/scripts/" in read_bounded(path, MOST_BYTES)
     except OSError:
         return False
 

@@ -86,6 +86,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     fetch_environment: dict[str, str]
     code_network: str
     code_timeout_s: str
+    code_words: tuple[str, ...]
     scripts: dict[str, str]
 
 
@@ -150,6 +151,7 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         fetch_environment=_fetch_environment(plan, host),
         code_network=host["REMOTE_CODE_NETWORK"],
         code_timeout_s=host["REMOTE_CODE_IMPORT_TIMEOUT_S"],
+        code_words=(*plan.code.import_words.values(), *plan.code.serve_words) if plan.code else (),
         scripts=pod_scripts(plan),
     )
 

@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.serve import HF_CACHE, HOME
+from ernie_deploy.plan.settings import words
 from ernie_deploy.render.scripts import Scripts
 from ernie_deploy.render.yaml import lines, word
 
@@ -18,30 +19,37 @@ class Launch(Struct, frozen=True, kw_only=True):
     @property
     def serve(self) -> list[str]:
         """Entrypoint of `serve`; its command follows."""
-        plan, words = self.plan, []
+        plan, start = self.plan, []
         if plan.request.api_key_file:
-            words += [*self._run("with_api_key.py", "-I"), *map(word, plan.api_key_words)]
-        words += self._node("head") if plan.several_nodes else []
-        return [*words, *self._verified, "vllm", "serve"]
+            start += [*self._run("with_api_key.py", "-I"), *map(word, plan.api_key_words)]
+        start += self._node("head") if plan.several_nodes else []
+        return [*start, *self._verified(first=True), "vllm", "serve"]
 
     @property
     def worker(self) -> list[str]:
         """Entrypoint of every other node's `worker`."""
         return [
             *self._node("worker"),
-            *self._verified,
+            *self._verified(),
             *(["ray", "start"] if self.plan.uses_ray else ["vllm", "serve"]),
         ]
 
     @property
+    def ray_words(self) -> list[str]:
+        """The command of a `worker` that Ray starts."""
+        head = f'"--address={self.host["HEAD_ADDR"]}:{self.plan.port("ray")}"'
+        own = f'"--node-ip-address={self.host["HOST_IP"]}"'
+        return [head, own, *map(word, words(self.plan.ray_settings))]
+
+    @property
     def bench(self) -> list[str]:
         """Entrypoint of `bench`."""
-        plan, words = self.plan, []
+        plan, start = self.plan, []
         if plan.request.api_key_file:
-            words += [*self._run("with_api_key.py", "-I"), "bench", word(plan.api_key_words[1])]
+            start += [*self._run("with_api_key.py", "-I"), "bench", word(plan.api_key_words[1])]
         if plan.code:
-            words += self._import(plan.code.bench_words)
-        return [*words, "vllm", "bench", "serve"]
+            start += [*self._import(), *map(word, plan.code.bench_words), '"--"']
+        return [*start, "vllm", "bench", "serve"]
 
     @property
     def fetch(self) -> list[str]:
@@ -126,12 +134,15 @@ class Launch(Struct, frozen=True, kw_only=True):
         own = [lines(setting)[0] for setting in self.plan.entry_settings]
         return [*self._run("node.py", "-IS"), role, *own, '"--"']
 
-    @property
-    def _verified(self) -> list[str]:
+    def _verified(self, *, first: bool = False) -> list[str]:
         """The weights are checked, and remote code is imported once, before the engine starts."""
-        words = [*self._run("weights.py", "-IS"), "serve", word(self.plan.stamp)]
-        return words + (self._import(self.plan.code.serve_words) if self.plan.code else [])
+        verify, code = [*self._run("weights.py", "-IS"), "serve", word(self.plan.stamp)], self.plan.code
+        return verify + ([*self._import(first=first), *map(word, code.serve_words), '"--"'] if code else [])
 
-    def _import(self, words: list[str]) -> list[str]:
+    def _import(self, *, first: bool = False) -> list[str]:
+        """Words that every import of remote code shares: an anchor each where they stand first, then its alias."""
         limit = f'"--timeout-s={self.host["REMOTE_CODE_IMPORT_TIMEOUT_S"]}"'
-        return [*self._run("dry_import.py", "-I"), limit, *map(word, words), '"--"']
+        code = self.plan.code.import_words if self.plan.code else {}
+        shared = {"import-limit": limit, **{name: word(text) for name, text in code.items()}}
+        named = [f"&{name} {text}" if first else f"*{name}" for name, text in shared.items()]
+        return [*self._run("dry_import.py", "-I"), *named]

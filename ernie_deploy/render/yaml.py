@@ -84,10 +84,9 @@ def command_line(plan: Plan) -> str:
 
 def lines(setting: Setting) -> list[str]:
     """The YAML scalars of one flag, a word each; a host variable stays a variable."""
-    made = [scalar(word) for word in words([setting])]
     if setting.variable:
         return [f'"--{setting.name}={variable(setting.variable, setting.value)}"']
-    return made
+    return [word(text) for text in words([setting])]
 
 
 def pair(setting: Setting) -> str:
@@ -120,12 +119,18 @@ def word(text: str) -> str:
     return text if BARE.fullmatch(text) and text.lower() not in NO_TEXT else scalar(text)
 
 
-def flow(words_: list[str], column: int, indent: int, brackets: str = "[]") -> str:
-    """Words of YAML as a list, or pairs as a mapping, from `column` on; rows below it are indented, none wider than WIDTH."""
-    opening, closing = brackets[0], brackets[1]
-    rows, widths = [opening], [column, indent]
-    for one in words_:
-        if widths[len(rows) > 1] + len(f"{rows[-1]}{one},") > WIDTH:
+def flow(items: list[str], column: int, indent: int, brackets: str = "[]") -> str:
+    """Words of YAML as a list, or pairs as a mapping, from `column` on; rows below it are indented."""
+    rows = packed(items, column + 1, indent)
+    return brackets[0] + f"\n{' ' * indent}".join(rows).removesuffix(",") + brackets[1]
+
+
+def packed(items: list[str], column: int, indent: int) -> list[str]:
+    """Items with a comma behind each, in rows within WIDTH; the first row starts at `column`, the others at `indent`."""
+    rows, width = [""], WIDTH - column
+    for item in items:
+        if rows[-1] and len(f"{rows[-1]}{item},") > width:
             rows.append("")
-        rows[-1] += f"{one}, "
-    return f"\n{' ' * indent}".join(row.rstrip() for row in rows).rstrip(",") + closing
+            width = WIDTH - indent
+        rows[-1] += f"{item}, "
+    return [row.rstrip() for row in rows]
