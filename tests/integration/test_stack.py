@@ -38,7 +38,7 @@ DISK_FULL = 23
 
 
 CASES = [["h100", "--profile", "mtp"], ["h100", "--api-key-file"]]
-MORE = [["mi300x"], ["h100"], ["h200"], ["cpu"], ["mi300x", "--profile", "mtp"], ["h200", "--profile", "mtp"],
+MORE = [["mi300x"], ["mi300x", "--security", "strict"], ["h100"], ["h200"], ["cpu"], ["mi300x", "--profile", "mtp"], ["h200", "--profile", "mtp"],
         ["h100", "--model", "300b"], ["h100", "--model", "vl-28b"], ["mi300x", "--model", "vl-28b"], ["h100", "--model", "300b", "--nodes", "2"],
         ["h100", "--model", "300b", "--nodes", "2", "--profile", "mtp"]]  # fmt: skip
 
