@@ -32,8 +32,8 @@ COMMANDS = {
     "doctor": ("doctor", "Compare this host with what a stack needs, and say what to do."),
     "up": ("lifecycle", "Start a stack with a live view, and name the cause if it fails."),
     "status": ("lifecycle", "Show the containers, and what the server is doing."),
-    "logs": ("lifecycle", "Print the logs of a stack's containers."),
-    "down": ("lifecycle", "Stop a stack; its weights stay on their volume."),
+    "logs": ("logs_and_down", "Print the logs of a stack's containers."),
+    "down": ("logs_and_down", "Stop a stack; its weights stay on their volume."),
     "volumes": ("volumes", "List the stacks' volumes and who uses them; `remove` one that is not used."),
     "rehearse": (
         "rehearse",

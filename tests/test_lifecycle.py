@@ -29,10 +29,10 @@ def test_each_node_starts_its_own_part(rank: str, profile: str, tmp_path: Path) 
     words = ["h100", "--model", "300b", "--nodes", "2"]
     (tmp_path / ".env").write_text(f"NODE_RANK={rank}\n")
     assert kit("render", "-o", str(tmp_path / "compose.yml"), *words).returncode == 0
-    for named in (words, ["compose.yml"], []):
+    for named, file in ((words, ""), (["compose.yml"], "--file compose.yml "), ([], "")):
         done = kit("up", *named, "--no-preflight", "--dry-run", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
         assert done.stdout.splitlines()[-1] == (
-            f"docker compose --file compose.yml --profile {profile} up --detach --wait --wait-timeout 21600"
+            f"docker compose {file}--profile {profile} up --detach --wait --wait-timeout 21600"
         ), done.stderr
 
 
@@ -109,11 +109,11 @@ def test_commands_word_for_word() -> None:
         (["up", "mi300x"], [
             "ernie-deploy doctor mi300x",
             "ernie-deploy render -o compose.yml mi300x",
-            "docker compose --file compose.yml up --detach --wait --wait-timeout 21600",
+            "docker compose up --detach --wait --wait-timeout 21600",
         ]),
         (["up", "h100", "--model", "300b", "--wait-timeout", "9", "--no-preflight"], [
             "ernie-deploy render -o compose.yml h100 --model 300b",
-            "docker compose --file compose.yml up --detach --wait --wait-timeout 9",
+            "docker compose up --detach --wait --wait-timeout 9",
         ]),
     ],
 )  # fmt: skip

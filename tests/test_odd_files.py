@@ -97,7 +97,7 @@ def ended(*words: object, cwd: Path, codes: set[int]) -> str:
     "words",
     [
         ["check", "{}"], ["check", "--sarif", "{}"], ["up", "--dry-run", "{}"], ["down", "--dry-run", "-f", "{}"],
-        ["status", "--dry-run", "-f", "{}"], ["logs", "--dry-run", "-f", "{}"], ["bench", "plan", "-f", "{}"],
+        ["status", "--dry-run", "-f", "{}"], ["logs", "--dry-run", "--file", "{}"], ["bench", "plan", "-f", "{}"],
         ["bench", "report", "{}"], ["bench", "compare", "{}", "{}"], ["bench", "baseline", "accept", "{}", "-o", "b"],
         ["render", "h100", "-o", "{}"], ["init", "{}", "h100"],
     ],

@@ -115,7 +115,7 @@ def test_down_with_volumes_removes_the_stacks_own_alone(tmp_path: Path) -> None:
     env = _docker(tmp_path, json.dumps(RESOLVED))
     done = kit("down", "--volumes", "--dry-run", cwd=tmp_path, env=env)
     assert done.stdout.splitlines() == [
-        "docker compose --file compose.yml --profile '*' down",
+        "docker compose --profile '*' down",
         "docker volume rm --force p_state",
     ], done.stderr
     done = kit("down", "--volumes", "--json", cwd=tmp_path, env=env)

@@ -30,6 +30,10 @@ Examples:
   ernie-deploy bench run --attach http://10.0.0.5:8000 --model 21b --target h100"""
 
 
+# Where the commands of --dry-run leave their results.
+BY_HAND = "by-hand"
+
+
 class InOrder(click.Group):
     """Lists the commands as they are used, one after the other."""
 
@@ -51,7 +55,8 @@ def plan(as_json: bool, **options: Any) -> None:
     from ernie_deploy.commands.bench_plan import as_data, as_text, rows_of
     from ernie_deploy.commands.bench_stack import plan_of
 
-    rows = rows_of(_cells(options), plan_of(options))
+    decided = plan_of(options)
+    rows = rows_of(_cells(options, decided), decided)
     say(json.dumps(as_data(rows), indent=2) if as_json else as_text(rows), as_json=as_json)
 
 
@@ -64,7 +69,7 @@ def run(dry_run: bool, as_json: bool, **options: Any) -> None:
     from ernie_deploy.commands.bench_stack import plan_of
 
     plan = plan_of(options)
-    cells = feasible(_cells(options), plan)
+    cells = feasible(_cells(options, plan), plan)
     if dry_run:
         _print_commands(cells, options)
         return
@@ -105,15 +110,16 @@ for _command in (bench_report.report, bench_report.compare, bench_report.baselin
     bench.add_command(_command)
 
 
-def _cells(options: dict[str, Any]) -> "list[Cell]":
+def _cells(options: dict[str, Any], plan: "Plan | None") -> "list[Cell]":
     from ernie_deploy.bench.journal.cells import cells_of
     from ernie_deploy.catalog import Catalog
 
-    return cells_of(_choice(options), Catalog().matrix)
+    return cells_of(_choice(options, plan), Catalog().matrix)
 
 
-def _choice(options: dict[str, Any]) -> "Choice":
+def _choice(options: dict[str, Any], plan: "Plan | None") -> "Choice":
     from ernie_deploy.bench.journal.cells import Choice
+    from ernie_deploy.commands.bench_stack import rate_of, recipe_rate
     from ernie_deploy.errors import UsageError
 
     if (options["dataset"] in ("sharegpt", "custom")) != bool(options["dataset_path"]):
@@ -121,8 +127,13 @@ def _choice(options: dict[str, Any]) -> "Choice":
             "--dataset sharegpt and custom take a file, and only they do.",
             next_step="name it with --dataset-path FILE",
         )
-    names = ("shapes", "num_prompts", "request_rate", "max_concurrency", "repeat", "cold", "dataset", "dataset_path", "goodput", "seed")  # fmt: skip
-    return Choice(**{name: options[name] for name in names}, preset=options["preset"] or "")
+    names = ("shapes", "num_prompts", "max_concurrency", "repeat", "cold", "dataset", "dataset_path", "goodput", "seed")  # fmt: skip
+    return Choice(
+        **{name: options[name] for name in names},
+        request_rate=rate_of(options, plan),
+        recipe_rate=recipe_rate(plan),
+        preset=options["preset"] or "",
+    )
 
 
 def feasible(cells: "list[Cell]", plan: "Plan | None") -> "list[Cell]":
@@ -145,18 +156,19 @@ def feasible(cells: "list[Cell]", plan: "Plan | None") -> "list[Cell]":
 
 def _print_commands(cells: "list[Cell]", options: dict[str, Any]) -> None:
     import shlex
-    from pathlib import Path
 
+    from ernie_deploy.bench.journal.cells import seed_of
     from ernie_deploy.bench.measure import client
-    from ernie_deploy.bench.measure.attempt import RESULT
     from ernie_deploy.commands.bench_stack import site_of
 
     site, dataset = site_of(options), options["dataset_path"]
-    for cell in cells:
-        place = site.place(Path("FOLDER"), dataset)
-        words = client.words(site.base_words(), cell, cell.seed or 0, RESULT, place)
-        line = shlex.join(site.command(words, Path("FOLDER"), dataset))
-        say(line if cell.seed is not None else line.replace("--seed=0", "--seed=SEED"))
+    folder = options["results"].absolute() / BY_HAND
+    # A stack's client runs as another user than this one.
+    say(shlex.join(["install", "-d", "-m", "777", str(folder)]))
+    for number, cell in enumerate(cells, 1):
+        seed, place = seed_of(BY_HAND, cell, 1), site.place(folder, dataset)
+        words = client.words(site.base_words(), cell, seed, f"cell-{number}.json", place)
+        say(shlex.join(site.command(words, folder, dataset)))
 
 
 def _measured(cells: "list[Cell]", plan: "Plan | None", options: dict[str, Any]) -> "list[Attempt]":

@@ -10,6 +10,8 @@ import click
 from ernie_deploy.commands.options import ids
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
+# No rate of anybody's: the stack's own is meant.
+OF_STACK = 0.0
 SLOS = ("ttft", "tpot", "e2el")
 
 
@@ -25,8 +27,10 @@ def _words(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     return tuple(part.strip() for part in value.split(",") if part.strip()) if value else ()
 
 
-def rate(ctx: click.Context, param: click.Parameter, value: str) -> float | None:
-    """Requests per second, or None for all at once."""
+def rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """Requests per second, None for all at once, or OF_STACK where none was given."""
+    if value is None:
+        return OF_STACK
     if value == "inf":
         return None
     try:
@@ -54,7 +58,7 @@ def slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[s
 
 WHERE = [
     click.option("-f", "--file", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
-                 help="The stack's compose file; repeat for overrides.  [default: compose.yml]"),
+                 help="The stack's compose file; repeat for overrides.  [default: those that Compose takes here]"),
     click.option("-p", "--name", "--project", "project", default="", metavar="NAME", help="Compose's project name, if not the file's own."),
     click.option("--env-file", type=click.Path(path_type=Path), metavar="FILE", help="File with Compose's variables."),
     click.option("--attach", default="", metavar="URL",
@@ -75,8 +79,8 @@ WHAT = [
                  help="prompt-heavy, decode-heavy, balanced, or tokens in and out: 2000/500.  [default: the recipe's three]"),
     click.option("--num-prompts", callback=_numbers, metavar="1,16",
                  help="Requests per cell.  [default: 1,16,32,64,128,256,512]"),
-    click.option("--rate", "request_rate", default="10", show_default=True, callback=rate, metavar="R",
-                 help="Requests per second, or inf."),
+    click.option("--rate", "request_rate", callback=rate, metavar="R",
+                 help="Requests per second, or inf.  [default: the stack's, as `docker compose run bench` has it]"),
     click.option("--max-concurrency", type=click.IntRange(min=1), metavar="N", help="Most requests in flight."),
     click.option("--repeat", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
                  help="Measure each cell N times; intervals need 2, comparisons 3."),

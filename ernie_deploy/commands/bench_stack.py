@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_deploy.commands.header import RENDERED, request_of_header
+from ernie_deploy.commands.stack_of import stack_of
 from ernie_deploy.errors import KitError, UsageError
 from ernie_deploy.safe_io.reading import first_line
 
@@ -37,11 +38,58 @@ def site_of(options: dict[str, Any]) -> "Site":
 
         return attached(options, plan_of(options))
     from ernie_deploy.bench.measure.site_compose import ComposeSite
-    from ernie_deploy.stack.compose import Stack, require_compose
+    from ernie_deploy.stack.compose import require_compose
 
     require_compose()
-    files = tuple(_existing(file) for file in _files(options))
-    return ComposeSite(Stack(files=files, project=options["project"], env_file=options["env_file"]))
+    _files(options)
+    return ComposeSite(stack_of(options["files"], options["project"], env_file=options["env_file"]))
+
+
+def rate_of(options: dict[str, Any], plan: "Plan | None") -> float | None:
+    """Requests per second: those asked for, else the stack's own, which are its .env's or the recipe's for its target.
+
+    None is all at once.
+    """
+    from ernie_deploy.commands.bench_options import OF_STACK
+
+    if options["request_rate"] != OF_STACK:
+        rate: float | None = options["request_rate"]
+        return rate
+    own = "" if options["attach"] or options["target"] else _variable(options, "BENCH_REQUEST_RATE")
+    return _rate(own) if own else recipe_rate(plan)
+
+
+def recipe_rate(plan: "Plan | None") -> float:
+    """Requests per second of the recipe's command for the plan's target; without a plan those of its matrix."""
+    from ernie_deploy.catalog import Catalog
+
+    published = [setting.value for setting in plan.bench if setting.name == "request-rate"] if plan else []
+    return float(str(published[0])) if published else Catalog().matrix.request_rate
+
+
+def _rate(text: str) -> float | None:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if rate <= 0:
+        raise UsageError(
+            f"BENCH_REQUEST_RATE={text[:40]!r} is no rate.",
+            cause="`docker compose run bench` would refuse it too",
+            next_step="write requests per second, such as 10, or inf, or leave it out",
+        )
+    return None if rate == float("inf") else rate
+
+
+def _variable(options: dict[str, Any], name: str) -> str:
+    """A variable as Compose fills it into the stack's files; '' where nobody sets it."""
+    import os
+
+    from ernie_deploy.check.project import here
+
+    named = [str(options["env_file"])] if options["env_file"] else []
+    project = here(os.environ, files=[str(file) for file in options["files"]], env_files=named)
+    return project.variables.values.get(name, "") if project else ""
 
 
 def known_of(plan: "Plan | None", options: dict[str, Any]) -> dict[str, Any]:
@@ -74,21 +122,19 @@ def _request_of(header: str) -> "Request":
 
 
 def _files(options: dict[str, Any]) -> tuple[Path, ...]:
-    return options["files"] or (Path("compose.yml"),)
-
-
-def _existing(file: Path) -> Path:
-    if not file.is_file():
+    """The stack's files; raises `UsageError` where one is missing."""
+    try:
+        return stack_of(options["files"]).files
+    except UsageError as fault:
         raise UsageError(
-            f"There is no {file} here.",
+            fault.what,
             cause="a benchmark needs the stack's compose file, or a server's address",
             next_step="name them with -f FILE, or with --attach URL",
-        )
-    return file
+        ) from None
 
 
 def _first_line(file: Path) -> str:
     try:
-        return first_line(_existing(file))
+        return first_line(file)
     except OSError as fault:
         raise UsageError(f"{file} cannot be read: {fault.strerror}.") from fault

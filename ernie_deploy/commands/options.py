@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -81,6 +82,23 @@ OPTIONS = [
     click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A vLLM flag and its value."),
     click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- EXTRA VLLM ARGS]"),
 ]  # fmt: skip
+
+
+# What the commands share that go through Docker Compose.
+COMPOSE_FILES = click.option(
+    "-f", "--file", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="The stack's compose file; repeat for overrides.  [default: those that Compose takes here]",
+)  # fmt: skip
+NAME = click.option(
+    "-p",
+    "--name",
+    "--project-name",
+    default="",
+    metavar="NAME",
+    help="The stack's name, if not the one in the file.",
+)
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the exact commands and run none.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 def request_options(command: AnyCommand) -> AnyCommand:

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from ernie_deploy.commands.lifecycle import DRY_RUN, JSON
+from ernie_deploy.commands.options import DRY_RUN, JSON
 from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.terminal import confirm, say
 

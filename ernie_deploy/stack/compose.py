@@ -23,10 +23,13 @@ READ: Any = {"encoding": "utf-8", "errors": "replace"}
 class Stack(Struct, frozen=True, kw_only=True):
     """Compose files that make one project; an empty project is the file's own name for it.
 
-    `profiles` are those of every command: a file for several nodes has one for the head and one for workers.
+    `implicit` files are those that Compose takes of itself: they are not named to it, so that it also reads what it
+    would read beside them. `profiles` are those of every command: a file for several nodes has one for the head and
+    one for workers.
     """
 
     files: tuple[Path, ...]
+    implicit: bool = False
     project: str = ""
     env_file: Path | None = None
     profiles: tuple[str, ...] = ()
@@ -35,25 +38,27 @@ class Stack(Struct, frozen=True, kw_only=True):
         """Return `docker compose` with this stack's files, then `rest`."""
         named = ["--project-name", self.project] if self.project else []
         env = ["--env-file", str(self.env_file)] if self.env_file else []
-        files = [word for file in self.files for word in ("--file", str(file))]
+        files = [word for file in self.files for word in ("--file", str(file)) if not self.implicit]
         profiles = [word for profile in self.profiles for word in ("--profile", profile)]
         return ["docker", "compose", *named, *env, *files, *profiles, *rest]
 
-    def up(self, wait_timeout_s: int, *, build: bool = False) -> list[str]:
-        """Start everything and wait until it is healthy."""
+    def up(self, wait_timeout_s: int, *options: str, build: bool = False) -> list[str]:
+        """Start everything and wait until it is healthy; `options` are Compose's own."""
         extra = ["--build"] if build else []
-        return self.words("up", "--detach", *extra, "--wait", "--wait-timeout", str(wait_timeout_s))
+        return self.words("up", "--detach", *extra, *options, "--wait", "--wait-timeout", str(wait_timeout_s))
 
-    def down(self) -> list[str]:
+    def down(self, *options: str) -> list[str]:
         """Stop and remove the containers, those of inactive profiles too.
 
         Without Compose's `--volumes`, which removes the volumes that other stacks use too.
         """
-        return self.words("--profile", "*", "down")
+        return self.words("--profile", "*", "down", *options)
 
-    def logs(self, *services: str, follow: bool = False, tail: str = "all") -> list[str]:
+    def logs(
+        self, *services: str, follow: bool = False, tail: str = "all", options: Sequence[str] = ()
+    ) -> list[str]:
         """Print the log of some services, or of all."""
-        return self.words("logs", *(["--follow"] if follow else []), "--tail", tail, *services)
+        return self.words("logs", *(["--follow"] if follow else []), "--tail", tail, *options, *services)
 
     def bench(self, *arguments: str, options: Sequence[str] = ()) -> list[str]:
         """Run the benchmark client once; the server is up already."""

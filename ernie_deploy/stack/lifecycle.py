@@ -4,7 +4,7 @@ import queue
 import shlex
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +36,17 @@ class Started(Struct, frozen=True, kw_only=True):
     states: list[containers.State]
 
 
-def up(stack: Stack, wait_timeout_s: int, show: Show) -> Started:
-    """Run `docker compose up --wait` and show each phase; raises `ToolFailed` or `NotReady`."""
+def up(stack: Stack, wait_timeout_s: int, show: Show, options: Sequence[str] = ()) -> Started:
+    """Run `docker compose up --wait` and show each phase; raises `ToolFailed` or `NotReady`.
+
+    `options` are further ones of Compose's `up`.
+    """
     require_compose()
     resolved = resolve(stack)
     engine, project = containers.client(), resolved["name"]
     begun = time.monotonic()
     said: list[str] = []
-    with started(stack.up(wait_timeout_s)) as process:
+    with started(stack.up(wait_timeout_s, *options)) as process:
         lines = _read(process)
         while process.poll() is None:
             show(time.monotonic() - begun, _phase(engine, project))

@@ -43,6 +43,8 @@ def test_a_file_of_texts_is_one_shape(tmp_path: Path) -> None:
 def test_presets() -> None:
     published = cells_of(Choice(preset="published", request_rate=3.0), MATRIX)[0]
     assert (published.cold, published.request_rate) == ("restart", 10.0)
+    on_amd = cells_of(Choice(preset="published", recipe_rate=10000.0), MATRIX)[0]
+    assert on_amd.request_rate == 10000.0
     assert cells_of(Choice(preset="amd"), MATRIX)[0].request_rate == 10000.0
 
 

@@ -30,6 +30,8 @@ class Choice(Struct, frozen=True, kw_only=True):
     shapes: tuple[str, ...] = ()
     num_prompts: tuple[int, ...] = ()
     request_rate: float | None = 10.0
+    # That of the recipe's loop for the target.
+    recipe_rate: float | None = 10.0
     max_concurrency: int | None = None
     repeat: int = 1
     cold: Cold = "seed"
@@ -78,7 +80,7 @@ def preset(choice: Choice, matrix: Matrix) -> Choice:
     """What a preset stands for: `published` replays the recipe's loop, `amd` its AMD section's rate."""
     if choice.preset == "published":
         return msgspec.structs.replace(
-            choice, cold="restart", request_rate=matrix.request_rate, seed=PUBLISHED_SEED
+            choice, cold="restart", request_rate=choice.recipe_rate, seed=PUBLISHED_SEED
         )
     if choice.preset == "amd":
         return msgspec.structs.replace(choice, request_rate=matrix.amd.request_rate)
