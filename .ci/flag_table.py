@@ -23,6 +23,7 @@ TYPE_NAMES = {
     "check_port": "int",
     "<lambda>": "str",
     "_parse_mm_bucket_config": "json",
+    "parse_reasoning_parser": "str",
 }
 
 Row = tuple[str, dict[str, Any]]
@@ -30,7 +31,10 @@ Row = tuple[str, dict[str, Any]]
 
 def serve_parser() -> argparse.ArgumentParser:
     """Make vLLM's parser of `vllm serve`."""
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    try:
+        from vllm.entrypoints.common.cli_args import make_arg_parser
+    except ImportError:  # before 0.33.0
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser: argparse.ArgumentParser = make_arg_parser(FlexibleArgumentParser())
@@ -86,11 +90,19 @@ def choices(action: argparse.Action) -> list[Any]:
 
 
 def long_names(action: argparse.Action) -> list[str]:
-    """Return a flag's --names, the main one first."""
+    """Return a flag's --names, the main one first, without those that mean the opposite."""
     names = [name for name in action.option_strings if name.startswith("--")]
     if isinstance(action, argparse.BooleanOptionalAction):
-        return [name for name in names if not name.startswith("--no-")]
+        opposite = set(opposites(action))
+        return [name for name in names if not name.startswith("--no-") and name not in opposite]
     return names
+
+
+def opposites(action: argparse.Action) -> list[str]:
+    """Return the --names that switch a flag off; its --no- form is left out, for every boolean has it."""
+    # From 0.33.0 vLLM pairs --enable-x with --disable-x (EnableDisableAction in its argparse_utils).
+    names = sorted(getattr(action, "negative_option_strings", ()))
+    return [name for name in names if not name.startswith("--no-")]
 
 
 def entry(action: argparse.Action) -> dict[str, Any]:
@@ -100,6 +112,7 @@ def entry(action: argparse.Action) -> dict[str, Any]:
         fields["type"] = type_name(action)
     fields["short"] = sorted(name for name in action.option_strings if not name.startswith("--"))
     fields["aliases"] = long_names(action)[1:]
+    fields["negatives"] = opposites(action)
     fields["choices"] = choices(action)
     return {key: value for key, value in fields.items() if value}
 

@@ -27,7 +27,7 @@ CALLS = ("compile", "search", "match", "fullmatch", "sub", "subn", "findall", "f
 # How many arguments stand before `flags` when it is given by position.
 FLAGS_AT = {"compile": 1, "sub": 4, "subn": 4, "split": 3}
 # Keys of the catalog's tables whose values are patterns; `_text` names what the code searches with otherwise.
-PATTERN_KEYS = ("docker", "script", "engine", "confirmed_by")
+PATTERN_KEYS = ("docker", "script", "engine", "confirmed_by", "image")
 # Where a pattern is put together from a name that only a call knows.
 ANY_NAME = "NAME"
 FILLERS = (" ", "a", "1", "=", '"', "'", "\n", "a\n", "/", "-", ".", ":", "{", "}", "\\", "`", "x: ", "a1_")
@@ -83,7 +83,7 @@ def _of_file(path: Path) -> Iterator[Pattern]:
 
 def _of_call(call: ast.Call, method: str, path: Path) -> Iterator[Pattern]:
     place = f"{path.relative_to(ROOT)}:{call.lineno}"
-    if ast.unparse(call.args[0]) == "pattern" and path.name == "failures.py":
+    if ast.unparse(call.args[0]) == "pattern" and path.name in ("failures.py", "images.py"):
         return  # Of the catalog's tables.
     module = _module(path)
     flags = [word.value for word in call.keywords if word.arg == "flags"]

@@ -92,7 +92,7 @@ def test_a_rule_says_what_to_do_and_where_the_fact_is_from(rule):
 
 def test_ids_tell_the_floor_of_their_rule():
     floors = {
-        "ED1": "engine model code wiring hardware orchestration environment",
+        "ED1": "engine command model code wiring hardware orchestration environment",
         "ED2": "security secret request",
         "ED3": "lifecycle storage",
         "ED4": "input",
@@ -265,9 +265,10 @@ def test_the_vendors_docker_run():
         for severity in ("error", "warning", "note")
     }
     assert by_severity == {
-        "error": ["ED102", "ED202", "ED203", "ED205", "ED206", "ED220"],
+        "error": ["ED202", "ED203", "ED205", "ED206", "ED220"],
+        # ED102: 0.33.0 takes --disable-log-requests again, and `latest` may be older.
         "warning": [
-            "ED118", "ED205", "ED207", "ED223", "ED224",
+            "ED102", "ED118", "ED205", "ED207", "ED223", "ED224",
             "ED301", "ED303", "ED305", "ED306", "ED312", "ED321", "ED324", "ED325", "ED328",
         ],
         "note": ["ED208", "ED209", "ED225", "ED323", "ED329"],
@@ -329,18 +330,6 @@ def test_spellings_that_the_parser_takes(command):
 )
 def test_spellings_that_the_parser_refuses(command, identity):
     assert identity in ids(serve(command=json.dumps(command)))
-
-
-@pytest.mark.parametrize(
-    "image", ["vllm/vllm-openai:v0.31.0", "my/vllm:1", "vllm/vllm-openai:${TAG}", "vllm/vllm-openai:latest"]
-)
-def test_flags_of_other_engines_are_not_judged_by_the_pinned_table(image):
-    assert "ED101" not in ids(serve(command="m --flag-of-another-day", image=image))
-
-
-def test_the_newest_image_has_no_removed_flag_either():
-    assert "ED102" in ids(serve(command="m --disable-log-requests", image="vllm/vllm-openai:latest"))
-    assert "ED102" not in ids(serve(command="m --disable-log-requests", image="my/vllm:1"))
 
 
 def test_an_old_cuda_image_has_the_module_for_its_entrypoint():
@@ -807,7 +796,7 @@ def test_errors_exit_10_and_warnings_0(capsys, tmp_path):
     assert (code, err) == (10, "")
     unwrapped = " ".join(out.split())
     assert unwrapped.index(f"{bad}:9: error ED203 ernie: ") < unwrapped.index(f"{good}:2: warning")
-    assert out.splitlines()[-1].startswith("2 files: 6 errors, ")
+    assert out.splitlines()[-1].startswith("2 files: 5 errors, ")
     assert run(capsys, "check", str(good))[0] == 0
 
 

@@ -32,14 +32,43 @@ class Cache(Fact, frozen=True):
 
 
 class Lifetime(Fact, frozen=True):
-    """A flag, or a value of one, that this engine no longer takes or soon will not."""
+    """A flag, or a value of one, that works in this engine and soon will not; removed flags have a table of their own."""
 
     flag: str
-    state: Literal["removed", "deprecated"]
+    state: Literal["deprecated"]
     since: str
     remedy: str
     source: str
     value: str = ""
+
+
+class FlagRun(Fact, frozen=True):
+    """The releases that have a flag: [first, last] of each run, without a last where the newest has it."""
+
+    spans: list[list[str]]
+    switch: bool = False
+
+
+class FlagHistory(Fact, frozen=True):
+    """Every flag of `vllm serve` in the releases that were read, the oldest first."""
+
+    source: str
+    releases: list[str]
+    flags: dict[str, FlagRun]
+
+
+class RemovedFlag(Fact, frozen=True):
+    """A flag of an older vLLM, and what to write instead; its releases stand in the history."""
+
+    flag: str
+    remedy: str
+    source: str
+
+
+class RemovedFlags(Fact, frozen=True):
+    """The removed flags that people's files hold."""
+
+    removed: list[RemovedFlag]
 
 
 class RequestLimit(Fact, frozen=True):

@@ -6,6 +6,7 @@ what they found.
 
 from ernie_deploy.check import (
     code_rules,
+    command_rules,
     engine_rules,
     environment_rules,
     hardware_rules,
@@ -24,6 +25,7 @@ from ernie_deploy.check.findings import RULES, Finding, Rule
 
 RULE_MODULES = (
     engine_rules,
+    command_rules,
     model_rules,
     code_rules,
     hardware_rules,

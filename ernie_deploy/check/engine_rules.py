@@ -1,61 +1,94 @@
-"""ED1xx, first part: what vLLM's own parser refuses, or takes with a warning."""
+"""ED1xx, first part: what the parser of the tag's vLLM refuses, or takes with a warning."""
 
 import difflib
 import json
 from collections.abc import Callable, Iterator
 
-from ernie_deploy.catalog import ENGINE
 from ernie_deploy.catalog.engine_schema import Lifetime
 from ernie_deploy.check.argv import Argument, Argv, Tool, unknown_words
-from ernie_deploy.check.findings import Spot, rule
+from ernie_deploy.check.findings import Severity, Spot, rule
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
-from ernie_deploy.check.values import human, shown, version
-from ernie_deploy.plan.words import names
+from ernie_deploy.check.values import NEWEST, human, shown, version
+from ernie_deploy.check.versions import exact, judges, spelled, standing
+from ernie_deploy.plan.flag_history import history
+from ernie_deploy.plan.words import Flag, names
 
-PARSER = f"the flag table read from vLLM {ENGINE}'s own parser"
+PARSER = "the flag tables in catalog/engines, read from vLLM's own parsers, and the history beside them"
 # Comparing takes a millisecond a flag; nobody reads so many.
 MOST_SUGGESTED = 20
 # Open below, closed above: as vllm/config/cache.py has it.
 SHARES = ("gpu-memory-utilization",)
-
-
-def _pinned(service: Service) -> Argv | None:
-    """The arguments, where the image is the engine whose flag table the catalog has."""
-    return service.argv if service.engine == version(ENGINE) else None
-
-
-def _lifetimes(service: Service, state: str) -> list[Lifetime]:
-    """What the service's engine has removed or deprecated; empty where its version is unknown."""
-    engine = service.engine
-    if engine is None or service.serve is None:
-        return []
-    lifetimes = service.stack.catalog.engine.lifetimes
-    return [life for life in lifetimes if life.state == state and engine >= (version(life.since) or engine)]
+# Below it two words are different words; `guided` and `decode` are.
+SAME_WORD = 0.75
 
 
 @rule(
     "ED101",
     "error",
-    f"vLLM {ENGINE} has no such flag.",
+    "The vLLM of the tag has no such flag.",
     remedy="leave it out, or see `vllm serve --help=all` of this version",
     source=f"{PARSER}; an unknown flag ends the container with exit 2",
 )
 def unknown_flag(service: Service) -> Iterator[Spot]:
-    """Flags that the pinned engine's parser does not have."""
-    argv = _pinned(service)
-    removed = {life.flag for life in _lifetimes(service, "removed")}
-    unknown = [a for a in (argv.arguments if argv else ()) if a.flag is None and known(a.typed)]
-    for count, argument in enumerate(unknown):
-        if argv and argument.name not in removed:
-            near = _near(f"--{argument.name}"[:60], argv.tool) if count < MOST_SUGGESTED else ""
-            sentence = f"vllm {argv.tool} {ENGINE} has no flag {shown(argument.typed)}"
-            yield Spot(argument.line, sentence, near)
+    """Flags that the parser of the tag's vLLM does not have, or that none has."""
+    argv, engine = service.argv, service.engine
+    if argv is None or service.process.guessed:
+        return
+    for count, argument in enumerate(a for a in argv.arguments if known(a.typed)):
+        state = _standing(argument, argv, service)
+        if state in ("never", "later"):
+            near = _near(f"--{argument.name}"[:60], argv) if count < MOST_SUGGESTED else ""
+            severity: Severity = "error" if engine and engine <= _newest() else "warning"
+            yield Spot(argument.line, _absence(argument, argv.tool, service, state), near, severity)
 
 
-def _near(spelling: str, tool: Tool) -> str:
-    near = difflib.get_close_matches(spelling, names(ENGINE, tool), n=1, cutoff=0.75)
-    return f"did you mean {near[0]}?" if near else ""
+def _newest() -> tuple[int, int, int]:
+    """The newest release that anything is known of."""
+    return version(history().newest) or NEWEST
+
+
+def _standing(argument: Argument, argv: Argv, service: Service) -> str:
+    """Whether the service's vLLM has the flag: by its own table, else by the history of `vllm serve`."""
+    if argv.tool == "bench" or exact(service.engine):
+        if argument.flag is not None:
+            return "there"
+        gone = argv.tool == "serve" and standing(argument.spelling, service.engine) == "gone"
+        return "gone" if gone else "never"
+    return standing(argument.spelling, service.engine)
+
+
+def _absence(argument: Argument, tool: Tool, service: Service, state: str) -> str:
+    """`unknown to vLLM 0.32.0 and 0.33.0; this tag is 0.29.1`."""
+    flag, engine = shown(argument.typed), service.engine
+    if exact(engine):
+        return f"vllm {tool} {judges(engine)} has no flag {flag}"
+    if state == "later" and engine:
+        return f"{flag} came with vLLM {history().first(argument.spelling)}; this tag is {spelled(engine)}"
+    return f"{flag} is unknown to vLLM {judges(engine)}; {_tag(service)}"
+
+
+def _tag(service: Service) -> str:
+    """What the tag says of the version, after a semicolon."""
+    engine, tag = service.engine, shown(service.image.tag or "no tag")
+    if engine is None:
+        return "which vLLM this image holds is not known"
+    return f"{tag} may be newer" if engine == NEWEST else f"this tag is {spelled(engine)}"
+
+
+def _near(spelling: str, argv: Argv) -> str:
+    """A flag that is spelt almost so, and can mean no other thing."""
+    near = difflib.get_close_matches(spelling, names(argv.table, argv.tool), n=1, cutoff=0.75)
+    return f"did you mean {near[0]}?" if near and _same_matter(spelling, near[0]) else ""
+
+
+def _same_matter(spelling: str, near: str) -> bool:
+    """Whether the two differ in letters alone: no word of theirs is another word of the other's place."""
+    mine, theirs = spelling.strip("-").split("-"), near.strip("-").split("-")
+    if len(mine) != len(theirs):
+        return "".join(mine) == "".join(theirs) or {*mine} <= {*theirs} or {*theirs} <= {*mine}
+    pairs = (difflib.SequenceMatcher(None, a, b).ratio() for a, b in zip(mine, theirs, strict=True))
+    return all(ratio >= SAME_WORD for ratio in pairs)
 
 
 @rule(
@@ -63,15 +96,45 @@ def _near(spelling: str, tool: Tool) -> str:
     "error",
     "A flag was removed from vLLM; the server does not start.",
     remedy="leave it out",
-    source="lifetimes in catalog/engines, each with its source",
+    source=f"catalog/engines/removed.toml, each with its source; {PARSER}",
 )
 def removed_flag(service: Service) -> Iterator[Spot]:
     """Flags that older recipes still name."""
-    removed = {life.flag: life for life in _lifetimes(service, "removed")}
-    for argument in service.serve.arguments if service.serve else ():
-        life = removed.get(argument.name)
-        if life:
-            yield Spot(argument.line, f"--{life.flag} was removed in vLLM {life.since}", life.remedy)
+    argv = service.serve
+    for argument in argv.arguments if argv else ():
+        if argv and _standing(argument, argv, service) == "gone":
+            remedy = history().remedy(argument.spelling)
+            yield Spot(argument.line, _removal(argument, service), remedy, _certainty(service))
+        elif again := _taken_again(argument, service):
+            yield Spot(argument.line, again, history().remedy(argument.spelling), "warning")
+
+
+def _certainty(service: Service) -> Severity:
+    """How sure a removal is: nothing is where nobody can tell which vLLM the image holds."""
+    return "note" if service.engine is None else "error"
+
+
+def _removal(argument: Argument, service: Service) -> str:
+    engine = service.engine
+    end = history().end(argument.spelling, engine or NEWEST)
+    sentence = f"--{argument.spelling} was removed in vLLM {end}"
+    if engine is None:
+        return f"{sentence}; which vLLM this image holds is not known"
+    if engine == NEWEST:
+        return (
+            f"{sentence}, and {shown(service.image.tag or 'an image without a tag')} is newer if pulled since"
+        )
+    return sentence if exact(engine) else f"{sentence}; this tag is {spelled(engine)}"
+
+
+def _taken_again(argument: Argument, service: Service) -> str:
+    """What to say of a flag that some releases lack, where a floating tag may be one of them."""
+    again = history().again(argument.spelling)
+    if service.engine != NEWEST or not again:
+        return ""
+    gone = history().end(argument.spelling, version(again) or NEWEST)
+    tag = shown(service.image.tag or "no tag")
+    return f"--{argument.spelling} was removed in vLLM {gone} and came back with {again}; {tag} may be either"
 
 
 @rule(
@@ -83,11 +146,21 @@ def removed_flag(service: Service) -> Iterator[Spot]:
 )
 def deprecated(service: Service) -> Iterator[Spot]:
     """Flags and values that still work, with a warning in vLLM's log."""
-    for life in _lifetimes(service, "deprecated"):
+    for life in _lifetimes(service):
         for argument in service.serve.arguments if service.serve else ():
             if argument.name == life.flag and _holds(life, argument, service):
                 what = f"--{life.flag} {life.value}".rstrip()
                 yield Spot(argument.line, f"{what} is deprecated since vLLM {life.since}", life.remedy)
+
+
+def _lifetimes(service: Service) -> list[Lifetime]:
+    """What the service's engine has deprecated; empty where its version is unknown."""
+    engine = service.engine
+    if engine is None or service.serve is None:
+        return []
+    return [
+        life for life in service.stack.catalog.engine.lifetimes if engine >= (version(life.since) or engine)
+    ]
 
 
 def _holds(life: Lifetime, argument: Argument, service: Service) -> bool:
@@ -119,28 +192,41 @@ def _method(value: str) -> object:
     source=f"{PARSER}; a refused value ends the container with exit 2",
 )
 def refused_value(service: Service) -> Iterator[Spot]:
-    """Values that are none of the choices, no number, no JSON, or out of range."""
-    argv = _pinned(service)
+    """Values that are none of the choices, no number, no JSON, out of range, or still in quotes."""
+    argv, sure = service.argv, exact(service.engine)
     for argument in argv.arguments if argv else ():
         for value in () if argument.dotted else argument.values:
-            if known(value) and (fault := _fault(argument, value)):
+            if known(value) and (fault := _fault(argument, value, sure=sure)):
                 sentence = f"{shown(argument.typed)} {shown(value)}: {fault}"
                 yield Spot(argument.line, sentence, _quoting(value))
 
 
-def _fault(argument: Argument, value: str) -> str:
-    """Why vLLM refuses the value; empty where it does not, or where only vLLM can tell."""
+def _fault(argument: Argument, value: str, *, sure: bool) -> str:
+    """Why vLLM refuses the value; empty where it does not, or where only vLLM can tell.
+
+    Where the table is not that of the version itself (not `sure`), only what no version takes counts.
+    """
     flag = argument.flag
+    if _quoted(value) and (flag is None or flag.type != "json"):
+        return "the quotes are part of the value"
     if flag is None or flag.kind in ("switch", "boolean") or value in ("", "--"):
         return ""
     if flag.choices:
-        return _choice_fault(value, [str(choice) for choice in flag.choices])
-    if value == "None":
-        # Some flags take it for their default.
-        return ""
+        return _choice_fault(value, [str(choice) for choice in flag.choices]) if sure else ""
     if argument.name in SHARES:
         return _share_fault(value)
-    return _type_fault(flag.type, value)
+    return "" if _left_to_vllm(flag, value, sure=sure) else _type_fault(flag.type, value)
+
+
+def _left_to_vllm(flag: Flag, value: str, *, sure: bool) -> bool:
+    """Whether only vLLM can tell: None is some flags' default, and older parsers took `image=4` for a table."""
+    return value == "None" or (
+        flag.type == "json" and not sure and not value.startswith(("{", "[", "'", '"'))
+    )
+
+
+def _quoted(value: str) -> bool:
+    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
 
 
 def _choice_fault(value: str, choices: list[str]) -> str:
@@ -154,6 +240,8 @@ def _type_fault(kind: str, value: str) -> str:
     if kind == "human-int":
         return "" if value.strip() == "auto" or human(value.strip()) is not None else "it is not a number"
     readers: dict[str, Callable[[str], object]] = {"int": int, "float": float, "json": json.loads}
+    if kind == "json-or-str" and value.strip().startswith("{") and value.strip().endswith("}"):
+        kind = "json"
     if kind not in readers:
         return ""
     try:
@@ -181,12 +269,12 @@ def _quoting(value: str) -> str:
     "error",
     "vLLM's parser rejects the command: a value is missing, or there is one too many.",
     remedy="write --flag=VALUE, and switches without a value",
-    source=f"{PARSER}; run with {ENGINE}: `unrecognized arguments`, exit 2",
+    source=f"{PARSER}; run with 0.32.0: `unrecognized arguments`, exit 2",
 )
 def refused_word(service: Service) -> Iterator[Spot]:
     """Flags without their value, switches with one, words that belong to nothing."""
-    argv = _pinned(service)
-    if argv is None:
+    argv = service.argv
+    if argv is None or not exact(service.engine):
         return
     for argument in argv.arguments:
         kind = argument.flag.kind if argument.flag else "optional"
@@ -197,50 +285,3 @@ def refused_word(service: Service) -> Iterator[Spot]:
     expected = 1 if argv.tool == "serve" and not service.process.module else 0
     for word in () if unknown_words(argv) else argv.positionals[expected:]:
         yield Spot(word.line, f"{shown(word.text)} belongs to no flag")
-
-
-@rule(
-    "ED106",
-    "error",
-    "The command repeats the program that the image's entrypoint already runs.",
-    remedy="begin the command with the model, or set `entrypoint` as well",
-    source="vLLM 0.11.1 docker/Dockerfile, 0.14.0 docker/Dockerfile.rocm: ENTRYPOINT [vllm, serve]",
-)
-def doubled_entrypoint(service: Service) -> Iterator[Spot]:
-    """`vllm serve vllm serve MODEL`, and `vllm serve bash -c ...`."""
-    word = service.process.doubled
-    if word:
-        sentence = f"the image runs `vllm serve`, which takes {shown(word.text)} for the model"
-        yield Spot(word.line, sentence)
-
-
-@rule(
-    "ED107",
-    "error",
-    "`sh -c` runs only the first word of the command.",
-    remedy="make the command a list of one text, or leave out `sh -c`",
-    source="POSIX sh: the words after the script are $0, $1, ...; Compose splits a command that is a text",
-)
-def cut_script(service: Service) -> Iterator[Spot]:
-    """`entrypoint: [sh, -c]` with a command that Compose splits into words."""
-    word = service.process.cut
-    if word:
-        yield Spot(
-            word.line, f"the shell runs {shown(word.text)} alone; the words after it are its arguments"
-        )
-
-
-@rule(
-    "ED108",
-    "error",
-    "A switch lacks the flag it needs; vLLM refuses to start.",
-    remedy="give both, or neither",
-    source="vLLM 0.32.0 vllm/entrypoints/launchers/cli_args.py validate_parsed_serve_args",
-)
-def half_a_pair(service: Service) -> Iterator[Spot]:
-    """`--enable-auto-tool-choice` without a parser, and its like."""
-    pairs = {"enable-auto-tool-choice": "tool-call-parser", "enable-log-outputs": "enable-log-requests"}
-    argv = service.serve
-    for switch, needed in pairs.items():
-        if argv and argv.has(switch) and not argv.has(needed) and not argv.has("config"):
-            yield Spot(argv.line_of(switch), f"--{switch} needs --{needed}")

@@ -7,59 +7,30 @@ from io import StringIO
 from itertools import pairwise
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from ernie_deploy.check.argv import Argv, Tool, parse
+from ernie_deploy.check.argv import Argv, Tool, is_joined, parse, separated
+from ernie_deploy.check.images import Image
+from ernie_deploy.check.likeness import reads_like_vllm
 from ernie_deploy.check.tree import Word
-from ernie_deploy.check.values import MAX_ARGUMENT, NEWEST, Version, version
+from ernie_deploy.check.values import MAX_ARGUMENT
+from ernie_deploy.check.versions import table_of
 
 SHELLS = {"sh", "bash", "dash", "ash", "zsh"}
 # First words that no model is called: with the image's own entrypoint they become the model.
 PROGRAMS = SHELLS | {"vllm", "serve", "bench", "python", "python3"}
-OFFICIAL = re.compile(r"vllm-openai(?:-(?P<variant>rocm|cpu|xpu))?")
-# Since when the image's entrypoint is `vllm serve`, by variant ("" is CUDA).
-SERVES_SINCE: dict[str, Version] = {"": (0, 11, 1), "rocm": (0, 14, 0)}
 MODULE = "vllm.entrypoints."
 OPERATORS = ";&|<>()\n"
 CONTINUED = "\v"
-
-
-class Image(Struct, frozen=True):
-    """An image reference taken apart."""
-
-    name: str = ""
-    tag: str = ""
-    digest: str = ""
-
-    @property
-    def variant(self) -> str | None:
-        """`rocm`, `cpu`, `xpu`, or empty for CUDA; None where it is not vLLM's own image."""
-        match = OFFICIAL.fullmatch(self.name.rpartition("/")[2])
-        return (match["variant"] or "") if match else None
-
-    @property
-    def engine(self) -> Version | None:
-        """vLLM's version in it: that of the tag, the newest for `latest`, else unknown."""
-        if self.variant is None:
-            return None
-        return NEWEST if self.floats else version(self.tag)
-
-    @property
-    def floats(self) -> bool:
-        """Whether the reference is another image tomorrow."""
-        return not self.digest and (not self.tag or self.tag.startswith(("latest", "nightly")))
-
-    @property
-    def serves(self) -> bool:
-        """Whether its entrypoint runs the server."""
-        variant, engine = self.variant, self.engine
-        return variant is not None and (engine is None or variant != "rocm" or engine >= SERVES_SINCE["rocm"])
 
 
 class Process(Struct, frozen=True):
     """What a service runs; `argv` is None where it is not vLLM.
 
     `script` is the text of a `sh -c` around it, `cut` one that is only the first word of what
-    was meant; `doubled` the first word of a command that the image's entrypoint takes for the model.
+    was meant; `doubled` the first word of a command that the image's entrypoint takes for the model;
+    `bare` one that is run as it stands, for want of an entrypoint; `guessed` where only the flags
+    tell that a program of somebody's own starts vLLM.
     """
 
     argv: Argv | None = None
@@ -67,45 +38,65 @@ class Process(Struct, frozen=True):
     script: Word | None = None
     doubled: Word | None = None
     cut: Word | None = None
-
-
-def image_of(reference: str) -> Image:
-    """Take `registry:5000/name:tag@digest` apart."""
-    rest, _, digest = reference.partition("@")
-    head, slash, last = rest.rpartition("/")
-    # A variable may hold a colon: `vllm-openai:${TAG}` and `${IMAGE}` both.
-    name, _, tag = last.partition(":")
-    return Image(name=f"{head}{slash}{name}", tag=tag, digest=digest)
+    bare: Word | None = None
+    guessed: bool = False
 
 
 def process_of(entrypoint: Sequence[Word] | None, command: Sequence[Word] | None, image: Image) -> Process:
     """The process that `entrypoint` and `command` start in `image`; None is what the file leaves out."""
+    table = table_of(image.engine)
     if entrypoint is None and image.serves:
-        return _behind_entrypoint(command or (), image)
-    return _of_words([*(entrypoint or ()), *(command or ())])
+        return _behind_entrypoint(command or (), image, table)
+    process = _of_words([*(entrypoint or ()), *(command or ())], table)
+    if process.argv or process.script or process.cut:
+        return process
+    return _of_flags(entrypoint, command or (), image, table) or process
 
 
-def _behind_entrypoint(command: Sequence[Word], image: Image) -> Process:
+def _behind_entrypoint(command: Sequence[Word], image: Image, table: str) -> Process:
     """The image's own entrypoint with `command` as its arguments."""
-    if command and _program(command[0]) in PROGRAMS:
-        inner = _of_words(command)
-        argv = inner.argv or Argv(tool="serve")
+    if command and _program(separated(command[:1])[0]) in PROGRAMS:
+        inner = _of_words(command, table)
+        # `serve MODEL`, `vllm MODEL`: the program's name alone is too much.
+        argv = inner.argv or parse(_after_program(command), "serve", table)
         return Process(argv=argv, module=inner.module, script=inner.script, doubled=command[0])
-    engine = image.engine
-    module = image.variant == "" and engine is not None and engine < SERVES_SINCE[""]
-    return Process(argv=parse(command, "serve"), module=module)
+    return Process(argv=parse(command, "serve", table), module=image.module)
 
 
-def _of_words(words: Sequence[Word]) -> Process:
+def _after_program(command: Sequence[Word]) -> Sequence[Word]:
+    return command[1:] if command[0].text in ("serve", "vllm") else ()
+
+
+def _of_flags(
+    entrypoint: Sequence[Word] | None, command: Sequence[Word], image: Image, table: str
+) -> Process | None:
+    """A server that only its flags tell: behind a program of somebody's own, or behind none at all."""
+    if len(entrypoint or ()) > 1 or not reads_like_vllm(command, image, table):
+        return None
+    alone = image.bare if entrypoint is None else not entrypoint
+    argv = parse(command, "serve", table)
+    return Process(argv=argv, bare=command[0] if alone else None, guessed=not alone)
+
+
+def _of_words(words: Sequence[Word], table: str) -> Process:
     at = _script_at(words)
     if at is None:
-        return _found(words) or Process()
+        return _found(words, table) or _of_joined(words, table) or Process()
     script = words[at]
     if len(words) > at + 1 and script.text.strip() in PROGRAMS:
-        inner = _found(words[at:]) or Process()
+        inner = _found(words[at:], table) or Process()
         return Process(argv=inner.argv, cut=script)
-    inner = _found(_script_words(script)) or Process()
+    inner = _found(_script_words(script), table) or Process()
     return Process(argv=inner.argv, module=inner.module, script=script)
+
+
+def _of_joined(words: Sequence[Word], table: str) -> Process | None:
+    """`vllm serve MODEL` in one item: nothing of that name can be run."""
+    joined = tuple(word for word in words if is_joined(word.text))
+    process = _found(separated(words), table) if joined else None
+    if not process or not process.argv:
+        return None
+    return Process(argv=replace(process.argv, joined=joined), module=process.module)
 
 
 def _script_at(words: Sequence[Word]) -> int | None:
@@ -142,16 +133,16 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
         yield token, down
 
 
-def _found(words: Sequence[Word]) -> Process | None:
+def _found(words: Sequence[Word], table: str) -> Process | None:
     """The first vLLM command among the words."""
     for at, word in enumerate(words):
         following = [later.text for later in words[at + 1 : at + 3]]
         if _program(word) == "vllm" and following[:1] == ["serve"]:
-            return _process(words[at + 2 :], "serve")
+            return _process(words[at + 2 :], "serve", table)
         if _program(word) == "vllm" and following == ["bench", "serve"]:
-            return _process(words[at + 3 :], "bench")
+            return _process(words[at + 3 :], "bench", table)
         if word.text == "-m" and following and following[0].startswith(MODULE):
-            return _process(words[at + 2 :], "serve", module=True)
+            return _process(words[at + 2 :], "serve", table, module=True)
     return None
 
 
@@ -159,8 +150,12 @@ def _program(word: Word) -> str:
     return word.text.rpartition("/")[2]
 
 
-def _process(words: Sequence[Word], tool: Tool, *, module: bool = False) -> Process:
-    return Process(argv=parse(_to_operator(words), tool), module=module)
+def _process(words: Sequence[Word], tool: Tool, table: str, *, module: bool = False) -> Process:
+    words = _to_operator(words)
+    doubled = words[0] if words and words[0].text in ("vllm", "serve") else None
+    if doubled:
+        words = words[2 if [word.text for word in words[:2]] == ["vllm", "serve"] else 1 :]
+    return Process(argv=parse(words, tool, table), module=module, doubled=doubled)
 
 
 def _to_operator(words: Sequence[Word]) -> list[Word]:

@@ -8,9 +8,10 @@ from typing import Literal, TypeAlias
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.check.argv import Argv
+from ernie_deploy.check.images import Image, image_of
 from ernie_deploy.check.merge import pair
 from ernie_deploy.check.plumbing import Mount, Port, mount_of, port_of, tmpfs_of
-from ernie_deploy.check.process import Image, Process, image_of, process_of
+from ernie_deploy.check.process import Process, process_of
 from ernie_deploy.check.remark import Remark
 from ernie_deploy.check.tree import Items, Table, Value, Word
 from ernie_deploy.check.values import MAX_ARGUMENT, Version, truth, whole

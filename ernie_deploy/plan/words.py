@@ -16,13 +16,22 @@ LONGEST_QUOTE = 60
 
 
 class Flag(Struct, frozen=True, forbid_unknown_fields=True):
-    """One flag of vLLM's parser; `kind` says how many values it takes."""
+    """One flag of vLLM's parser; `kind` says how many values it takes, `negatives` switch it off."""
 
     kind: str
     type: str = "str"
     short: list[str] = []
     aliases: list[str] = []
+    negatives: list[str] = []
     choices: list[str | int | float | bool | None] = []
+
+
+@cache
+def tabled() -> tuple[str, ...]:
+    """The versions of vLLM whose flag tables the catalog has, the oldest first."""
+    suffix = ".flags.toml"
+    found = (path.name.removesuffix(suffix) for path in (CATALOG / "engines").glob(f"*{suffix}"))
+    return tuple(sorted(found, key=lambda version: [int(part) for part in version.split(".")]))
 
 
 @cache
@@ -35,13 +44,13 @@ def table(version: str, command: str) -> dict[str, Flag]:
 
 @cache
 def names(version: str, command: str) -> dict[str, str]:
-    """Every spelling vLLM takes -> the long name: aliases, short forms, `no-` forms."""
+    """Every spelling vLLM takes -> the long name: aliases, short forms, and `no-` for what switches off."""
     spellings = {}
     for name, flag in table(version, command).items():
         for alias in (f"--{name}", *flag.aliases, *flag.short):
             spellings[alias] = name
         if flag.kind == "boolean":
-            spellings[f"--no-{name}"] = f"no-{name}"
+            spellings |= dict.fromkeys([f"--no-{name}", *flag.negatives], f"no-{name}")
     return spellings
 
 
@@ -94,14 +103,14 @@ def _known(word: str, engine: Engine) -> tuple[str, Flag]:
         return found
     import difflib
 
-    gone = [life for life in engine.lifetimes if word == f"--{life.flag}" and life.state == "removed"]
+    from ernie_deploy.plan.flag_history import history
+
+    remedy = history().remedy(word.removeprefix("--").replace("_", "-"))
     near = difflib.get_close_matches(word, names(engine.version, "serve"), n=1)
     raise UsageError(
         f"vLLM {engine.version} has no flag {_short(word)}.",
-        cause=f"it was removed in {gone[0].since}"
-        if gone
-        else "it is misspelt, or not a flag of `vllm serve`",
-        next_step=gone[0].remedy if gone else f"did you mean {near[0]}?" if near else "",
+        cause="an older vLLM had it" if remedy else "it is misspelt, or not a flag of `vllm serve`",
+        next_step=remedy or (f"did you mean {near[0]}?" if near else ""),
     )
 
 
