@@ -4,6 +4,7 @@ import pytest
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.check import judge_project
+from ernie_deploy.check.compose_config import configured
 from ernie_deploy.check.interpolate import Unset, Variables
 from ernie_deploy.check.project import here, of_file
 from ernie_deploy.cli import main
@@ -305,3 +306,119 @@ def test_a_secret_of_env_is_never_printed(folder, capsys):
         assert "Zq9" not in out + err
         assert code == 0
         assert "is written out" not in out
+
+
+# --- what Compose itself says
+
+REFUSED = {
+    "an unknown key": ("    restrt: always\n", "restrt", 4),
+    "a port that is a table": ("    expose: [{a: b}]\n", "expose", 4),
+    "a need of nobody": ("    depends_on: [nobody]\n", "nobody", 2),
+    "a volume that is not there": ("    volumes: [models:/m]\n", "models", 2),
+    "a file of variables that is not there": ("    env_file: absent.env\n", "absent.env", 1),
+}
+
+
+@pytest.fixture
+def plugin(compose, tmp_path_factory, monkeypatch):
+    """A PATH with Compose and nothing else."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "docker-compose").symlink_to(compose)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def asked(project):
+    return judge_project(project, CATALOG, ask_compose=True)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_compose_refuses_is_an_error_with_its_words(folder, plugin, case):
+    line, word, place = REFUSED[case]
+    write(folder, compose_yml=BASE.replace("    restart: unless-stopped\n", line))
+    (finding,) = [f for f in asked(here({})).findings if f.id == "ED401"]
+    assert (finding.severity, finding.file) == ("error", "compose.yml")
+    assert word in finding.sentence
+    assert str(folder) not in finding.sentence
+    assert finding.line == place
+
+
+def test_a_file_of_variables_that_stayed_elsewhere_is_no_fault_of_a_named_file(folder, plugin):
+    write(folder, compose_yml=BASE + "    env_file: absent.env\n")
+    assert "ED401" not in {f.id for f in asked(of_file("compose.yml")).findings}
+
+
+def test_variables_that_only_the_host_knows_are_no_fault_of_a_named_file(folder, plugin):
+    write(folder, compose_yml=BASE.replace("8g", "${SHM}") + "    user: ${WHO:?who}\n    scale: ${N}\n")
+    assert {f.id for f in asked(of_file("compose.yml")).findings} & {"ED401", "ED402"} == {"ED402"}
+    assert "ED401" in {f.id for f in asked(here({"WHO": "1", "SHM": "much"})).findings}
+
+
+def test_a_refusal_shows_no_secret(folder, plugin):
+    write(folder, compose_yml=BASE + "    scale: ${HUB_TOKEN}\n")
+    verdict = asked(here({"HUB_TOKEN": "Zq9-hidden"}))
+    assert "ED401" in {f.id for f in verdict.findings}
+    assert "Zq9" not in str(verdict.findings)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        "command: [other, --seed, '1']", "command: other --seed 1", "entrypoint: []", "environment: [A=1, HF_HOME=/x]",
+        "environment: {A: null}", "environment: !override {A: b}", 'ports: ["9000-9002:8000-8002"]', "ports: !reset []",
+        'ports: !override [{target: 8000, published: "7000", host_ip: 127.0.0.1}]', "volumes: [w:/data, './x:/y:ro']",
+        "volumes: [{type: tmpfs, target: /t}]", "cap_drop: [ALL]", "image: my/vllm:1", "user: '2000:0'",
+        "security_opt: [no-new-privileges:true]", "labels: {a: b}", "profiles: [x]", "init: true",
+    ],
+)  # fmt: skip
+def test_this_readers_merge_is_that_of_compose(folder, plugin, over):
+    """Nothing of what Compose merged had to be taken over."""
+    write(
+        folder,
+        compose_yml=BASE + "    volumes: [models:/data]\nvolumes: {models: {}, w: {}}\n",
+        over_yml=f"services: {{engine: {{{over}}}}}\n",
+    )
+    project = here({}, files=("compose.yml", "over.yml"))
+    own, theirs = (judge_project(project, CATALOG, ask_compose=ask).stack for ask in (False, True))
+    assert not theirs.remarks
+    mine, other = own.services["engine"], theirs.services["engine"]
+    assert [word.text for word in mine.command or ()] == [word.text for word in other.command or ()]
+    assert {n: w.text for n, w in mine.environment.items()} == {
+        n: w.text for n, w in other.environment.items()
+    }
+    assert {(m.source, m.target) for m in mine.mounts} == {(m.source, m.target) for m in other.mounts}
+    for key in ("image", "user", "init"):
+        assert mine.text(key) == other.text(key)
+    if "9002" not in over:
+        assert {p.published for p in mine.ports} == {p.published for p in other.ports}
+
+
+def test_where_the_two_differ_composes_merge_holds_on_the_lines_of_the_file(folder, plugin):
+    write(
+        folder,
+        compose_yml=BASE + "    env_file: more.env\n",
+        more_env="VLLM_API_KEY=Zq9\nVLLM_SERVER_DEV_MODE=1\n",
+    )
+    verdict = asked(here({}))
+    assert ("ED211", "compose.yml", 10) in {(f.id, f.file, f.line) for f in verdict.findings}
+    assert "Zq9" not in str(verdict.findings)
+
+
+def test_without_compose_it_is_said_what_was_not_looked_at(folder, monkeypatch, capsys):
+    write(folder, compose_yml=BASE)
+    monkeypatch.setenv("PATH", str(folder))
+    code, _, err = run(capsys, "check")
+    assert code == 0
+    assert "Docker Compose is not installed here" in err
+
+
+def test_compose_is_never_asked_about_what_is_remote(folder, plugin, capsys):
+    write(folder, compose_yml="include: ['https://git.example/a.git']\n" + BASE)
+    _, out, err = run(capsys, "check")
+    assert "ED403" in out
+    assert "is not fetched" in err
+
+
+def test_compose_cannot_fetch_even_if_this_reader_took_the_path_for_a_file(folder, plugin, monkeypatch):
+    write(folder, compose_yml="include: ['https://git.example/a.git']\n" + BASE)
+    answer = configured(here({}), uncertain=False)
+    assert "COMPOSE_EXPERIMENTAL_GIT_REMOTE" in answer.refusal

@@ -1,5 +1,6 @@
 """One stack taken apart into services, and judged by every rule."""
 
+import re
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -9,14 +10,22 @@ from ernie_deploy.check.assemble import Assembly, no_compose_file
 from ernie_deploy.check.findings import RULES, SEVERITIES, Finding
 from ernie_deploy.check.input_rules import spot_of
 from ernie_deploy.check.interpolate import NOTHING_SET
-from ernie_deploy.check.line import file_of
+from ernie_deploy.check.line import Line, file_of
 from ernie_deploy.check.project import Project
+from ernie_deploy.check.remark import Remark
 from ernie_deploy.check.service import Service, Stack
-from ernie_deploy.check.tree import MAX_VALUES, Table, Word, too_many_values
+from ernie_deploy.check.tree import MAX_VALUES, Table, Value, Word, too_many_values
 from ernie_deploy.check.values import shown
 from ernie_deploy.errors import UsageError
 
 MAX_SERVICES = 500
+MAX_REFUSAL = 400
+# Rules that know themselves what Compose refuses.
+SAY_THE_SAME = ("ED320", "ED401")
+# How Compose names the place that it means.
+YAML_LINE = re.compile(r"(\S+): line (\d{1,9})\b")
+PATH = re.compile(r"services[.\[]([^:\s]+)|service [\"']([^\"']+)")
+EXTRA_KEY = re.compile(r"additional propert\S+ '([^']+)'")
 
 
 class Verdict(Struct, frozen=True):
@@ -43,12 +52,44 @@ def judge_text(data: bytes, name: str, catalog: Catalog) -> Verdict:
     return Verdict(stack, findings_of(stack))
 
 
-def judge_project(project: Project, catalog: Catalog) -> Verdict:
-    """Everything to say about the stack that Compose would start; raises `UsageError`."""
+def judge_project(project: Project, catalog: Catalog, *, ask_compose: bool = False) -> Verdict:
+    """Everything to say about the stack that Compose would start, Compose's own words too; raises `UsageError`."""
     assembly = Assembly(project.variables, exact=project.exact)
-    top = assembly.stack(project.files)
+    top, aside = assembly.stack(project.files), ""
+    if ask_compose:
+        top, aside = _by_compose(project, assembly, top)
     stack = _stack(top, assembly, catalog)
-    return Verdict(stack, findings_of(stack))
+    return Verdict(stack, findings_of(stack), (aside,) if aside else ())
+
+
+def _by_compose(project: Project, assembly: Assembly, top: Table) -> tuple[Table, str]:
+    """The stack as Compose merges it, and what it could not be asked."""
+    from ernie_deploy.check.compose_config import REMOTE, configured
+    from ernie_deploy.check.reconcile import reconciled
+
+    if assembly.remote:
+        return top, REMOTE
+    answer = configured(project, uncertain=bool(assembly.unset))
+    if answer.refusal and not (assembly.unset and "required variable" in answer.refusal):
+        line, value = _spoken_of(answer.refusal, top)
+        if project.exact or not (isinstance(value, Word) and "$" in value.raw):
+            sentence = f"Compose refuses it: {shown(answer.refusal, MAX_REFUSAL)}"
+            assembly.remarks.append(Remark("ED401", line, sentence))
+    return top if answer.services is None else reconciled(top, answer.services), answer.unasked
+
+
+def _spoken_of(refusal: str, top: Table) -> tuple[int, Value | None]:
+    """The line and the value that Compose's words speak of: as much of their path as the stack has."""
+    if of_yaml := YAML_LINE.search(refusal):
+        return Line(int(of_yaml[2]), of_yaml[1]), None
+    path, extra = PATH.search(refusal), EXTRA_KEY.search(refusal)
+    keys = re.split(r"[.\[\]']+", path[1] or path[2]) if path else []
+    line, value = top.line, top.values.get("services")
+    for key in [*keys, *([extra[1]] if extra else [])]:
+        if not isinstance(value, Table) or key not in value.values:
+            break
+        line, value = value.lines[key], value.values[key]
+    return line, value
 
 
 def findings_of(stack: Stack) -> list[Finding]:
@@ -59,11 +100,10 @@ def findings_of(stack: Stack) -> list[Finding]:
         for rule in RULES.values()
         for finding in rule.findings(service, stack.name)
     ]
-    found += [
-        RULES[remark.rule].finding(spot_of(remark), "", stack.name)
-        for remark in stack.remarks
-        if remark.service not in stack.services
-    ]
+    errors = {(f.file, f.line) for f in found if f.id in SAY_THE_SAME}
+    of_stack = (remark for remark in stack.remarks if remark.service not in stack.services)
+    of_stack_found = [RULES[remark.rule].finding(spot_of(remark), "", stack.name) for remark in of_stack]
+    found += [f for f in of_stack_found if f.id != "ED401" or (f.file, f.line) not in errors]
     places = {name: at for at, name in enumerate(stack.files)}
     return sorted(
         found, key=lambda f: (places.get(f.file, len(places)), f.line, SEVERITIES.index(f.severity), f.id)

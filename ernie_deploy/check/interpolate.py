@@ -37,6 +37,10 @@ class Variables:
         """`text` with its variables filled in and `$$` undoubled; the missing ones are added to `unset`."""
         return _Resolver(self, [] if unset is None else unset).resolve(text)
 
+    def secrets(self) -> dict[str, str]:
+        """The variables whose values nobody may print."""
+        return {name: value for name, value in self.values.items() if value and is_secret(name, value)}
+
 
 class _Resolver:
     def __init__(self, variables: Variables, unset: list[Unset]) -> None:
@@ -95,8 +99,7 @@ class _Resolver:
 
     def _value(self, name: str) -> str:
         value = self.variables.values[name]
-        secret = value and (SECRET_NAME.search(name.upper()) or SECRET_VALUE.search(value))
-        return f"${{{name}}}" if secret else value
+        return f"${{{name}}}" if value and is_secret(name, value) else value
 
 
 NOTHING_SET = Variables()
@@ -106,6 +109,11 @@ NOTHING_SET = Variables()
 def resolved(text: str) -> str:
     """`text` as Compose reads it on a host that sets no variable."""
     return NOTHING_SET.resolve(text)
+
+
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable of this name and value is one that nobody may print."""
+    return bool(SECRET_NAME.search(name.upper()) or SECRET_VALUE.search(value))
 
 
 def _closing(text: str, start: int) -> int:

@@ -114,12 +114,12 @@ class Service:
     @cached_property
     def entrypoint(self) -> tuple[Word, ...] | None:
         """The words of `entrypoint`; None where the image's own holds."""
-        return _command(self.value("entrypoint"))
+        return command_words(self.value("entrypoint"))
 
     @cached_property
     def command(self) -> tuple[Word, ...] | None:
         """The words of `command`; None where the image's own holds."""
-        return _command(self.value("command"))
+        return command_words(self.value("command"))
 
     @cached_property
     def process(self) -> Process:
@@ -222,7 +222,7 @@ def _words(value: Value | None) -> tuple[Word, ...]:
     return (value,) if isinstance(value, Word) else ()
 
 
-def _command(value: Value | None) -> tuple[Word, ...] | None:
+def command_words(value: Value | None) -> tuple[Word, ...] | None:
     """The words of a command; one written as a text is split after its variables are filled in, as Compose does."""
     if not isinstance(value, Word):
         return None if value is None else _words(value)

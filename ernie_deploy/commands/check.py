@@ -114,15 +114,15 @@ def _verdicts(given: Given, catalog: "Catalog") -> "Iterator[Verdict]":
     from ernie_deploy.check.project import of_file
 
     if not given.files:
-        yield judge_project(_project(given, os.environ), catalog)
+        yield judge_project(_project(given, os.environ), catalog, ask_compose=True)
     for name in dict.fromkeys(given.files):
         if name == STDIN or _is_target(name, catalog):
             yield _of_text(name, catalog)
         elif Path(name).is_dir():
             with chdir(name):
-                yield judge_project(_project(given, os.environ), catalog)
+                yield judge_project(_project(given, os.environ), catalog, ask_compose=True)
         else:
-            yield judge_project(of_file(name, given.env_files, given.profiles), catalog)
+            yield judge_project(of_file(name, given.env_files, given.profiles), catalog, ask_compose=True)
 
 
 def _project(given: Given, environ: Mapping[str, str]) -> "Project":

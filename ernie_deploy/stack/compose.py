@@ -82,11 +82,19 @@ class Done(Struct, frozen=True):
     stderr: str
 
 
-def ask(words: Sequence[str], *, timeout_s: float = QUICK_S, cwd: str | None = None) -> Done:
-    """Run a command to its end and return what it said; raises `ToolMissing`."""
+def ask(
+    words: Sequence[str],
+    *,
+    timeout_s: float = QUICK_S,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Done:
+    """Run a command to its end and return what it said; `env` is its whole environment; raises `ToolMissing`."""
     _present(words[0])
     try:
-        done = subprocess.run(words, capture_output=True, timeout=timeout_s, check=False, cwd=cwd, **READ)
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False, cwd=cwd, env=env, **READ
+        )  # fmt: skip
     except subprocess.TimeoutExpired as late:
         raise ToolFailed(f"`{shlex.join(words)}` did not end within {timeout_s:g} s.") from late
     return Done(done.returncode, done.stdout, done.stderr)
