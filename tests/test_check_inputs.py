@@ -1,10 +1,11 @@
 """`check` judges the stack that Compose would start: which files it takes, how they merge, what their variables are."""
 
+import os
+
 import pytest
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.check import judge_project
-from ernie_deploy.check.compose_config import configured
+from ernie_deploy.check import compose_config, judge_project
 from ernie_deploy.check.interpolate import Unset, Variables
 from ernie_deploy.check.project import here, of_file
 from ernie_deploy.cli import main
@@ -325,10 +326,13 @@ def plugin(compose, tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("bin")
     (folder / "docker-compose").symlink_to(compose)
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(compose_config, "LIMIT_S", 120)
 
 
 def asked(project):
-    return judge_project(project, CATALOG, ask_compose=True)
+    verdict = judge_project(project, CATALOG, ask_compose=True)
+    assert not verdict.asides
+    return verdict
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -347,15 +351,18 @@ def test_a_file_of_variables_that_stayed_elsewhere_is_no_fault_of_a_named_file(f
     assert "ED401" not in {f.id for f in asked(of_file("compose.yml")).findings}
 
 
-def test_variables_that_only_the_host_knows_are_no_fault_of_a_named_file(folder, plugin):
+def test_variables_that_only_the_host_knows_are_no_fault_of_a_named_file(folder, plugin, monkeypatch):
     write(folder, compose_yml=BASE.replace("8g", "${SHM}") + "    user: ${WHO:?who}\n    scale: ${N}\n")
     assert {f.id for f in asked(of_file("compose.yml")).findings} & {"ED401", "ED402"} == {"ED402"}
-    assert "ED401" in {f.id for f in asked(here({"WHO": "1", "SHM": "much"})).findings}
+    monkeypatch.setenv("WHO", "1")
+    monkeypatch.setenv("SHM", "much")
+    assert "ED401" in {f.id for f in asked(here(os.environ)).findings}
 
 
-def test_a_refusal_shows_no_secret(folder, plugin):
+def test_a_refusal_shows_no_secret(folder, plugin, monkeypatch):
     write(folder, compose_yml=BASE + "    scale: ${HUB_TOKEN}\n")
-    verdict = asked(here({"HUB_TOKEN": "Zq9-hidden"}))
+    monkeypatch.setenv("HUB_TOKEN", "Zq9-hidden")
+    verdict = asked(here(os.environ))
     assert "ED401" in {f.id for f in verdict.findings}
     assert "Zq9" not in str(verdict.findings)
 
@@ -420,5 +427,5 @@ def test_compose_is_never_asked_about_what_is_remote(folder, plugin, capsys):
 
 def test_compose_cannot_fetch_even_if_this_reader_took_the_path_for_a_file(folder, plugin, monkeypatch):
     write(folder, compose_yml="include: ['https://git.example/a.git']\n" + BASE)
-    answer = configured(here({}), uncertain=False)
+    answer = compose_config.configured(here({}), uncertain=False)
     assert "COMPOSE_EXPERIMENTAL_GIT_REMOTE" in answer.refusal
