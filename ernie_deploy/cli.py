@@ -33,6 +33,7 @@ COMMANDS = {
     "up": ("lifecycle", "Start a stack with a live view, and name the cause if it fails."),
     "status": ("lifecycle", "Show the containers, and what the server is doing."),
     "logs": ("logs_and_down", "Print the logs of a stack's containers."),
+    "explain": ("explain", "Name the cause in a log or a stack, with its evidence and the next step."),
     "down": ("logs_and_down", "Stop a stack; its weights stay on their volume."),
     "volumes": ("volumes", "List the stacks' volumes and who uses them; `remove` one that is not used."),
     "rehearse": (

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 AnyFact = TypeVar("AnyFact", bound=schema.Fact)
 ENGINE = "0.32.0"
+# In the order of `failures`: what is in several words of one line is told by the earlier one.
+FAILURE_TABLES = ("host", "scripts", "memory", "gpu", "image", "hub", "model", "ranks", "engine")
 DEFAULT_MODEL = {"nvidia": "21b", "amd": "21b", "cpu": "0.3b"}
 
 
@@ -91,8 +93,9 @@ class Catalog:
 
     @cached_property
     def failures(self) -> list[schema.Failure]:
-        """Known failures of a start, in the order they are looked for."""
-        return load(self.folder / "failures.toml", schema.Failures).failures
+        """Known failures, in the order they are looked for in a line."""
+        tables = [load(self.folder / "failures" / f"{name}.toml", schema.Failures) for name in FAILURE_TABLES]
+        return [failure for table in tables for failure in table.failures]
 
     @cached_property
     def substitutions(self) -> list[schema.Substitution]:

@@ -258,18 +258,29 @@ class Substitutions(Fact, frozen=True):
 
 
 class Failure(Fact, frozen=True):
-    """A failed start by what Docker, the kit's scripts or the engine print; `{detail}` in `what` is a group's text."""
+    """A failure by what the host (Docker, Kubernetes, the kernel), the kit's scripts or the engine print of it.
+
+    `{name}` in `what`, `next` and `kit` is the text of the group `name`, `{name:words}` stands for `words` where
+    there is none; `near` finds groups in the lines around. `kit` is the next step where the kit rendered the stack,
+    `{render:OPTIONS}` in it the command that renders it anew. A `consequence` is told where no cause stands in the
+    text, and a `generic` line never is.
+    """
 
     id: str
     what: str
     next: str
-    docker: str = ""
+    source: str
+    kit: str = ""
+    host: str = ""
     script: str = ""
     engine: str = ""
+    near: str = ""
     confirmed_by: str = ""
+    weight: Literal["cause", "consequence", "generic"] = "cause"
+    until_serving: bool = False
 
 
 class Failures(Fact, frozen=True):
-    """Known failures; the first whose pattern matches holds."""
+    """Known failures; of those whose patterns match one line, the first holds."""
 
     failures: list[Failure] = field(name="failure")

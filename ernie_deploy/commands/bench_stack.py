@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_deploy.commands.header import RENDERED, request_of_header
+from ernie_deploy.commands.header import request_of_header
 from ernie_deploy.commands.stack_of import stack_of
 from ernie_deploy.errors import KitError, UsageError
 from ernie_deploy.safe_io.reading import first_line
+from ernie_deploy.stack.rendered import RENDERED
 
 if TYPE_CHECKING:
     from ernie_deploy.bench.measure.site import Site

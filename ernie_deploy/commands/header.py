@@ -3,8 +3,7 @@
 import shlex
 
 from ernie_deploy.plan.request import Request
-
-RENDERED = "# ernie-deploy render "
+from ernie_deploy.stack.rendered import RENDERED
 
 
 def request_of_header(head: str) -> Request:

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ernie_deploy.commands.header import RENDERED, request_of_header
+from ernie_deploy.commands.header import request_of_header
 from ernie_deploy.errors import KitError, ToolFailed, ToolMissing, UsageError
 from ernie_deploy.plan.request import Request
 from ernie_deploy.safe_io.reading import first_line
 from ernie_deploy.safe_io.terminal import say
+from ernie_deploy.stack.rendered import RENDERED
 
 if TYPE_CHECKING:
     from ernie_deploy.host.findings import Finding, Report

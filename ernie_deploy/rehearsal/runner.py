@@ -22,7 +22,8 @@ from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import ask, demand, relay
 from ernie_deploy.stack.evidence import gathered
 from ernie_deploy.stack.failures import recognise
-from ernie_deploy.stack.lifecycle import Show, Started, up
+from ernie_deploy.stack.lifecycle import Show, Started, up, words_of_stack
+from ernie_deploy.stack.verdict import next_step, shown
 
 UP_S = 600
 CHECKPOINT_S = 120
@@ -174,7 +175,11 @@ def _failure_of(workers: Sequence[Member]) -> ToolFailed | None:
     for worker in workers:
         log = containers.log_of_start(engine, worker.state())
         if known := recognise(gathered(logs=[log]), catalog):
-            return ToolFailed(f"Node {worker.rank}: {known.what}", next_step=known.next)
+            return ToolFailed(
+                f"Node {worker.rank}: {known.what}",
+                cause=f"the log says: {shown(known.line)}",
+                next_step=next_step(known, words_of_stack(worker.stack)),
+            )
     return None
 
 

@@ -40,6 +40,8 @@ class State(Struct, frozen=True, kw_only=True):
     started_at: str
     last_probe: str
     ports: dict[str, str]
+    oom_killed: bool = False
+    error: str = ""
 
 
 def client() -> "DockerClient":
@@ -72,6 +74,18 @@ def states(engine: "DockerClient", project: str) -> list[State]:
 def of_service(found: Iterable[State], service: str) -> State | None:
     """The container of a service among these; None where it has none."""
     return next((state for state in found if state.service == service), None)
+
+
+def ends(found: Iterable[State]) -> list[str]:
+    """How containers ended that did not end well, each in a line as Docker words it."""
+    lines = []
+    for state in found:
+        if state.error:
+            lines.append(state.error)
+        elif state.status == "exited" and state.exit_code:
+            killed = ", OOMKilled" if state.oom_killed else ""
+            lines.append(f"{state.service} exited with code {state.exit_code}{killed}")
+    return lines
 
 
 def last_line(engine: "DockerClient", container_id: str) -> str:
@@ -164,6 +178,8 @@ def _state(container: "Container") -> State:
         started_at=data["State"]["StartedAt"],
         last_probe=probes[-1].get("Output", "").strip(),
         ports=_ports(data["NetworkSettings"]["Ports"] or {}),
+        oom_killed=data["State"].get("OOMKilled", False),
+        error=data["State"].get("Error", ""),
     )
 
 

@@ -17,6 +17,9 @@ from ernie_deploy.stack.address import api_address
 from ernie_deploy.stack.compose import Stack, demand, require_compose, started
 from ernie_deploy.stack.failures import recognise
 from ernie_deploy.stack.progress import Phase, phase
+from ernie_deploy.stack.rendered import words_of
+from ernie_deploy.stack.unknown import unknown
+from ernie_deploy.stack.verdict import next_step, shown
 
 if TYPE_CHECKING:
     import subprocess
@@ -56,7 +59,7 @@ def up(stack: Stack, wait_timeout_s: int, show: Show, options: Sequence[str] = (
     states = containers.states(engine, project)
     # Compose 2.40 ends with 0 although the engine refused a port.
     if process.returncode or not _stands(states):
-        raise failure(engine, project, "\n".join(said), elapsed_s, wait_timeout_s)
+        raise failure(engine, project, "\n".join(said), elapsed_s, wait_timeout_s, words_of_stack(stack))
     show(elapsed_s, _phase(engine, project))
     address = api_address(resolved["services"], states)
     return Started(project=project, address=address, elapsed_s=elapsed_s, states=states)
@@ -88,16 +91,30 @@ def own_volumes(resolved: dict[str, Any]) -> list[str]:
     ]
 
 
-def failure(
-    engine: "DockerClient", project: str, said: str, elapsed_s: float, wait_timeout_s: int
+def words_of_stack(stack: Stack) -> list[str] | None:
+    """The words that rendered the stack's first file; None where the kit did not."""
+    return words_of(stack.files[0] if stack.files else Path("compose.yml"))
+
+
+def failure(  # noqa: PLR0913, PLR0917 - what is known of the start
+    engine: "DockerClient",
+    project: str,
+    said: str,
+    elapsed_s: float,
+    wait_timeout_s: int,
+    rendered: list[str] | None,
 ) -> ToolFailed | NotReady:
     """The cause of a failed start, from the table of known ones or from the last line of the log."""
     states = containers.states(engine, project)
     logs = {state.service: containers.log_of_start(engine, state) for state in states}
-    known = recognise(evidence.gathered(said, logs.values()), Catalog())
-    if known:
-        return ToolFailed(known.what, next_step=known.next)
-    last = evidence.last(_own(logs) or evidence.cut(said))
+    ends = "\n".join(containers.ends(states))
+    seen = evidence.gathered(f"{said}\n{ends}", logs.values())
+    if known := recognise(seen, Catalog()):
+        return ToolFailed(
+            known.what, cause=f"the log says: {shown(known.line)}", next_step=next_step(known, rendered)
+        )
+    exception = unknown(seen.lines, Catalog()).exception
+    last = shown(exception) if exception else evidence.last(_own(logs) or evidence.cut(said))
     if elapsed_s >= wait_timeout_s - 1:
         return NotReady(
             f"The server was not ready after {elapsed_s:.0f} s.",
@@ -142,7 +159,7 @@ def _drain(lines: "queue.Queue[str]", said: list[str], for_s: float) -> None:
 
 def _own(logs: dict[str, str]) -> list[str]:
     """The server's own words, without those of its clients."""
-    return list(evidence.before_serving(logs.get("serve") or logs.get("worker") or ""))
+    return [line for _, line in evidence.before_serving(logs.get("serve") or logs.get("worker") or "")]
 
 
 def commands(stack: Stack, wait_timeout_s: int) -> str:

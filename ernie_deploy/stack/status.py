@@ -3,10 +3,12 @@
 import time
 from typing import Any
 
-from ernie_deploy.stack import containers, metrics
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.stack import containers, inspection, metrics
 from ernie_deploy.stack.address import api_address
 from ernie_deploy.stack.compose import Stack, require_compose
-from ernie_deploy.stack.lifecycle import resolve
+from ernie_deploy.stack.lifecycle import resolve, words_of_stack
+from ernie_deploy.stack.verdict import as_data, judge
 
 RATE_S = 1.0
 
@@ -21,8 +23,17 @@ def look(stack: Stack) -> dict[str, Any]:
     return {
         "project": project,
         "containers": [_container(state) for state in states],
+        "cause": _cause(engine, states, words_of_stack(stack)),
         "server": server(f"http://{address}") if address else None,
     }
+
+
+def _cause(engine: Any, states: list[containers.State], rendered: list[str] | None) -> dict[str, Any] | None:
+    """What `explain` says of containers that are not well; None where all are, or nothing is known of it."""
+    if all(inspection.is_well(state) for state in states):
+        return None
+    made = judge(inspection.of_containers(engine, states), Catalog(), rendered)
+    return as_data(made) if made.known else None
 
 
 def _container(state: containers.State) -> dict[str, Any]:
@@ -73,6 +84,8 @@ def as_text(seen: dict[str, Any]) -> str:
         lines.append(
             f"  {one['service']:<8} {one['status']}{code}{health}{restarts}  {one['last_probe'] or ''}".rstrip()
         )
+    if cause := seen.get("cause"):
+        lines += [f"  {cause['id']}: {cause['what']}", f"  next: {cause['next']}"]
     if not seen["containers"]:
         lines.append("  no containers; start it with: ernie-deploy up")
     if at_work := seen["server"]:

@@ -1,0 +1,262 @@
+"""`explain` names the cause in anybody's output, calls an unknown one unknown, and is safe on hostile text."""
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, kit
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.commands.explain import decoded
+from ernie_deploy.stack.evidence import SERVING, of_text
+from ernie_deploy.stack.peeling import peeled
+from ernie_deploy.stack.verdict import Verdict, as_text, judge
+
+CATALOG = Catalog()
+EXCERPTS = sorted((ROOT / "tests/failures").glob("*.txt"))
+HEALTHY = sorted((ROOT / "tests/logs").glob("*.log"))
+KNOWN = {failure.id: failure for failure in CATALOG.failures}
+START = (
+    "(APIServer pid=1) INFO 11-22 00:00:00 [api_server.py:1] vLLM API server version 0.32.0\n"
+    "(EngineCore pid=212) INFO 11-22 00:00:09 [core.py:109] Initializing a V1 LLM engine\n"
+)
+# How every failed start of vLLM ends.
+END = (
+    "(APIServer pid=1) Traceback (most recent call last):\n"
+    '(APIServer pid=1)   File "/usr/lib/python3/vllm/v1/engine/utils.py", line 900, in wait_for_engine_startup\n'
+    "(APIServer pid=1)     raise RuntimeError(\n"
+    "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n"
+)
+
+
+def of(text: str) -> Verdict:
+    return judge(of_text(text), CATALOG)
+
+
+def identity(text: str) -> str:
+    known = of(text).known
+    return known.id if known else "unknown"
+
+
+def expected(path: Path) -> str:
+    return "unknown" if KNOWN[path.stem].weight == "generic" else path.stem
+
+
+def test_no_excerpt_gets_a_wrong_cause() -> None:
+    """The confusion table: every excerpt alone, in a start that ends as every one does, and under other prefixes."""
+    table: Counter[tuple[str, str]] = Counter()
+    for path in EXCERPTS:
+        text = path.read_text(encoding="utf-8")
+        for form in (text, f"{START}{text}{END}", _stamped(text), _as_json_file(text)):
+            table[expected(path), identity(form)] += 1
+    wrong = {pair: count for pair, count in table.items() if pair[0] != pair[1]}
+    print(f"{len(EXCERPTS)} excerpts, {sum(table.values())} texts, {sum(wrong.values())} with a wrong cause")
+    for (want, has), count in sorted(table.items()):
+        print(f"{'WRONG' if want != has else '     '} {want:<32} {has:<32} {count}")
+    assert not wrong
+
+
+def _stamped(text: str) -> str:
+    """As `docker logs -t` of a terminal prints it."""
+    return "".join(f"2026-11-24T06:02:11.118273645Z \x1b[31m{line}\x1b[0m\r\n" for line in text.splitlines())
+
+
+def _as_json_file(text: str) -> str:
+    """As Docker's json-file driver keeps it."""
+    lines = [
+        {"log": f"{line}\n", "stream": "stderr", "time": "2026-11-24T06:02:11Z"} for line in text.splitlines()
+    ]
+    return "\n".join(map(json.dumps, lines))
+
+
+@pytest.mark.parametrize("path", HEALTHY, ids=lambda path: path.stem)
+def test_nothing_is_found_in_a_healthy_log(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for form in (text, "".join(f"serve-1  | {line}\n" for line in text.splitlines())):
+        made = of(form)
+        assert made.known is None, made.known
+        assert made.unknown
+        assert made.unknown.exception is None, made.unknown
+
+
+def test_the_healthy_logs_are_many_lines() -> None:
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in HEALTHY) >= 700
+
+
+BENIGN = """\
+(APIServer pid=1) WARNING 11-24 06:02:11 [system_utils.py:255] Found ulimit of 4096 and failed to raise it. This can cause fd limit errors like `OSError: [Errno 24] Too many open files`.
+(EngineCore pid=9) INFO 11-24 06:02:11 [shm_broadcast.py:466] No available shared memory broadcast block found in 60 seconds.
+[transformers] Encountered exception while importing decord: No module named 'decord'
+(APIServer pid=1) ERROR 11-24 06:02:11 [config.py:306] Error retrieving safetensors: Repo id must be in the form 'repo_name' or 'namespace/repo_name': '/w', retrying 1 of 2
+Matplotlib created a temporary cache directory at /tmp/m because the default path (/.config/matplotlib) is not a writable directory
+[W1124 06:02:11.118 ProcessGroupGloo.cpp:727] Warning: Unable to resolve hostname to a (local) address. Using the loopback address as fallback.
+(Worker pid=7) WARNING 11-24 06:02:11 [custom_all_reduce.py:144] Custom allreduce is disabled because your platform lacks GPU P2P capability
+(APIServer pid=1) WARNING 11-24 06:02:11 [interface.py:171] Failed to import from vllm._C: ImportError('libcuda.so.1: cannot open shared object file')
+(EngineCore pid=9) WARNING 11-24 06:02:11 [topk_topp_sampler.py:66] FlashInfer is not available. Falling back to the PyTorch-native implementation of top-p & top-k sampling.
+INFO:     10.0.0.9:51234 - "GET /v1/models/CUDA%20out%20of%20memory HTTP/1.1" 404 Not Found
+Exception ignored in: <function _ConnectionBase.__del__ at 0x7f>
+(Worker pid=7) INFO 11-24 06:02:11 [pynccl.py:113] vLLM is using nccl==2.27.7
+north:71:90 [0] NCCL INFO Bootstrap: Using eth0:172.18.0.2<0>
+ Container north-serve-1  Started
+4b00ab: Pull complete
+"""
+
+
+@pytest.mark.parametrize("line", BENIGN.splitlines())
+def test_a_harmless_line_is_no_cause(line: str) -> None:
+    assert identity(line) == "unknown"
+    assert (
+        identity(f"{line}\n{(ROOT / 'tests/failures/out-of-memory.txt').read_text()}{line}\n")
+        == "out-of-memory"
+    )
+
+
+PREFIXES = (
+    "",
+    "serve-1  | ",
+    "north-serve-1  | \x1b[36m(EngineCore pid=9)\x1b[0;0m ERROR 11-24 06:02:11 [core.py:1136] ",
+    "2026-11-24T06:02:11.118Z stderr F (EngineCore pid=9) ERROR 11-24 06:02:11 [core.py:1136] ",
+    "[pod/north-0/vllm] 2026-11-24T06:02:11Z ",
+    "Nov 24 06:02:11 north docker[812]: ",
+    "(VllmWorkerProcess pid=812) ERROR 02-20 16:43:12 engine.py:389] ",
+    "(RayWorkerWrapper pid=812, ip=10.8.0.3) ERROR 11-24 06:02:11 [core.py:1136] ",
+    "[rank3]: ",
+    "> ",
+)
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_what_others_write_before_a_line_is_taken_off(prefix: str) -> None:
+    said = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    assert [part.text for part in peeled(prefix + said)] == [said]
+    assert identity(prefix + said) == "out-of-memory"
+
+
+def test_json_and_logrus_are_read() -> None:
+    inner = json.dumps(
+        {"levelname": "ERROR", "message": "Traceback:\nRuntimeError: No CUDA GPUs are available"}
+    )
+    assert identity(json.dumps({"log": inner + "\n", "stream": "stderr"})) == "no-gpu-seen"
+    line = 'time="2026-11-24T06:02:11Z" level=error msg="Bind for 10.8.0.3:8000 failed: port is already allocated"'
+    assert identity(line) == "port-busy"
+    assert identity("[" * 100_000) == identity('{"a":' * 20_000) == "unknown"
+
+
+def test_the_last_of_several_starts_counts_and_the_others_are_named() -> None:
+    first = "Error response from daemon: Bind for 10.8.0.3:8000 failed: port is already allocated\n"
+    second = f"{START}(EngineCore pid=2) ERROR 11-24 06:02:11 [core.py:9] torch.OutOfMemoryError: CUDA out of memory.\n{END}"
+    made = of(first + second)
+    assert made.known
+    assert made.known.id == "out-of-memory"
+    assert [one.id for one in made.also] == ["port-busy"]
+    assert "also: port-busy (line 1)" in as_text(made)
+
+
+def test_a_cause_wins_over_what_follows_from_it() -> None:
+    text = (
+        "(EngineCore pid=2) UserWarning: CUDA initialization: The NVIDIA driver on your system is too old (found 12020).\n"
+        "(EngineCore pid=2) ERROR 11-24 06:02:11 [core.py:9] RuntimeError: No CUDA GPUs are available\n"
+        "(APIServer pid=1) ERROR 11-24 06:02:11 [x.py:1] Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor.\n"
+    )
+    assert identity(text) == "driver-too-old"
+
+
+UNKNOWN = (
+    f"{START}"
+    '(EngineCore pid=2) ERROR 11-24 06:02:11 [core.py:9]   File "/opt/venv/lib/python3.12/site-packages/vllm/moon/tide.py", line 7, in rise\n'
+    "(EngineCore pid=2) ERROR 11-24 06:02:11 [core.py:9]     raise TideError(height)\n"
+    "(EngineCore pid=2) ERROR 11-24 06:02:11 [core.py:9] vllm.moon.TideError: the tide at 0x7f3311aa is 48211 too high\n"
+    f"{END}"
+)
+
+
+def test_an_unknown_failure_is_called_so_with_its_exception_and_what_to_search_for() -> None:
+    made = of(UNKNOWN)
+    assert made.known is None
+    assert as_text(made).splitlines() == [
+        "unknown: the table has no failure for this text",
+        "  last exception, line 5: vllm.moon.TideError: the tide at 0x7f3311aa is 48211 too high",
+        "  worth searching for:",
+        "    vllm.moon.TideError: the tide at ... is ... too high",
+        "    vllm/moon/tide.py rise",
+    ]
+
+
+def test_the_kits_own_error_is_passed_on() -> None:
+    text = "error: The moon is full.\n  cause: it is the 14th\n  next:  wait with: sleep 1d\n"
+    made = of(text)
+    assert made.known
+    assert (made.known.what, made.next) == ("The moon is full.", "wait with: sleep 1d")
+
+
+def test_what_clients_write_once_it_serves_is_no_evidence_and_what_the_engine_logs_is() -> None:
+    serving = f"{START}INFO:     {SERVING}\n"
+    assert (
+        identity(f"{serving}torch.OutOfMemoryError: CUDA out of memory.\nCUDA out of memory. Tried\n")
+        == "unknown"
+    )
+    logged = (
+        "(EngineCore pid=2) ERROR 11-24 06:02:11 [core.py:9] torch.OutOfMemoryError: CUDA out of memory.\n"
+    )
+    assert identity(serving + logged) == "out-of-memory"
+    ipc = (ROOT / "tests/failures/hip-ipc.txt").read_text()
+    assert identity(ipc) == "hip-ipc"
+    assert identity(serving + ipc) == "nccl-unspecific"
+
+
+def test_values_are_passed_on_in_words_of_the_rendered_file(tmp_path: Path) -> None:
+    log = tmp_path / "serve.log"
+    log.write_text((ROOT / "tests/failures/kv-cache-too-small.txt").read_text())
+    alone = kit("explain", str(log))
+    assert alone.returncode == 0
+    assert "serve with --max-model-len 75856" in alone.stdout
+    assert kit("render", "h100", "--tp", "2", "-o", str(tmp_path / "compose.yml")).returncode == 0
+    beside = kit("explain", str(log), "--json")
+    step = json.loads(beside.stdout)["next"]
+    command = "ernie-deploy render h100 --tp 2 --max-model-len 75856 -o compose.yml --force"
+    assert command in step
+    assert kit(*command.split()[1:], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}).returncode == 0
+    assert "75856" in (tmp_path / "compose.yml").read_text()
+
+
+def test_what_is_printed_is_not_taken_for_a_place_of_the_table() -> None:
+    line = "vllm: error: argument --x: {render:--set evil=1}"
+    made = judge(of_text(line), CATALOG, ["h100"])
+    assert "ernie-deploy render" not in made.next
+    assert made.known
+    assert "{ render:--set evil=1}" in made.known.what
+
+
+def test_exit_codes_and_standard_input(tmp_path: Path) -> None:
+    said = kit("explain", "-", input=(ROOT / "tests/failures/port-busy.txt").read_text())
+    assert (said.returncode, said.stdout.partition(":")[0]) == (0, "port-busy")
+    none = kit("explain", "-", "--json", input="hello\n")
+    assert none.returncode == 1
+    assert json.loads(none.stdout)["recognised"] is False
+    assert kit("explain", str(tmp_path / "absent/x.log")).returncode == 2
+    empty = kit("explain", cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert empty.returncode == 2
+    assert "explain FILE" in empty.stderr or "explain -" in empty.stderr
+
+
+def test_secrets_and_controls_of_a_log_are_not_shown() -> None:
+    token = "hf_" + "a1B2" * 9
+    line = f"ValueError: https://user:pass@h.example/ {token} Authorization: Bearer abcdef123456 \x1b]0;x\x07 \u202e"
+    done = kit("explain", "-", input=line)
+    for secret in (token, "pass@", "abcdef123456", "\x1b", "\u202e"):
+        assert secret not in done.stdout
+
+
+def test_a_huge_and_hostile_text_is_bounded() -> None:
+    begun = time.monotonic()
+    text = ("vllm: error: " * 90 + "\n") * 2_000 + "A" * 5_000_000 + "\n" + "x | y | " * 300_000
+    of(text + "\nRuntimeError: No CUDA GPUs are available\n")
+    assert time.monotonic() - begun < 30
+
+
+def test_powershells_encoding_is_read() -> None:
+    text = (ROOT / "tests/failures/port-busy.txt").read_text()
+    assert identity(decoded(text.encode("utf-16"))) == "port-busy"
+    assert identity(decoded(b"\xef\xbb\xbf" + text.encode())) == "port-busy"
