@@ -341,6 +341,7 @@ CALLS: dict[str, Calls] = {
     "doctor": [((), False), (("h100",), True), (("h100", "--json"), True), (("mi300x", "--write-env", "--env-file", PLANT), True)],
     "up": [(("--no-preflight",), True), ((), True), (("./odd.yml", "--no-preflight"), True), (("--json",), True)],
     "status": [((), True), (("--json",), True), (("-f", "odd.yml"), True)],
+    "explain": [((), False), (("--json",), False), (("odd.yml",), False), (("journal.jsonl",), False), ((f"./{PLANT}",), False)],
     "logs": [((), True), (("--json",), True), ((PLANT,), True)],
     "volumes": [((), True), (("--json",), True)],
     "volumes remove": [((PLANT, "--yes"), True), (("free", "--yes"), True), (("other",), True), (("free",), False)],

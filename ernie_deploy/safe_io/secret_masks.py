@@ -9,7 +9,7 @@ from ernie_deploy.safe_io.redaction import MASK, redacted
 TOKEN = re.compile(
     r"(?<![A-Za-z0-9_])(?:hf_[A-Za-z0-9]{8,200}|sk-[A-Za-z0-9_-]{8,200}|gh[pousr]_[A-Za-z0-9]{20,200}"
     r"|github_pat_\w{20,200}|glpat-[\w-]{16,100}|AKIA[A-Z0-9]{16}|xox[abprs]-[\w-]{10,200}|nvapi-[\w-]{16,200}"
-    r"|eyJ[\w-]{8,2000}\.[\w-]{4,4000}\.[\w-]{0,2000})"
+    r"|(?<!-)eyJ[\w-]{8,2000}\.[\w-]{4,4000}\.[\w-]{0,2000})"
 )
 HEADER = re.compile(
     r"(?i)(?P<name>\b(?:proxy-)?authorization\b|\bx-api-key\b|\bapi-key\b|\bcookie\b)(?P<sign>['\"]?\s{0,5}[:=]\s{0,5}['\"]?)(?P<kind>(?:bearer|basic|token)\s{1,5})?(?P<value>[^\s'\",}{][^\n'\",}{]{0,2000})"

@@ -26,7 +26,7 @@ ENGINE = (
     re.compile(r"\[(?:rank|default)\d{1,5}\]: ?"),
     re.compile(r"\[[EWIFC]\d{0,4} ?[\d:.]{0,20} ?[\w.]{1,80}:\d{1,6}\] "),
 )
-CONTAINER = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]{0,99}) {0,40}\| ?")
+CONTAINER = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]{0,99}) {0,40}\| ?")
 OTHERS = (
     re.compile(r"\[pod/(?P<name>[\w.-]{1,200})/[\w.-]{1,200}\] "),
     re.compile(
