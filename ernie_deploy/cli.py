@@ -34,6 +34,10 @@ COMMANDS = {
     "status": ("lifecycle", "Show the containers, and what the server is doing."),
     "logs": ("logs_and_down", "Print the logs of a stack's containers."),
     "explain": ("explain", "Name the cause in a log or a stack, with its evidence and the next step."),
+    "support-bundle": (
+        "support_bundle",
+        "Gather what a ticket needs in one archive, without secrets and prompts.",
+    ),
     "down": ("logs_and_down", "Stop a stack; its weights stay on their volume."),
     "volumes": ("volumes", "List the stacks' volumes and who uses them; `remove` one that is not used."),
     "rehearse": (
@@ -57,7 +61,7 @@ class Commands(click.Group):
         if name not in COMMANDS:
             return None
         module = importlib.import_module(f"ernie_deploy.commands.{COMMANDS[name][0]}")
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

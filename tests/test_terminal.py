@@ -342,6 +342,7 @@ CALLS: dict[str, Calls] = {
     "up": [(("--no-preflight",), True), ((), True), (("./odd.yml", "--no-preflight"), True), (("--json",), True)],
     "status": [((), True), (("--json",), True), (("-f", "odd.yml"), True)],
     "explain": [((), False), (("--json",), False), (("odd.yml",), False), (("journal.jsonl",), False), ((f"./{PLANT}",), False)],
+    "support-bundle": [((), False), (("--json", "--force"), False), (("-f", "odd.yml", "-o", f"{PLANT}.tar.gz"), True)],
     "logs": [((), True), (("--json",), True), ((PLANT,), True)],
     "volumes": [((), True), (("--json",), True)],
     "volumes remove": [((PLANT, "--yes"), True), (("free", "--yes"), True), (("other",), True), (("free",), False)],

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -74,6 +74,28 @@ def states(engine: "DockerClient", project: str) -> list[State]:
 def of_service(found: Iterable[State], service: str) -> State | None:
     """The container of a service among these; None where it has none."""
     return next((state for state in found if state.service == service), None)
+
+
+def described(engine: "DockerClient", state: State) -> dict[str, Any]:
+    """A container as a ticket needs it: its image, how it runs or ended, and its last health probes."""
+    container = engine.containers.get(state.id)
+    data = container.attrs
+    return {
+        "service": state.service,
+        "image": data["Config"]["Image"],
+        "image_id": data["Image"],
+        "created": data["Created"],
+        "state": data["State"],
+        "restarts": state.restarts,
+        "ports": state.ports,
+        "mounts": [
+            f"{mount.get('Name') or mount.get('Source')} -> {mount['Destination']}"
+            for mount in data["Mounts"]
+        ],
+        "memory_limit_bytes": data["HostConfig"].get("Memory"),
+        "shm_size_bytes": data["HostConfig"].get("ShmSize"),
+        "networks": list(data["NetworkSettings"]["Networks"]),
+    }
 
 
 def ends(found: Iterable[State]) -> list[str]:
