@@ -26,15 +26,18 @@ ENGINE = (
     re.compile(r"\[(?:rank|default)\d{1,5}\]: ?"),
     re.compile(r"\[[EWIFC]\d{0,4} ?[\d:.]{0,20} ?[\w.]{1,80}:\d{1,6}\] "),
 )
+# What stands before a message that another exception or a warning carries on.
+CARRIERS = (
+    re.compile(r"/[\w./-]{1,300}\.py:\d{1,6}: (?=\w{1,60}Warning: )"),
+    re.compile(r"torch\._(?:inductor|dynamo)\.exc\.\w{1,60}: (?=[\w.]{1,99}(?:Error|Compiler): )"),
+)
 CONTAINER = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]{0,99}) {0,40}\| ?")
 OTHERS = (
     re.compile(r"\[pod/(?P<name>[\w.-]{1,200})/[\w.-]{1,200}\] "),
     re.compile(
         r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]?(?: (?:stdout|stderr) [FP])?(?:[ \t]{1,9}|$)"
     ),
-    re.compile(
-        r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [\w.-]{1,100} (?P<name>[\w./-]{1,60})(?:\[\d{1,10}\])?: "
-    ),
+    re.compile(r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [\w.-]{1,100} [\w./-]{1,60}(?:\[\d{1,10}\])?: "),
     re.compile(r"\[ {0,8}\d{1,9}\.\d{1,9}\] "),
     re.compile(r"\[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}\] "),
     re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d{1,9} {1,10}\d{1,10} [\w./-]{1,100}:\d{1,6}\] "),
@@ -63,11 +66,13 @@ def peeled(line: str) -> list[Peeled]:
 
 def message(line: str) -> Peeled:
     """A container's own line without the prefix of vLLM's logger; nothing else is taken off."""
-    return _off(Peeled(ESCAPES.sub("", line[:MOST_CHARACTERS]).strip()), (*ENGINE, LEVEL), MOST_PEELS)
+    return _off(
+        Peeled(ESCAPES.sub("", line[:MOST_CHARACTERS]).strip()), (*ENGINE, LEVEL, *CARRIERS), MOST_PEELS
+    )
 
 
 def _peeled(part: Peeled, left: int) -> list[Peeled]:
-    part = _off(part, (CONTAINER, *OTHERS, *ENGINE, LEVEL), left)
+    part = _off(part, (CONTAINER, *OTHERS, *ENGINE, LEVEL, *CARRIERS), left)
     inner = _inside(part)
     if not inner or not left:
         return [Peeled(part.text[:MOST_CHARACTERS].rstrip(" \u2502"), part.name, part.level, part.engine)]
