@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.check.findings import Spot, rule
+from ernie_deploy.check.model_names import as_published
 from ernie_deploy.check.service import Service
 
 # A longer word is a program of somebody's, and what it mentions it need not bring.
@@ -73,5 +74,5 @@ def missing_trust(service: Service) -> Iterator[Spot]:
         return
     # A folder of the user's may be converted, and hf-overrides may name another class.
     changed = any(argument.name in CHANGE_CONFIG for argument in argv.arguments)
-    if word.text == model.hf_id and not changed:
+    if as_published(word.text, model) and not changed:
         yield Spot(word.line, f"{model.id} does not start without --trust-remote-code")

@@ -29,8 +29,9 @@ def illegal_split(service: Service) -> Iterator[Spot]:
     """Tensor and expert parallel sizes that do not divide the model."""
     argv, model = service.serve, service.model
     tp = argv.number("tensor-parallel-size", 1) if argv else None
-    dp = argv.number("data-parallel-size", 1) if argv else None
-    if argv is None or model is None or tp is None or dp is None or not (0 < tp < MOST and 0 < dp < MOST):
+    # Heads that do not divide are wrong with any number of replicas.
+    dp = (argv.number("data-parallel-size", 1) or 1) if argv else 1
+    if argv is None or model is None or tp is None or not (0 < tp < MOST and 0 < dp < MOST):
         return
     expert = argv.has("enable-expert-parallel")
     reason = refusal(model, Topology(tensor_parallel_size=tp, data_parallel_size=dp, expert_parallel=expert))

@@ -10,6 +10,7 @@ from ernie_deploy.catalog.schema import Model
 from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.images import Image, image_of
 from ernie_deploy.check.merge import pair
+from ernie_deploy.check.model_names import model_named
 from ernie_deploy.check.plumbing import Mount, Port, mount_of, port_of, tmpfs_of
 from ernie_deploy.check.process import Process, process_of
 from ernie_deploy.check.remark import Remark
@@ -173,10 +174,9 @@ class Service:
 
     @cached_property
     def model(self) -> Model | None:
-        """The catalog's model, by its id on the hub or a directory of that name."""
-        name = self.model_word.text.rstrip("/").rpartition("/")[2].lower() if self.model_word else ""
-        models = self.stack.catalog.models() if name.startswith("ernie") else []
-        return next((m for m in models if m.hf_id.rpartition("/")[2].lower() == name), None)
+        """The catalog's model, by each of the names that it has."""
+        name = self.model_word.text if self.model_word else ""
+        return model_named(name, self.stack.catalog.models()) if "ernie" in name.lower() else None
 
     @cached_property
     def ports(self) -> tuple[Port, ...]:

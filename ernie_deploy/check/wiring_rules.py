@@ -1,19 +1,16 @@
 """ED1xx, third part: ports and names by which client, health check and server find each other."""
 
-import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
+from ernie_deploy.check.probe import own, speaks_tls
 from ernie_deploy.check.service import API_PORT, Service, neighbours
 from ernie_deploy.check.values import shown, whole
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-HEALTH_URL = re.compile(
-    r"https?://(?:127\.0\.0\.1|localhost|0\.0\.0\.0|\[::1\])(?::(\d{1,5}))?(?=[/\s'\"]|$)"
-)
 
 
 @rule(
@@ -35,6 +32,10 @@ def bench_finds_no_server(service: Service) -> Iterator[Spot]:
     if server and port is not None and server.api_port not in (None, port):
         line = service.bench.line_of("port", service.line)
         yield Spot(line, f"port {port} is asked, {shown(server.name)} listens on {server.api_port}")
+    if server and speaks_tls(server) and not service.bench.text("base-url").startswith("https"):
+        line = service.bench.line_of("base-url", service.bench.line_of("host", service.line))
+        sentence = f"it speaks http, and {shown(server.name)} has a certificate"
+        yield Spot(line, sentence, f"--base-url https://{server.name}:{server.api_port or API_PORT}")
 
 
 def _servers(service: Service) -> list[Service]:
@@ -79,7 +80,10 @@ def _server(service: Service, host: str) -> Service | None:
 def dead_port(service: Service) -> Iterator[Spot]:
     """Ports that lead nowhere, and servers that listen on the container's loopback only."""
     port, argv = service.api_port, service.serve
-    if not argv or not service.answers or port is None or service.host_network or not service.ports:
+    if not argv or not service.answers or port is None or service.text("network_mode") or not service.ports:
+        return
+    if any(other.text("network_mode") == f"service:{service.name}" for other in neighbours(service)):
+        # A gateway that shares the network may be what is published.
         return
     if argv.text("host") in LOOPBACK:
         line = argv.line_of("host")
@@ -104,7 +108,7 @@ def deaf_health_check(service: Service) -> Iterator[Spot]:
     port = service.api_port
     if not service.answers or port is None:
         return
-    asked = {int(m[1] or 80) for word in service.health_test for m in HEALTH_URL.finditer(word.text)}
+    asked = {address.port for address in own(service)}
     if asked and port not in asked:
         line = service.line_of("healthcheck")
         yield Spot(line, f"it asks port {', '.join(map(str, sorted(asked)))}, vLLM listens on {port}")
