@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
+from ernie_deploy.check.placeholders import is_nothing, is_placeholder
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.tree import Items, Table, Word
 from ernie_deploy.check.values import shown
@@ -13,9 +14,8 @@ TOKEN = re.compile(r"(?<![A-Za-z0-9_])(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{12
 NAMES = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "VLLM_API_KEY", "OPENAI_API_KEY"}
 # Any other name of this end is a secret in vLLM's own containers only.
 ENDS = ("_API_KEY", "_TOKEN", "_PASSWORD", "_SECRET", "_ACCESS_KEY")
-NO_SECRETS = re.compile(
-    r"[0-9]*|true|false|yes|no|empty|none|dummy|null|unused|not[-_ ]needed|/.*", re.IGNORECASE
-)
+# Words for special tokens of a tokenizer, and counts of them.
+NO_NAMES = re.compile(r"(?:^|_)(?:EOS|BOS|PAD|STOP|SEP|UNK|MASK|END|START|IMAGE|SPECIAL|MAX|NUM|PER)_TOKEN$")
 FLAGS = ("api-key", "hf-token")
 VLLM_USER_SINCE = (0, 22, 0)
 MODE = re.compile(r"no-new-privileges(?:[:=]true)?")
@@ -31,11 +31,12 @@ MODE = re.compile(r"no-new-privileges(?:[:=]true)?")
 def secret_in_clear(service: Service) -> Iterator[Spot]:
     """Tokens and keys as values; what the finding prints is never the value."""
     said = [(what, word) for what, word in _secrets(service) if known(word.text)]
+    said = [(what, word) for what, word in said if not is_placeholder(word.text)]
     for what, word in said:
         yield Spot(word.line, f"{what} is written out here")
     for word in _all_words(service):
         match = TOKEN.search(word.text)
-        if match and not any(match[0] in secret.text for _, secret in said):
+        if match and not is_placeholder(match[0]) and not any(match[0] in secret.text for _, secret in said):
             kind = "a Hugging Face token" if match[0].startswith("hf_") else "an API key"
             yield Spot(word.line, f"{kind} is written out here")
 
@@ -58,22 +59,51 @@ def _secrets(service: Service) -> Iterator[tuple[str, Word]]:
     """Flags and variables that hold a secret; a value that only the host knows has a `$`."""
     for argument in service.argv.arguments if service.argv else ():
         for value in argument.values:
-            if argument.name in FLAGS and not NO_SECRETS.fullmatch(value):
+            if argument.name in FLAGS and not is_nothing(value):
                 yield f"--{argument.name}", Word(value.replace("$", "$$"), argument.line)
     for name, word in service.environment.items():
         if _is_secret(name, service) and _comes_from_shell(word):
             yield name, Word(f"${{{name}}}", word.line)
-        elif _is_secret(name, service) and not NO_SECRETS.fullmatch(word.text):
+        elif _is_secret(name, service) and not is_nothing(word.text):
             yield name, word
 
 
 def _is_secret(name: str, service: Service) -> bool:
-    return name in NAMES or (service.uses_vllm and name.endswith(ENDS) and "DISABLE" not in name)
+    named = service.uses_vllm and name.endswith(ENDS) and "DISABLE" not in name
+    return name in NAMES or (named and not NO_NAMES.search(name))
 
 
 def _comes_from_shell(word: Word) -> bool:
-    """`NAME:` and `NAME: ${NAME:-}`."""
-    return word.null or (not word.text and "${" in word.raw)
+    """`NAME:`, `NAME: ${NAME:-}` and `NAME: ${NAME:-''}`."""
+    return word.null or (not word.text.strip("'\"") and "${" in word.raw)
+
+
+@rule(
+    "ED227",
+    "warning",
+    "A placeholder stands where a secret belongs.",
+    remedy="put the real one into a file and name that under `secrets`; leave the variable out where none is needed",
+    source="vLLM 0.32.0 vllm/entrypoints/serve/middleware/authenticate.py compares with whatever it is given;"
+    " the hub answers 401 to a token that it does not know, for public repositories too",
+)
+def placeholder(service: Service) -> Iterator[Spot]:
+    """`VLLM_API_KEY: change-me`, `HF_TOKEN: <token>`."""
+    for what, word in _filled(service) if service.uses_vllm else ():
+        if what.upper().replace("-", "_").endswith("API_KEY"):
+            if service.serve and (is_placeholder(word.text) or is_nothing(word.text)):
+                yield Spot(
+                    word.line, f"{what} is a placeholder, and a real key to the server: anyone guesses it"
+                )
+        elif is_placeholder(word.text) and not is_nothing(word.text):
+            yield Spot(word.line, f"{what} is a placeholder, which is sent to the hub and refused")
+
+
+def _filled(service: Service) -> Iterator[tuple[str, Word]]:
+    """Flags and variables for secrets with a value in the file, whatever it is worth."""
+    for argument in service.argv.arguments if service.argv else ():
+        for value in argument.values if argument.name in FLAGS else ():
+            yield f"--{argument.name}", Word(value.replace("$", "$$"), argument.line)
+    yield from ((name, word) for name, word in service.environment.items() if _is_secret(name, service))
 
 
 def _all_words(service: Service) -> Iterator[Word]:

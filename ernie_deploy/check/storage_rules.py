@@ -8,7 +8,7 @@ from ernie_deploy.check.plumbing import Mount, Port
 from ernie_deploy.check.secret_rules import used
 from ernie_deploy.check.service import Service, never_together, replicas, split
 from ernie_deploy.check.tree import Items, Table, Word
-from ernie_deploy.check.values import shown
+from ernie_deploy.check.values import shown, truth
 
 UNBOUNDED_DRIVERS = {"", "json-file"}
 WILDCARDS = {"", "0.0.0.0", "::", "[::]"}  # noqa: S104 - read from other people's files
@@ -114,8 +114,17 @@ def weights_are_lost(service: Service) -> Iterator[Spot]:
     word, argv, path = service.model_word, service.serve, _weights_cache(service)
     if not word or not argv or not path or argv.last("download-dir") or word.text.count("/") != 1:
         return
-    if not word.text.startswith(("/", ".", "~")) and known(word.text) and _mount_of(path, service) is None:
-        yield Spot(service.line, f"the weights go to {shown(path)}, in the container's own layer")
+    local = word.text.startswith(("/", ".", "~")) or not known(word.text)
+    if not local and _mount_of(path, service) is None and not _unseen_mounts(service):
+        remedy = "" if "modelscope" not in path else "a volume at MODELSCOPE_CACHE"
+        yield Spot(service.line, f"the weights go to {shown(path)}, in the container's own layer", remedy)
+
+
+def _unseen_mounts(service: Service) -> bool:
+    """Whether a mount may hold the cache that the file does not show to do so."""
+    targets = any(not known(mount.target) for mount in service.mounts)
+    elsewhere = service.value("env_file") is not None and bool(service.mounts)
+    return targets or elsewhere or service.value("volumes_from") is not None
 
 
 def _home(service: Service) -> str:
@@ -138,8 +147,12 @@ def _compile_caches(service: Service) -> dict[str, str]:
 def _weights_cache(service: Service) -> str:
     home = _home(service)
     below = service.variable("XDG_CACHE_HOME") or (home and f"{home}/.cache")
+    if truth(service.variable("VLLM_USE_MODELSCOPE")):
+        path = service.variable("MODELSCOPE_CACHE") or (home and f"{home}/.cache/modelscope")
+        return path if path.startswith("/") and known(path) else ""
     hub = service.variable("HF_HOME") or (below and f"{below}/huggingface")
-    path = service.variable("HF_HUB_CACHE") or (hub and f"{hub}/hub")
+    old = service.variable("HUGGINGFACE_HUB_CACHE")
+    path = service.variable("HF_HUB_CACHE") or old or (hub and f"{hub}/hub")
     return path if path.startswith("/") and known(path) else ""
 
 
