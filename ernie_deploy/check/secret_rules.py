@@ -88,7 +88,8 @@ def _comes_from_shell(word: Word) -> bool:
 )
 def placeholder(service: Service) -> Iterator[Spot]:
     """`VLLM_API_KEY: change-me`, `HF_TOKEN: <token>`."""
-    for what, word in _filled(service) if service.uses_vllm else ():
+    filled = [(what, word) for what, word in _filled(service) if service.uses_vllm and known(word.text)]
+    for what, word in filled:
         if what.upper().replace("-", "_").endswith("API_KEY"):
             if service.serve and (is_placeholder(word.text) or is_nothing(word.text)):
                 yield Spot(
