@@ -71,5 +71,13 @@ def _ids(sample: str) -> set[str]:
     return {finding.id for finding in judge(text.encode(), "sample.yml", CATALOG)}
 
 
+def main() -> None:
+    """Write today's table into the page."""
+    page = FOLDER.parent.parent / "docs" / "check.md"
+    before, _, after = page.read_text(encoding="utf-8").partition("| rule |")
+    rest = after.partition("\n\n")[2]
+    page.write_text(f"{before}{table()}\n" + (f"\n{rest}" if rest else ""), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    print(table())
+    main()
