@@ -4,13 +4,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ernie_deploy.catalog import bench_schema, engine_schema, schema, vendor_schema
+from ernie_deploy.catalog import engine_schema, schema, vendor_schema
 from ernie_deploy.catalog.load import load
 from ernie_deploy.errors import CatalogError
 from ernie_deploy.paths import CATALOG
 
 if TYPE_CHECKING:
-    from ernie_deploy.catalog import package_schema
+    from ernie_deploy.catalog import bench_schema, package_schema
 
 AnyFact = TypeVar("AnyFact", bound=schema.Fact)
 ENGINE = "0.32.0"
@@ -82,14 +82,18 @@ class Catalog:
         return load(self.folder / "ports.toml", schema.Ports).ports
 
     @cached_property
-    def baselines(self) -> list[bench_schema.Baseline]:
+    def baselines(self) -> "list[bench_schema.Baseline]":
         """The published result blocks."""
-        return load(self.folder / "baselines.toml", bench_schema.Baselines).baselines
+        from ernie_deploy.catalog.bench_schema import Baselines
+
+        return load(self.folder / "baselines.toml", Baselines).baselines
 
     @cached_property
-    def matrix(self) -> bench_schema.Matrix:
+    def matrix(self) -> "bench_schema.Matrix":
         """The recipe's benchmark matrix."""
-        return load(self.folder / "matrix.toml", bench_schema.Matrix)
+        from ernie_deploy.catalog.bench_schema import Matrix
+
+        return load(self.folder / "matrix.toml", Matrix)
 
     @cached_property
     def failures(self) -> list[schema.Failure]:

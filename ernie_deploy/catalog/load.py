@@ -1,6 +1,8 @@
 """Reads one catalog file into its type, and tells all of the file's faults at once."""
 
-import tomllib
+import marshal
+from contextlib import suppress
+from importlib.util import source_hash
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +10,8 @@ import msgspec
 
 from ernie_deploy.catalog.schema import Fact
 from ernie_deploy.errors import CatalogError
+from ernie_deploy.paths import CATALOG
+from ernie_deploy.safe_io.derived import keep, kept
 
 AnyFact = TypeVar("AnyFact", bound=Fact)
 
@@ -24,8 +28,29 @@ def load(path: Path, kind: type[AnyFact]) -> AnyFact:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
+        text = path.read_bytes()
+    except OSError as fault:
+        raise _faulty(path, [str(fault)]) from fault
+    return _kept(path, text) if path.is_relative_to(CATALOG) else _parsed(path, text)
+
+
+def _kept(path: Path, text: bytes) -> dict[str, Any]:
+    """The table as it was parsed before, while the text is the same."""
+    stamp = source_hash(text)
+    if (data := kept(path, "toml")) and data.startswith(stamp):
+        with suppress(EOFError, ValueError, TypeError):
+            return dict(marshal.loads(data[len(stamp) :]))  # noqa: S302 - it lies where the bytecode does
+    table = _parsed(path, text)
+    keep(path, "toml", stamp + marshal.dumps(table))
+    return table
+
+
+def _parsed(path: Path, text: bytes) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(text.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as fault:
         raise _faulty(path, [str(fault)]) from fault
 
 

@@ -25,8 +25,11 @@ def jinja(*, autoescape: bool) -> "Environment":
     """An environment over templates/; the import stands here because start-up is counted."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+    from ernie_deploy.render.bytecode import Bytecode
+
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
+        bytecode_cache=Bytecode("jinjaescaped" if autoescape else "jinja"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
