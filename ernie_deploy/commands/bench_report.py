@@ -1,10 +1,12 @@
 """`bench report`, `bench compare` and `bench baseline`: what a journal says; no server and no GPU is needed."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from ernie_deploy.safe_io.columns import width_of
 from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
@@ -79,7 +81,8 @@ def compare(a: Path, b: Path, tolerance: Path | None, as_json: bool) -> int:
     from ernie_deploy.bench.report import text
 
     found = comparing.compare(_journal(a), _journal(b), comparing.tolerance_of(tolerance))
-    say(msgspec.json.encode(found).decode() if as_json else text.comparison(found), as_json=as_json)
+    shown = msgspec.json.encode(found).decode() if as_json else text.comparison(found, width_of(sys.stdout))
+    say(shown, as_json=as_json)
     return found.exit_code
 
 

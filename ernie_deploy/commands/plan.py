@@ -1,11 +1,13 @@
 """`plan`: what `render` would decide, and why."""
 
 import json
+import sys
 from typing import Any
 
 import click
 
 from ernie_deploy.commands.options import request_of, request_options
+from ernie_deploy.safe_io.columns import width_of
 from ernie_deploy.safe_io.terminal import say
 
 EXAMPLE = """\b
@@ -24,5 +26,7 @@ def plan(as_json: bool, **options: Any) -> None:
     from ernie_deploy.render.explain import as_data, as_text
 
     decided = resolve(Catalog(), request_of(options))
-    text = json.dumps(as_data(decided), indent=2, ensure_ascii=False) if as_json else as_text(decided)
-    say(text, as_json=as_json)
+    if as_json:
+        say(json.dumps(as_data(decided), indent=2, ensure_ascii=False), as_json=True)
+    else:
+        say(as_text(decided, width_of(sys.stdout)))

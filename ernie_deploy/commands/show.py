@@ -1,11 +1,14 @@
 """`targets`, `models` and `profiles`: what there is, as a table or as JSON."""
 
 import json
-from collections.abc import Iterable
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from ernie_deploy.safe_io.columns import Column, width_of
+from ernie_deploy.safe_io.columns import table as lay_out
 from ernie_deploy.safe_io.terminal import say, say_table
 
 Rows = list[dict[str, Any]]
@@ -30,7 +33,7 @@ def targets(as_json: bool) -> None:
         }
         for target in Catalog().targets()
     ]
-    show(rows, as_json=as_json)
+    show(rows, as_json=as_json, drop=("peak_bf16_tflops", "bandwidth_gb_per_s", "title", "vendor"))
 
 
 @click.command(epilog="Example: ernie-deploy models --json")
@@ -58,7 +61,12 @@ def models(as_json: bool) -> None:
         }
         for model in catalog.models()
     ]
-    show(rows, as_json=as_json)
+    show(
+        rows,
+        as_json=as_json,
+        drop=("parameters", "derived_for", "hf_id", "context_tokens", "published_on"),
+        wraps=("published_on", "derived_for"),
+    )
 
 
 def _where(states: dict[str, Any], state: str) -> list[str]:
@@ -86,25 +94,32 @@ def profiles(as_json: bool) -> None:
         }
         for profile in Catalog().profiles()
     ]  # fmt: skip
-    show(rows, as_json=as_json)
+    show(rows, as_json=as_json, drop=("needs",), wraps=("summary",))
 
 
-def show(rows: Rows, *, as_json: bool) -> None:
-    """Print rows as JSON, or as a table that only a terminal sees in colour."""
+def show(rows: Rows, *, as_json: bool, drop: Sequence[str] = (), wraps: Sequence[str] = ()) -> None:
+    """Print rows as JSON, or as a table that only a terminal sees in colour, and that fits it.
+
+    `drop` names the columns that a narrow terminal does without, the first one first; `wraps` those of sentences.
+    """
     if as_json:
         say(json.dumps(rows, indent=2, ensure_ascii=False), as_json=True)
     else:
-        say_table(table(rows))
+        say_table(table(rows, drop, wraps, width_of(sys.stdout)))
 
 
-def table(rows: Rows) -> str:
-    """Aligned columns, numbers to the right; a pipe gets the same text, which `grep` can take apart."""
-    names = list(rows[0])
-    cells = [[_cell(row[name]) for name in names] for row in rows]
-    widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
-    right = [all(isinstance(row[name], int | float) for row in rows) for name in names]
-    lines = [_line(row, widths, right) for row in [names, *cells]]
-    return "\n".join(lines)
+def table(rows: Rows, drop: Sequence[str] = (), wraps: Sequence[str] = (), width: int | None = None) -> str:
+    """Aligned columns, numbers to the right; a pipe gets every column, which `grep` can take apart."""
+    columns = [
+        Column(
+            heading=name,
+            right=all(isinstance(row[name], int | float) for row in rows),
+            drop=len(drop) - drop.index(name) if name in drop else 0,
+            wraps=name in wraps,
+        )
+        for name in rows[0]
+    ]
+    return "\n".join(lay_out(columns, [[_cell(value) for value in row.values()] for row in rows], width))
 
 
 def _cell(value: object) -> str:
@@ -113,11 +128,3 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _line(cells: Iterable[str], widths: list[int], right: list[bool]) -> str:
-    padded = (
-        cell.rjust(width) if to_right else cell.ljust(width)
-        for cell, width, to_right in zip(cells, widths, right, strict=True)
-    )
-    return "  ".join(padded).rstrip()

@@ -1,6 +1,7 @@
 """A plan in words for people and as plain data for programs."""
 
 import shlex
+from collections.abc import Iterator
 from typing import Any
 
 from ernie_deploy.catalog.package_schema import Package
@@ -8,6 +9,7 @@ from ernie_deploy.catalog.schema import Port
 from ernie_deploy.plan.request import command_words
 from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.settings import Setting, words
+from ernie_deploy.safe_io.columns import NARROWEST_TEXT, folded
 
 
 def as_data(plan: Plan) -> dict[str, Any]:
@@ -132,8 +134,11 @@ def _setting(setting: Setting) -> dict[str, Any]:
     return {"name": setting.name, "value": setting.value, "from": setting.origin}
 
 
-def as_text(plan: Plan) -> str:
-    """The plan as a page: layout, memory, then every flag and variable with its origin."""
+def as_text(plan: Plan, width: int | None = None) -> str:
+    """The plan as a page: layout, memory, then every flag and variable with its origin.
+
+    With a `width` longer lines are broken, at spaces alone.
+    """
     sections = [
         _head(plan),
         _memory(plan),
@@ -147,7 +152,26 @@ def as_text(plan: Plan) -> str:
         _sentences("warnings", plan.warnings),
         _sentences("notes", plan.notes),
     ]
-    return "\n\n".join(section for section in sections if section)
+    page = "\n\n".join(section for section in sections if section)
+    return page if width is None else "\n".join(_folded(page, width))
+
+
+def _folded(page: str, width: int) -> Iterator[str]:
+    """Each line of the page; the right side of a row hangs under its start, or goes below where it has no room."""
+    for line in page.split("\n"):
+        start = len(line) - len(line.lstrip(" -"))
+        left, gap, right = line[start:].partition("  ")
+        at = len(line) - len(right.lstrip())
+        if len(line) <= width:
+            yield line
+        elif not gap:
+            yield from folded(line, width, " " * start)
+        elif width - at >= NARROWEST_TEXT:
+            first, *rest = folded(line[at:], width - at)
+            yield from (line[:at] + first, *(" " * at + more for more in rest))
+        else:
+            yield from folded(f"{line[:start]}{left}", width, " " * (start + 4))
+            yield from folded(f"{' ' * (start + 4)}{line[at:]}", width, " " * (start + 4))
 
 
 def _said(setting: Setting) -> str:

@@ -1,17 +1,18 @@
 """The report for a terminal: a coloured table where there is one, plain columns elsewhere."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ernie_deploy.bench.compare.comparison import Comparison, Difference
 from ernie_deploy.bench.journal.figures import METRICS
 from ernie_deploy.bench.report.view import Row, View
 from ernie_deploy.bench.report.wording import counted, figure, number, percent, ratio, spread
 from ernie_deploy.safe_io import terminal
+from ernie_deploy.safe_io.columns import Column, folded, table, width_of
 
-# Heading, and what stands below it; numbers are set to the right.
-Column = tuple[str, Callable[[Row], str]]
-COLUMNS: tuple[Column, ...] = (
+# Heading, and what stands below it; numbers are set to the right. What comes later goes first where it is narrow.
+Cell = tuple[str, Callable[[Row], str]]
+COLUMNS: tuple[Cell, ...] = (
     ("cell", lambda row: row.name),
     ("status", lambda row: row.status),
     ("repeats", lambda row: row.repeats),
@@ -30,15 +31,22 @@ COLOURS = {"valid": "green", "suspect": "yellow", "invalid": "red", "failed": "r
 
 def show(view: View) -> None:
     """Print the report to standard output."""
+    width = width_of(sys.stdout)
     if terminal.in_colour(sys.stdout):
-        _rich(view)
+        _rich(view, width)
     else:
-        terminal.say(text(view))
+        terminal.say(text(view, width))
 
 
-def text(view: View) -> str:
-    """The report as plain lines."""
-    return "\n".join([*_head(view), "", *_aligned(_cells(view)), "", *_tail(view)]).rstrip()
+def text(view: View, width: int | None = None) -> str:
+    """The report as plain lines, of at most `width` columns where one is given."""
+    parts = [*_head(view), "", *_table(_cells(view), LEFT, width, kept=2), "", *_tail(view, width)]
+    return "\n".join(_folded(parts, width)).rstrip()
+
+
+def _folded(lines: Iterable[str], width: int | None) -> Iterator[str]:
+    for line in lines:
+        yield from [line] if width is None else folded(line, width, "    ")
 
 
 def _head(view: View) -> Iterator[str]:
@@ -55,20 +63,19 @@ def _cells(view: View) -> list[list[str]]:
     return [[heading for heading, _ in COLUMNS]] + [[of(row) for _, of in COLUMNS] for row in view.rows]
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: int = LEFT) -> Iterator[str]:
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if at < left else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()
+def _table(rows: Sequence[Sequence[str]], left: int, width: int | None, kept: int = 1) -> list[str]:
+    """The rows below their headings; where they are too wide, columns are dropped from the right."""
+    columns = [
+        Column(heading=heading, right=at >= left, drop=at if at >= kept else 0)
+        for at, heading in enumerate(rows[0])
+    ]
+    return table(columns, rows[1:], width)
 
 
-def _tail(view: View) -> Iterator[str]:
+def _tail(view: View, width: int | None = None) -> Iterator[str]:
     yield "TTFT and ITL are medians, TPOT a mean; of several repeats the median is shown, 95 % is of their mean."
-    yield from _published(view)
-    yield from _baseline(view)
+    yield from _published(view, width)
+    yield from _baseline(view, width)
     yield from _troubles(view)
     yield from (f"not known: {said}" for said in view.verdict.unknown)
     yield from (f"left out: {said}" for said in view.others)
@@ -76,7 +83,7 @@ def _tail(view: View) -> Iterator[str]:
         yield f"left out: {counted(view.torn, 'torn line')} of the journal"
 
 
-def _published(view: View) -> Iterator[str]:
+def _published(view: View, width: int | None) -> Iterator[str]:
     for block in view.published:
         yield ""
         yield f"{block.cell} beside {block.id} ({block.source}); not a gate, unknown: {', '.join(block.unknown)}"
@@ -91,16 +98,16 @@ def _published(view: View) -> Iterator[str]:
                     ratio(side.ratio),
                 ]
             )
-        yield from _aligned(rows, left=1)
+        yield from _table(rows, 1, width, kept=3)
         yield ""
 
 
-def _baseline(view: View) -> Iterator[str]:
+def _baseline(view: View, width: int | None) -> Iterator[str]:
     if not view.baseline:
         return
     yield from (f"the baseline is stale: {said}" for said in view.baseline.stale)
     if view.baseline.comparison:
-        yield comparison(view.baseline.comparison)
+        yield comparison(view.baseline.comparison, width)
     else:
         yield f"no comparison with the baseline: {view.baseline.not_comparable}"
     yield ""
@@ -116,15 +123,28 @@ def _troubles(view: View) -> Iterator[str]:
     yield from (f"odd: {odd.cell}: {odd.check.id}: {odd.check.text}" for odd in view.across)
 
 
-def comparison(found: Comparison) -> str:
-    """B against A, a line a figure, and what it comes to."""
+def comparison(found: Comparison, width: int | None = None) -> str:
+    """B against A, a line a figure, and what it comes to; with a `width` no line is longer."""
     rows = [["cell", "figure", "A", "B", "change", "verdict"]]
     rows += [[pair.cell, *_difference(d)] for pair in found.pairs for d in pair.differences]
     lines = [f"under test: {said}" for said in found.under_test] or ["the same configuration on both sides"]
-    lines += ["", *_aligned(rows, left=2), ""] if found.pairs else []
+    lines += ["", *_comparison_table(rows, width), ""] if found.pairs else []
     lines += [f"not judged: {said}" for said in found.unjudged]
     marked = any(d.marked for pair in found.pairs for d in pair.differences)
-    return "\n".join([*lines, conclusion(found) + (" * differs by more than 2 %." if marked else "")])
+    lines.append(conclusion(found) + (" * differs by more than 2 %." if marked else ""))
+    return "\n".join(_folded(lines, width))
+
+
+# Of a comparison: what is dropped first where it is narrow.
+NARROW_COMPARISON = {"A": 2, "B": 1}
+
+
+def _comparison_table(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    columns = [
+        Column(heading=heading, right=at >= LEFT, drop=NARROW_COMPARISON.get(heading, 0))
+        for at, heading in enumerate(rows[0])
+    ]
+    return table(columns, rows[1:], width)
 
 
 def _difference(found: Difference) -> list[str]:
@@ -144,18 +164,16 @@ def conclusion(found: Comparison) -> str:
     return f"No regression in {judged}."
 
 
-def _rich(view: View) -> None:
-    from rich.table import Table
+def _rich(view: View, width: int | None) -> None:
+    """The same lines, the headings bold and each status in its colour."""
     from rich.text import Text
 
-    console, table = terminal.console(sys.stdout), Table(box=None, pad_edge=False, header_style="bold")
-    for at, (heading, _) in enumerate(COLUMNS):
-        table.add_column(heading, justify="left" if at < LEFT else "right", no_wrap=at < LEFT)
-    for row in view.rows:
-        cells = [Text(of(row)) for _, of in COLUMNS]
-        cells[1].stylize(COLOURS[row.status])
-        table.add_row(*cells)
+    cells = Text("\n".join(_table(_cells(view), LEFT, width, kept=2)))
+    cells.stylize("bold", 0, cells.plain.find("\n"))
+    for status, colour in COLOURS.items():
+        cells.highlight_regex(rf"(?m)(?<=  ){status}(?=  )", colour)
     # Text is printed as it is: what a journal says is no markup.
-    console.print(Text("\n".join(_head(view)) + "\n"))
-    console.print(table)
-    console.print(Text("\n" + "\n".join(_tail(view))))
+    head, tail = (Text("\n".join(_folded(lines, width))) for lines in (_head(view), _tail(view, width)))
+    console = terminal.console(sys.stdout)
+    for part in (head, Text(), cells, Text(), tail):
+        console.print(part, soft_wrap=True)
