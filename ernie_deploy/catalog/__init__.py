@@ -73,7 +73,7 @@ class Catalog:
         """The packages that a model's remote code needs; raises `CatalogError` for one that is not there."""
         unknown = [name for name in model.packages if name not in self.packages]
         if unknown:
-            raise _unknown("packages", unknown[0], sorted(self.packages))
+            raise _unknown("packages", unknown[0], sorted(self.packages), {})
         return tuple(self.packages[name] for name in model.packages)
 
     @cached_property
@@ -137,22 +137,43 @@ class Catalog:
         """The ids of one kind of fact, which are its file names."""
         return sorted(path.name.removesuffix(".toml") for path in (self.folder / noun).glob("*.toml"))
 
+    def id_of(self, noun: str, word: str) -> str:
+        """The id that a word means: in any case, by another name, or as a checkpoint is called on the hub.
+
+        A word that means none of them comes back as it is.
+        """
+        if word in self.ids(noun):
+            return word
+        return self._names(noun).get(word.casefold(), word)
+
+    def _names(self, noun: str) -> dict[str, str]:
+        """Every other spelling -> the id, for models and targets."""
+        names = {name.casefold(): name for name in self.ids(noun)}
+        if noun == "models":
+            hub = {model.hf_id.casefold(): model.id for model in self.models()}
+            names |= hub | {name.partition("/")[2]: model for name, model in hub.items()}
+        if noun == "targets":
+            names |= {alias: target.id for target in self.targets() for alias in target.aliases}
+        return names
+
     def _one(self, noun: str, wanted: str, kind: type[AnyFact]) -> AnyFact:
+        wanted = self.id_of(noun, wanted)
         path = self.folder / noun / f"{wanted}.toml"
         if path in self._read:
             fact = self._read[path]
             assert isinstance(fact, kind)
             return fact
         if wanted not in self.ids(noun):
-            raise _unknown(noun, wanted, self.ids(noun))
+            raise _unknown(noun, wanted, self.ids(noun), self._names(noun))
         fact = self._read[path] = load(path, kind)
         return fact
 
 
-def _unknown(noun: str, wanted: str, known: list[str]) -> CatalogError:
+def _unknown(noun: str, wanted: str, known: list[str], names: dict[str, str]) -> CatalogError:
     import difflib
 
-    near = difflib.get_close_matches(wanted, known, n=1)
+    near = difflib.get_close_matches(wanted.casefold(), [*known, *names], n=1)
+    near = [names.get(name, name) for name in near]
     return CatalogError(
         f"There is no {noun[:-1]} {wanted[:60]!r}.",
         cause=f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}",

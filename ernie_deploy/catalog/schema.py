@@ -92,6 +92,8 @@ class Target(Fact, frozen=True):
     fp8_source: str
     engine_defaults: EngineDefaults
     environment: dict[str, str] = {}
+    # Other names, in small letters.
+    aliases: list[str] = []
 
 
 Need: TypeAlias = Literal["fp8", "gpu", "large", "moe", "mtp", "published", "reasoning", "tools", "vision"]

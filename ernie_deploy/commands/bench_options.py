@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ernie_deploy.commands.options import ids
+from ernie_deploy.commands.options import id_of, ids
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 # No rate of anybody's: the stack's own is meant.
@@ -69,9 +69,9 @@ WHERE = [
                  help="With --attach: the model's tokenizer.  [default: that of --model]"),
     click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
                  help="With --attach: vLLM's configuration file that holds the server's key."),
-    click.option("--model", default="", metavar="MODEL", shell_complete=ids("models"),
+    click.option("--model", default="", metavar="MODEL", callback=id_of("models"), shell_complete=ids("models"),
                  help="Catalog id, if no rendered file names it."),
-    click.option("--target", default="", metavar="TARGET", shell_complete=ids("targets"),
+    click.option("--target", default="", metavar="TARGET", callback=id_of("targets"), shell_complete=ids("targets"),
                  help="Catalog id, if no rendered file names it."),
 ]  # fmt: skip
 WHAT = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ernie_deploy.commands.options import request_options
+from ernie_deploy.commands.options import refuse_path_of_key, request_options
 from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.terminal import say, say_coloured
 
@@ -52,6 +52,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - click's signature
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.plan.request import Request
 
+    refuse_path_of_key(options)
     catalog, request = Catalog(), Request(**options)
     place = _place(request, node_rank, head)
     if dry_run:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import click
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.request import command_words
+from ernie_deploy.safe_io.columns import width_of
 from ernie_deploy.safe_io.redaction import redacted
 from ernie_deploy.safe_io.terminal import say
 
@@ -53,7 +55,23 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     )
     _let_the_server_read(folder / "scripts")
     say(f"wrote {', '.join((*made, *copies))} to {folder}", err=True)
+    _tell_errors(folder)
     say(f"next: cd {shlex.quote(str(folder))} && {_next(plan)}", err=True)
+
+
+def _tell_errors(folder: Path) -> None:
+    """Print what `check` calls an error in the folder, with the values of its .env."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.check import judge_project, report
+    from ernie_deploy.check.project import of_file
+
+    path = str(folder / "compose.yml")
+    errors = [
+        found for found in judge_project(of_file(path), Catalog()).findings if found.severity == "error"
+    ]
+    if errors:
+        say("`ernie-deploy check` says of this folder:", err=True)
+        say(report.as_text(errors, [path], width=width_of(sys.stderr) or 80), err=True)
 
 
 def _let_the_server_read(scripts: Path) -> None:

@@ -15,6 +15,7 @@ from ernie_deploy.commands.options import (
     JSON,
     NAME,
     given_request_options,
+    refuse_path_of_key,
     request_of,
     request_options,
 )
@@ -100,6 +101,7 @@ def _asked_for(options: dict[str, Any]) -> tuple["Stack", "Request | None"]:
     from ernie_deploy.commands.preflight import request_of_file
     from ernie_deploy.commands.stack_of import stack_of, stack_to_render
 
+    refuse_path_of_key(options)
     files = options.pop("files")
     if not _is_file(options["target"]):
         if files:

@@ -25,6 +25,17 @@ def ids(noun: str) -> Callable[[click.Context, click.Parameter, str], list[str]]
     return complete
 
 
+def id_of(noun: str) -> Callable[[click.Context, click.Parameter, str], str]:
+    """A callback that turns any known name of a model or target into the catalog's id; others stay as they are."""
+
+    def known(ctx: click.Context, param: click.Parameter, value: str) -> str:
+        from ernie_deploy.catalog import Catalog
+
+        return Catalog().id_of(noun, value) if value else value
+
+    return known
+
+
 def _gpu_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
     if not value:
         return ()
@@ -45,8 +56,8 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
 
 
 OPTIONS = [
-    click.argument("target", default="", metavar="TARGET", shell_complete=ids("targets")),
-    click.option("--model", default="", metavar="MODEL", shell_complete=ids("models"),
+    click.argument("target", default="", metavar="TARGET", callback=id_of("targets"), shell_complete=ids("targets")),
+    click.option("--model", default="", metavar="MODEL", callback=id_of("models"), shell_complete=ids("models"),
                  help="Checkpoint to serve; `ernie-deploy models` lists them.  [default: 21b, on cpu 0.3b]"),
     click.option("-p", "--name", default="", metavar="NAME",
                  help="Name of the stack; two of one model need two names.  [default: ernie-MODEL]"),
@@ -122,8 +133,24 @@ def given_request_options(context: click.Context) -> dict[str, click.Parameter]:
     }
 
 
+def refuse_path_of_key(options: dict[str, Any]) -> None:
+    """Raise `UsageError` where a path stands behind --api-key-file, which takes none."""
+    extra = options["extra"]
+    if not options["api_key_file"] or not extra or extra[0].startswith("-"):
+        return
+    from ernie_deploy.catalog import Catalog
+
+    path = extra[0] if options["target"] in Catalog().ids("targets") else options["target"]
+    raise UsageError(
+        f"--api-key-file takes no path, and {path[:80]!r} stands behind it.",
+        cause="the stack asks for a key; which file holds it is the host's to say, in .env",
+        next_step=f"leave the path out, and write API_KEY_FILE={path[:80]} to .env beside the compose file",
+    )
+
+
 def request_of(options: dict[str, Any]) -> Request:
     """The request that parsed options make; raises `UsageError` where the target is missing."""
+    refuse_path_of_key(options)
     if not options["target"]:
         raise UsageError(
             "Which target?", cause="the command needs one", next_step="ernie-deploy targets lists them"

@@ -1,5 +1,6 @@
 """`render`: one stack to standard output or a file, or every supported pair into a folder."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import click
 from ernie_deploy.commands.options import request_of, request_options
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.request import Request
+from ernie_deploy.safe_io.columns import width_of
 from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
@@ -19,6 +21,21 @@ Examples:
   ernie-deploy render h100 --model 300b --profile mtp -o compose.yml
   ernie-deploy render h100 --format kubernetes | kubectl apply -f -
   ernie-deploy render cpu | docker compose -f - up -d --wait"""
+
+
+# What decides a layout, and nothing that `check` judges.
+PLAIN = (
+    "model",
+    "name",
+    "profiles",
+    "tp",
+    "pp",
+    "dp",
+    "nodes",
+    "gpus",
+    "max_model_len",
+    "gpu_memory_utilization",
+)
 
 
 @click.command(epilog=EXAMPLE)
@@ -62,9 +79,36 @@ def render(output: Path | None, every: bool, check_only: bool, force: bool, **op
     text = manifests_of(request) if form == "kubernetes" else text_of(request)
     if output is None:
         say(text, end="")
+    else:
+        put(output, text, request, force=force)
+        say(f"wrote {output}", err=True)
+    if form == "compose":
+        tell_errors(request, output or Path("compose.yml"), text)
+
+
+def tell_errors(request: Request, path: Path, text: str) -> None:
+    """Print what `check` calls an error in a rendering, though it was asked for."""
+    if not _may_be_judged(request):
         return
-    put(output, text, request, force=force)
-    say(f"wrote {output}", err=True)
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.check import judge, report
+
+    errors = [found for found in judge(text.encode(), str(path), Catalog()) if found.severity == "error"]
+    if errors:
+        say("`ernie-deploy check` will say of this file:", err=True)
+        say(report.as_text(errors, [str(path)], width=width_of(sys.stderr) or 80), err=True)
+
+
+def _may_be_judged(request: Request) -> bool:
+    """Whether more was asked for than a model, a node and a layout: of those no rendering has an error.
+
+    A test holds all of these against `check`; to judge each anew would double the time of a rendering.
+    """
+    from msgspec.structs import replace
+
+    return request != replace(
+        Request(target=request.target), **{name: getattr(request, name) for name in PLAIN}
+    )
 
 
 def put(path: Path, text: str, request: Request, *, force: bool = False) -> None:

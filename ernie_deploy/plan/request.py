@@ -110,7 +110,10 @@ def _free_settings(request: Request, engine: Engine) -> list[Setting]:
 
 def _refuse_managed(name: str, managed: dict[str, str]) -> None:
     if name in managed:
-        raise UsageError(f"--{name} is the stack's to set.", cause=managed[name])
+        why, _, remedy = managed[name].rpartition("; ")
+        if not remedy.startswith(("choose", "set", "use")):
+            why, remedy = managed[name], ""
+        raise UsageError(f"--{name} is the stack's to set.", cause=why, next_step=remedy)
 
 
 def bind_address(text: str) -> str:
