@@ -36,10 +36,7 @@ def test_every_name_of_a_model_and_a_target_is_understood_everywhere(
     ):
         named, known = (kit(*command, *those, cwd=tmp_path, env=OWN) for those in ([target, *chosen], words))
         assert named.returncode == 0, named.stderr
-        assert (
-            named.stdout.replace(tmp_path.name, "") == known.stdout.replace(tmp_path.name, "")
-           
-        )
+        assert named.stdout.replace(tmp_path.name, "") == known.stdout.replace(tmp_path.name, "")
     cells = kit("bench", "plan", "--json", "--target", target, *chosen, cwd=tmp_path, env=OWN)
     assert {row["cell"]["request_rate"] for row in json.loads(cells.stdout)} == {10000.0}
 

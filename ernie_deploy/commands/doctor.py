@@ -106,6 +106,7 @@ def _tell(written: dict[str, str], env_file: Path) -> None:
 def _dry_run(catalog: "Catalog", request: "Request", head: str, *, as_json: bool) -> str:
     """What would be asked, as a script that can be run by hand."""
     from ernie_deploy.host.probes import ADDRESSES, READS, commands, index_of, route_to
+    from ernie_deploy.plan.request import beyond_loopback
     from ernie_deploy.plan.resolve import resolve
 
     plan = resolve(catalog, request) if request.target else None
@@ -114,6 +115,8 @@ def _dry_run(catalog: "Catalog", request: "Request", head: str, *, as_json: bool
         asked.append(index_of([package.requirement for package in plan.packages]))
     if request.nodes > 1:
         asked += [route_to(head), ADDRESSES]
+    if beyond_loopback(request.bind):
+        asked.append(ADDRESSES)
     if as_json:
         return json.dumps({"commands": asked, "reads": READS}, indent=2)
     return "\n".join([*map(shlex.join, asked), *(f"# reads {path}" for path in READS)])

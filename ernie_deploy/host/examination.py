@@ -64,6 +64,8 @@ class Examination(Struct, frozen=True, kw_only=True):
     index: Ran | None = None
     link: Link | None = None
     folder: str = ""
+    strangers: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
 
     @property
     def gpus(self) -> tuple[Gpu, ...]:

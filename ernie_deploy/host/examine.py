@@ -12,6 +12,7 @@ from ernie_deploy.catalog.schema import Vendor
 from ernie_deploy.host import (
     amd_checks,
     docker_checks,
+    env_checks,
     file_checks,
     group_secret,
     link,
@@ -70,6 +71,7 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str], folder: P
         *docker_checks.CHECKS,
         *GPU_CHECKS[plan.target.vendor],
         *machine_checks.CHECKS,
+        *env_checks.CHECKS,
         *file_checks.CHECKS,
         *package_checks.CHECKS,
         *node_checks.CHECKS,
@@ -106,6 +108,10 @@ def examination_of(
         index=package_checks.ask(subject.host, plan, files, values),
         link=_link(subject, values),
         folder=os.path.realpath(folder),
+        strangers=env_checks.strangers(
+            subject.host, settings.names(env_text), subject.catalog.defaults, folder
+        ),
+        addresses=env_checks.addresses(subject.host, values["BIND_ADDR"]),
     )
 
 

@@ -25,6 +25,13 @@ def values(plan: Plan, catalog: Catalog, env_text: str, environ: Mapping[str, st
     }
 
 
+def names(env_text: str) -> dict[str, str | None]:
+    """Every name that .env has, with its value."""
+    from dotenv import dotenv_values
+
+    return dotenv_values(stream=StringIO(env_text), interpolate=False)
+
+
 def decided(env_text: str, environ: Mapping[str, str]) -> dict[str, str]:
     """What the user decided, in the environment or else in .env; an empty value is no decision."""
     from dotenv import dotenv_values
