@@ -5,6 +5,7 @@ what they found.
 """
 
 from ernie_deploy.check import (
+    client_rules,
     code_rules,
     command_rules,
     engine_rules,
@@ -35,6 +36,7 @@ RULE_MODULES = (
     orchestration_rules,
     environment_rules,
     wiring_rules,
+    client_rules,
     health_rules,
     security_rules,
     secret_rules,

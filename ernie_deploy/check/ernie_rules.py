@@ -86,8 +86,9 @@ def unreadable_weights(service: Service) -> Iterator[Spot]:
     certain = ernie or kind == "PaddlePaddle" or (kind == "GGUF" and _has_no_gguf(service))
     if kind and certain:
         twin = _twin(name, service)
-        sentence = f"{shown(name)} holds weights for {kind}, which vLLM does not read"
-        yield Spot(word.line, sentence, f"take {twin.hf_id}, whose weights are for vLLM" if twin else "")
+        remedy = "" if ernie else "take the repository that holds the weights as safetensors"
+        remedy = f"take {twin.hf_id}, whose weights are for vLLM" if twin else remedy
+        yield Spot(word.line, f"{shown(name)} is in the format of {kind}, which vLLM does not read", remedy)
 
 
 def _format(text: str, name: str) -> str:

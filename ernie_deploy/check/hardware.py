@@ -10,7 +10,7 @@ from ernie_deploy.check.tree import Items, Table, Value, Word
 from ernie_deploy.check.values import whole
 
 Platform: TypeAlias = Literal["cuda", "rocm", "cpu", "xpu"]
-PLATFORMS: dict[str, Platform] = {"": "cuda", "rocm": "rocm", "cpu": "cpu", "xpu": "xpu"}
+PLATFORMS: dict[str, Platform] = {"nvidia": "cuda", "amd": "rocm", "cpu": "cpu", "intel": "xpu"}
 REQUESTS = ("deploy", "resources", "reservations", "devices")
 GENERIC = ("deploy", "resources", "reservations", "generic_resources")
 CDI = ("nvidia.com/gpu=", "amd.com/gpu=")
@@ -27,11 +27,8 @@ ELSEWHERE = (
 
 
 def platform_of(service: Service) -> Platform | None:
-    """What the image's vLLM is built for, as far as its name says."""
-    image = service.image
-    if "rocm" in f"{image.name}:{image.tag}".lower():
-        return "rocm"
-    return PLATFORMS.get(image.variant) if image.variant is not None else None
+    """What the image's vLLM is built for, as far as its name or its tag says."""
+    return PLATFORMS.get(service.image.hardware)
 
 
 def requests(service: Service) -> list[Value]:
@@ -138,24 +135,24 @@ def named(text: str) -> list[str]:
 
 def held(service: Service) -> list[str]:
     """The host's GPUs that its vLLM fills, by number, UUID or render node; empty where unknown."""
-    needed, granted = ranks(service), _granted(service)
+    needed, given = ranks(service), granted(service)
     for name in VISIBLE:
         if service.variable(name):
             # The container counts its GPUs from 0.
-            chosen = [_host_name(part, granted) for part in named(service.variable(name))]
-            granted = chosen if all(chosen) else []
+            chosen = [_host_name(part, given) for part in named(service.variable(name))]
+            given = chosen if all(chosen) else []
             break
-    return granted[:needed] if needed and platform_of(service) != "cpu" else []
+    return given[:needed] if needed and platform_of(service) != "cpu" else []
 
 
-def _host_name(part: str, granted: list[str]) -> str:
+def _host_name(part: str, given: list[str]) -> str:
     if not part.isdigit():
         return part
-    return granted[int(part)] if int(part) < len(granted) else ""
+    return given[int(part)] if int(part) < len(given) else ""
 
 
-def _granted(service: Service) -> list[str]:
-    """The GPUs in the order in which the container counts them."""
+def granted(service: Service) -> list[str]:
+    """The host's GPUs in the order in which the container counts them; empty where unknown."""
     asked, first = requests(service), [str(number) for number in range(MOST_GPUS)]
     if len(asked) > 1 or service.value(*GENERIC):
         return []

@@ -8,12 +8,16 @@ from ernie_deploy.check.hardware import (
     CDI,
     DRI,
     KFD,
+    MOST_GPUS,
     RENDER,
     REQUESTS,
+    VISIBLE,
     device_ids,
     device_words,
     field,
+    granted,
     held,
+    named,
     platform_of,
     ranks,
     requests,
@@ -218,6 +222,26 @@ def _given_share(argv: Argv, service: Service) -> float | None:
 
 def _share_line(service: Service) -> int:
     return service.serve.line_of("gpu-memory-utilization", service.line) if service.serve else service.line
+
+
+@rule(
+    "ED157",
+    "error",
+    "The variable names a GPU that the container does not have: inside, the GPUs are counted from 0.",
+    remedy="leave the variable out; device_ids has chosen already",
+    source="NVIDIA/nvidia-container-toolkit: the GPUs that are handed over are 0, 1, ... in the container;"
+    " CUDA passes over every number from the first invalid one on",
+)
+def absent_gpu(service: Service) -> Iterator[Spot]:
+    """`device_ids: ["2"]` with `CUDA_VISIBLE_DEVICES: "2"`."""
+    given = granted(service)
+    for name in VISIBLE if given and len(given) < MOST_GPUS else ():
+        wrong = [part for part in named(service.variable(name)) if part.isdigit() and int(part) >= len(given)]
+        if wrong and service.serve:
+            have = "one GPU, 0" if len(given) == 1 else f"{len(given)} GPUs, 0 to {len(given) - 1}"
+            yield Spot(
+                service.environment[name].line, f"{name} names {wrong[0]}, and the container has {have}"
+            )
 
 
 @rule(

@@ -28,6 +28,7 @@ FAILS = re.compile(r"(?<!\S)(?:-[a-zA-Z]*f[a-zA-Z]*|--fail(?:-with-body|-early)?
 CLIENT = re.compile(r"\b(?:curl|wget|urlopen|(?:requests|httpx)\.get)\b")
 # What looks at the answer itself.
 READS = re.compile(r"\bgrep\b|\bjq\b|\btest\b|\[ |-w\b|--write-out|http_code|raise_for_status|python")
+SHOWS_KEY = re.compile(r"[Aa]uthorization|[Bb]earer|--header|-H\b|--netrc|API_KEY")
 # In no package list of vLLM's images.
 NOT_INSTALLED = {
     "nc",
@@ -226,3 +227,35 @@ def key_without_certificate(service: Service) -> Iterator[Spot]:
         yield Spot(
             argv.line_of("ssl-keyfile"), "--ssl-keyfile without --ssl-certfile ends the server as it starts"
         )
+
+
+@rule(
+    "ED158",
+    "error",
+    "The health check shows no key at a path that wants one; it is answered with 401.",
+    remedy="ask /health, which needs no key, or send it: -H 'Authorization: Bearer KEY'",
+    source="run with vLLM 0.32.0 (authenticate.py GUARDED_PREFIX): /v1 wants the key, /health does not",
+)
+def keyless_check(service: Service) -> Iterator[Spot]:
+    """`curl -f .../v1/models` beside `--api-key`; a warning where only the host knows whether there is one."""
+    key, text = _key(service), _text(service)
+    guarded = tuple(f"{prefix}/" for prefix in service.stack.catalog.engine.api_key.guards)
+    asked = [one for one in own(service) if one.port == service.api_port and CLIENT.search(text)]
+    if (
+        not key
+        or not asked
+        or not all(one.path.startswith(guarded) for one in asked)
+        or SHOWS_KEY.search(text)
+    ):
+        return
+    sentence = f"{shown(asked[0].path)} is asked without the key, and answers 401"
+    passes = "curl" in text and not FAILS.search(text)
+    yield Spot(_line(service), sentence, severity="error" if known(key) and not passes else "warning")
+
+
+def _key(service: Service) -> str:
+    """The key that clients must show, a `$` where only the host knows it; empty where there is none."""
+    argv, word = service.serve, service.environment.get("VLLM_API_KEY")
+    if argv is None or not service.answers:
+        return ""
+    return argv.text("api-key") or ("" if word is None else "$" if word.null else word.text)

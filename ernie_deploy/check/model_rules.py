@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 
 from ernie_deploy.check.findings import Spot, rule
-from ernie_deploy.check.hardware import VISIBLE, has_gpu, ranks, reserved, uses_ray
+from ernie_deploy.check.hardware import VISIBLE, has_gpu, platform_of, ranks, reserved, uses_ray
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import NEWEST, shown, version
@@ -66,7 +66,7 @@ def tied_pipeline(service: Service) -> Iterator[Spot]:
 def too_few_gpus(service: Service) -> Iterator[Spot]:
     """World sizes above the reservation."""
     needed, given = ranks(service), reserved(service)
-    if needed and given is not None and needed > given and service.image.variant != "cpu":
+    if needed and given is not None and needed > given and platform_of(service) != "cpu":
         sentence = f"vLLM takes {needed} GPUs and the service gets {given}"
         yield Spot(_size_line(service), sentence)
 
@@ -81,7 +81,7 @@ def too_few_gpus(service: Service) -> Iterator[Spot]:
 def wide_node(service: Service) -> Iterator[Spot]:
     """The recipe's bare `--tensor-parallel-size 16`, where the file does not count the GPUs."""
     needed = ranks(service)
-    if needed and needed > GPUS_A_NODE and reserved(service) is None and service.image.variant != "cpu":
+    if needed and needed > GPUS_A_NODE and reserved(service) is None and platform_of(service) != "cpu":
         yield Spot(_size_line(service), f"vLLM looks for {needed} GPUs on this one node")
 
 
@@ -102,7 +102,7 @@ def _size_line(service: Service) -> int:
 )
 def no_gpu(service: Service) -> Iterator[Spot]:
     """A GPU image without a GPU."""
-    if service.serve and service.image.variant in ("", "rocm") and not has_gpu(service):
+    if service.serve and platform_of(service) in ("cuda", "rocm") and not has_gpu(service):
         yield Spot(service.line, "vLLM's GPU image runs here without a GPU reservation")
 
 

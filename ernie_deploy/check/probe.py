@@ -34,10 +34,11 @@ class Asked(Struct, frozen=True):
 def addresses(service: Service) -> list[Asked]:
     """Every address that the health check asks, as far as the file says."""
     texts = [word.text for word in service.health_test if len(word.text) < LONGEST_WORD]
-    return [asked for text in texts for asked in (*_urls(text), *_bare(text, service))]
+    return [asked for text in texts for asked in (*urls(text), *_bare(text, service))]
 
 
-def _urls(text: str) -> Iterator[Asked]:
+def urls(text: str) -> Iterator[Asked]:
+    """Every URL in a text."""
     for match in URL.finditer(text):
         port = int(match["port"] or STANDARD_PORTS[match["scheme"]])
         yield Asked(match["scheme"], match["host"], port, match["path"] or "/")
