@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 import click
 import pytest
 from conftest import ROOT, rendered
+from container_scripts import loaded
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -979,21 +979,20 @@ def test_no_umask_closes_the_secret_to_those_who_serve(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "short\n", "x" * 31, "x" * 31 + "\n", " " * 40, "x" * 32, f" {'x' * 32}\n", "ä" * 16]
 )
-@pytest.mark.parametrize("script", ["node.py", "group.py"])
-def test_doctor_and_the_nodes_take_the_same_for_a_secret(text: str, script: str, tmp_path: Path) -> None:
+def test_doctor_and_the_nodes_take_the_same_for_a_secret(text: str, tmp_path: Path) -> None:
     place = tmp_path / "secret"
     place.write_text(text)
     place.chmod(0o444)
     tmp_path.chmod(0o700)
-    names = runpy.run_path(str(ROOT / "docker" / "scripts" / script))
-    names["read_secret"].__globals__["SECRET"] = place
+    read_secret = loaded("group").read_secret
+    read_secret.__globals__["SECRET"] = place
     host = FixtureHost("two-nodes-worker")
     host.stats[str(place)] = f"regular 444 1000 1000 {len(text.encode())}"
     host.stats[str(tmp_path)] = "directory 700 1000 1000 0"
     host.files[str(place)] = text
     report = examined(host, "h100", env_of(**OF_WORKER, GROUP_SECRET_FILE=str(place)), **TWO)
     (finding,) = [f for f in report.findings if f.id == "group-secret"]
-    assert (finding.severity == "ok") == bool(names["read_secret"]()), finding
+    assert (finding.severity == "ok") == bool(read_secret()), finding
 
 
 SECRET_FILE = "./group-secret/secret"
@@ -1307,8 +1306,8 @@ def test_every_host_has_its_line_in_the_list() -> None:
 def test_doctor_and_fetch_know_the_same_hub_cache() -> None:
     from ernie_deploy.host import file_checks
 
-    script = (Path(__file__).parents[1] / "docker" / "scripts" / "weights.py").read_text(encoding="utf-8")
-    names = re.search(r"(?s)^HF_HOME = re\.compile\((.*?)^\)", script, re.MULTILINE)
+    script = (Path(__file__).parents[1] / "docker" / "scripts" / "fetch.py").read_text(encoding="utf-8")
+    names = re.search(r"(?s)^HF_HOME = \((.*?)^\)", script, re.MULTILINE)
     assert names
     assert "".join(re.findall(r'r"(.*)"', names[1])) == file_checks.HF_HOME.pattern
     assert f"HANDED_MODE = 0o{file_checks.HANDED_MODE:o}" in script

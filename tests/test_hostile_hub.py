@@ -12,11 +12,12 @@ from pathlib import Path
 import fake_hub
 import pytest
 from fake_hub import FakeHub, Handler
-from test_weights import LFS, MODEL, NOWHERE, SOURCE, TOKEN, Stack, fill, safetensors
+from test_weights import LFS, MODEL, NOWHERE, TOKEN, Stack, fill, safetensors
 
 UP = "../" * 4
 # Where nobody cuts it off, the disk of who tests shall not be full.
 ENDLESS_BYTES = 1 << 30
+SPARE: dict[str, object] = {"SPARE_BYTES": "1 << 20"}
 LIES: dict[str, Callable[[Answer], None]] = {}
 Headers = dict[str, str]
 
@@ -217,13 +218,16 @@ def empty_beside(answer: Answer) -> None:
             for file in files[:1]
         ]
         answer.body = json.dumps(data).encode()
+    elif answer.path.endswith("empty.txt"):
+        answer.status, answer.body = 200, b""
+        commit, etag = answer.path.split("/")[-2], "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+        answer.headers = {"X-Repo-Commit": commit, "ETag": f'"{etag}"', "X-Linked-Size": "0"}
 
 
 @pytest.mark.parametrize("beside", [lambda _: None, empty_beside], ids=["alone", "beside an empty file"])
 def test_what_is_sent_without_end_is_cut_off(
     beside: Callable[[Answer], None], stack: Stack, hub: LyingHub
 ) -> None:
-    text = SOURCE.read_text().replace("SPARE_BYTES = 64 << 20", "SPARE_BYTES = 1 << 20")
 
     def endless(answer: Answer) -> None:
         beside(answer)
@@ -234,14 +238,13 @@ def test_what_is_sent_without_end_is_cut_off(
             }
 
     hub.lie = endless
-    done = stack.fetch(text=text)
+    done = stack.fetch(constants=SPARE)
     assert (done.code, "sends more" in done.err) == (26, True), done
     assert not list(stack.cache.rglob("*.incomplete"))
     assert hub.sent < 1 << 30
 
 
 def test_two_revisions_fetched_at_once_do_not_end_each_other(stack: Stack, hub: LyingHub) -> None:
-    text = SOURCE.read_text().replace("SPARE_BYTES = 64 << 20", "SPARE_BYTES = 1 << 20")
     large = fill(hub.folder / f"{MODEL}@refs-pr-1") / LFS
     large.write_bytes(safetensors(4 << 20))
     asked = threading.Event()
@@ -253,9 +256,9 @@ def test_two_revisions_fetched_at_once_do_not_end_each_other(stack: Stack, hub: 
 
     hub.lie = slow
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(stack.fetch, text=text)
+        first = pool.submit(stack.fetch, constants=SPARE)
         assert asked.wait(55)
-        second = stack.fetch("--revision", "refs/pr/1", text=text)
+        second = stack.fetch("--revision", "refs/pr/1", constants=SPARE)
     assert (first.result().code, second.code) == (0, 0), (first.result(), second)
     assert f"fetch: another stack downloads {MODEL} into this cache: waiting for it\n" in second.out
 

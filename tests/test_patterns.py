@@ -45,7 +45,7 @@ def test_each_file_that_uses_patterns_and_each_table_of_them_is_read() -> None:
     users = {str(path.relative_to(ROOT)) for path, text in texts.items() if "re.compile(" in text}
     read = {pattern.place.partition(":")[0] for pattern in PATTERNS}
     assert users <= read
-    assert {"docker/scripts/canary.py", "docker/scripts/weights.py", "host.toml"} <= read
+    assert {"docker/scripts/canary.py", "docker/scripts/fetch.py", "host.toml"} <= read
 
 
 def slowest(pattern: Pattern, size: int, limit_s: float = LIMIT_S) -> float:

@@ -2,21 +2,21 @@
 
 import json
 import os
-import runpy
 import stat
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, kit
+from container_scripts import loaded
 
 from ernie_deploy.host import settings
 from ernie_deploy.safe_io.redaction import redacted
 
-WEIGHTS = runpy.run_path(str(ROOT / "docker/scripts/weights.py"))
+REDACT = loaded("common").redact
 PASSWORDS = ("pw", "p/w", "p@w", "p:w", "/p@/w:@", "p//w", "pä#?w", "@", "hunter2%2F@x/y")
 
 
-@pytest.mark.parametrize("redact", [redacted, WEIGHTS["redact"]], ids=["kit", "weights"])
+@pytest.mark.parametrize("redact", [redacted, REDACT], ids=["kit", "scripts"])
 @pytest.mark.parametrize("password", PASSWORDS)
 def test_everything_before_the_host_is_blanked(redact: object, password: str) -> None:
     for text in (f"http://me:{password}@proxy:3128", f"HTTPS_PROXY='http://me:{password}@proxy:3128/' failed",
@@ -26,7 +26,7 @@ def test_everything_before_the_host_is_blanked(redact: object, password: str) ->
         assert shown.count("//***@proxy:3128") == text.count("proxy")
 
 
-@pytest.mark.parametrize("redact", [redacted, WEIGHTS["redact"]], ids=["kit", "weights"])
+@pytest.mark.parametrize("redact", [redacted, REDACT], ids=["kit", "scripts"])
 @pytest.mark.parametrize(
     "text", ["", "http://a/b", "me@example.org", "see https://a.b/c and x@y", "a // b @ c", "@//"]
 )

@@ -282,7 +282,7 @@ def test_the_services_of_two_nodes_line_by_line() -> None:
     for role, service in (("head", head), ("worker", worker)):
         assert named(service["entrypoint"]) == [
             *run, "node.py", role, *NODE_OPTIONS,
-            *run, "weights.py", "serve", "/cache/hf/ernie/baidu--ERNIE-4.5-300B-A47B-PT@main.json", "vllm", "serve",
+            *run, "serve.py", "/cache/hf/ernie/baidu--ERNIE-4.5-300B-A47B-PT@main.json", "vllm", "serve",
         ]  # fmt: skip
         assert service["environment"] == head["environment"]
         assert service["environment"].items() >= {  # type: ignore[attr-defined]

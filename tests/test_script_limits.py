@@ -1,7 +1,6 @@
 """At which moment the scripts in the containers act: the limits of time and space as they are shipped."""
 
 import os
-import runpy
 import shutil
 import time
 from collections.abc import Callable
@@ -10,17 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from container_scripts import loaded
 
-CANARY, WEIGHTS, GROUP = (
-    runpy.run_path(str(ROOT / "docker" / "scripts" / f"{name}.py")) for name in ("canary", "weights", "group")
-)
+CANARY, FETCH, GROUP = (vars(loaded(name)) for name in ("canary", "fetch", "group"))
 
 
 def state(*ages_s: float, healthy_s: float, misses: int = 3) -> Any:
     """What a probe finds of engines that last moved, and of a server that last was healthy, so long ago."""
     now = time.monotonic()
-    engines = {f"{i}": CANARY["Engine"](1.0, 1.0, 0.1, now - age_s) for i, age_s in enumerate(ages_s)}
+    engines = {f"{i}": CANARY["Engine"](1.0, [1.0, 0.1], now - age_s) for i, age_s in enumerate(ages_s)}
     return CANARY["State"](engines, now - healthy_s, misses, {}, list(engines))
 
 
@@ -63,7 +60,7 @@ def test_a_file_that_still_arrives_is_kept(tmp_path: Path, age_s: float, *, kept
     path.touch()
     then = time.time() - age_s
     os.utime(path, (then, then))
-    WEIGHTS["drop_partials"](tmp_path)
+    FETCH["drop_partials"](tmp_path)
     assert path.exists() is kept
 
 
@@ -73,9 +70,9 @@ def test_a_download_needs_its_size_and_five_percent_more(
 ) -> None:
     usage = SimpleNamespace(free=free_share * 1e9)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    require: Callable[..., None] = WEIGHTS["require_space"]
+    require: Callable[..., None] = FETCH["require_space"]
     if refused:
-        with pytest.raises(WEIGHTS["KnownError"], match=r"needs 1\.1 GB"):
+        with pytest.raises(FETCH["KnownError"], match=r"needs 1\.1 GB"):
             require(tmp_path, 1e9)
     else:
         require(tmp_path, 1e9)

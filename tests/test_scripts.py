@@ -16,7 +16,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.render import scripts as module
 from ernie_deploy.render.folder import files
 from ernie_deploy.render.kubernetes import manifests
-from ernie_deploy.render.scripts import Scripts, scripts_of
+from ernie_deploy.render.scripts import Scripts, fetch_script, scripts_of
 
 CATALOG = Catalog()
 FORMS: list[tuple[str, dict[str, object]]] = [
@@ -49,7 +49,7 @@ def test_fetch_writes_the_files_of_the_project(
     written = {path.name: path.read_bytes() for path in (tmp_path / "s").iterdir()}
     assert written == {name: (ROOT / "docker" / "scripts" / name).read_bytes() for name in written}
     assert written.keys() == scripts_of(planned(target, **options)).texts.keys()
-    assert words[end:] == ["--", "python3", "-I", f"{folder}/weights.py", "fetch"]
+    assert words[end:] == ["--", "python3", "-I", f"{folder}/{fetch_script(planned(target, **options))}"]
 
 
 @pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
@@ -172,7 +172,9 @@ def test_a_probe_and_the_server_carry_no_script(target: str, options: dict[str, 
 
 def test_the_health_check_outlives_its_probe() -> None:
     canary, group = ((ROOT / "docker" / "scripts" / name).read_text() for name in ("canary.py", "group.py"))
-    limits = [float(re.search(r"^PROBE_S = ([\d.]+)$", text, re.MULTILINE)[1]) for text in (canary, group)]  # type: ignore[index]
+    limits = [
+        float(re.search(r"^(?:PROBE|ASK)_S = ([\d.]+)$", text, re.MULTILINE)[1]) for text in (canary, group)
+    ]  # type: ignore[index]
     services = yaml.safe_load(interpolated(rendered("h100", model="300b", nodes=2)))["services"]
     for name, limit_s in zip(("serve", "worker"), limits, strict=True):
         check = services[name]["healthcheck"]

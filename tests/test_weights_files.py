@@ -1,18 +1,13 @@
 """A folder of weights with files that are none: named in a sentence, never waited for, never read without end."""
 
-import importlib.util
 import os
 import resource
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from container_scripts import loaded
 
-spec = importlib.util.spec_from_file_location("weights", ROOT / "docker/scripts/weights.py")
-assert spec
-assert spec.loader
-weights = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(weights)
+weights = loaded("own_folder")
 
 
 def good_folder(tmp_path: Path) -> Path:

@@ -13,23 +13,25 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).parent))
+from canary import end_container, save_state, within
+from common import STACK, STARTS
+
 # Whoever has it may ask: a line that it did not sign, with a nonce of the asker, has no meaning on either side.
 SECRET = Path("/run/secrets/group_secret")
 SHORTEST_SECRET = 32
-START = Path("/stack/head-start")
+# Of the head, which notes here when it was started: one that was started anew has another group.
+START = STACK / "head-start"
 STATE = Path(os.environ.get("TMPDIR", "/tmp"), "group.json")  # noqa: S108 - a tmpfs, which a restart clears
 # The launcher leaves it when the head lets this rank in.
 JOINS = STATE.with_name("joins")
-# The launcher counts here the starts that never became healthy.
-STARTS = Path("/stack", f"starts-{os.uname().nodename}")
 HEALTH_S = 3.0
-PROBE_S = 8.0
+ASK_S = 8.0
 MISSES = 3
 MOST_BYTES = 1024
 # A question is one line, sent at once; who is slower, or opens more, makes room for others.
@@ -39,9 +41,10 @@ MOST_CONNECTIONS, MOST_OF_ONE_HOST = 256, 8
 CLAIM_S = 60.0
 # Exit codes, beside those of node.py.
 NOT_LISTENING, NO_SECRET = 37, 38
+# No HTTP statuses: nobody answers, or somebody whose answer the secret did not sign.
+SILENCE, STRANGER = 0, 1
 # Rank, host, start of the head that the rank serves with, nonce, signature.
 QUESTION_WORDS = 5
-ENGINES = {b"vllm", b"ray"}
 
 
 def sign(secret: bytes, *words: str) -> str:
@@ -194,52 +197,27 @@ class State(NamedTuple):
 
 def load_state() -> State:
     """Return what the previous probe left, if anything."""
-    try:
-        start, misses = json.loads(STATE.read_text())
-        return State(str(start), int(misses))
-    except (OSError, ValueError, TypeError):
-        return State()
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return State(*json.loads(STATE.read_text()))
+    return State()
 
 
-def save_state(state: State) -> None:
-    """Replace the state in one step; without it the next probe is as the first."""
-    with contextlib.suppress(OSError):
-        fresh = STATE.with_suffix(".new")
-        fresh.write_text(json.dumps(state))
-        fresh.replace(STATE)
-
-
-@contextlib.contextmanager
-def within(limit_s: float) -> Iterator[None]:
-    """Raise TimeoutError at the limit, however slowly somebody answers."""
-
-    def expire(*_: object) -> None:
-        raise TimeoutError
-
-    signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def ask(head: str, port: str, rank: str, host: str, start: str) -> tuple[int, str]:
-    """Ask the beacon; return its status (0: silence) and its line. A stranger's line is silence too."""
+def ask(head: str, port: str, rank: str, host: str, start: str = "") -> tuple[int, str]:
+    """Ask the beacon whether the head serves, and claim the rank; return its status and its line."""
     secret, nonce = read_secret(), secrets.token_hex(16)
     asked = (rank, host, start or "-", nonce)
     try:
         with (
-            within(PROBE_S),
+            within(ASK_S),
             socket.create_connection((head, int(port)), source_address=(host, 0)) as connection,
         ):
             connection.sendall(" ".join([*asked, sign(secret, "ask", *asked)]).encode() + b"\n")
             line = connection.makefile("rb").readline(MOST_BYTES).decode("ascii")
     except (OSError, ValueError) as error:
-        return 0, f"no answer from the head ({type(error).__name__})"
+        return SILENCE, f"no answer from the head ({type(error).__name__})"
     status, signature, text = (*line.rstrip("\n").split(" ", 2), "", "", "")[:3]
     if not hmac.compare_digest(signature, sign(secret, "answer", nonce, status, text)):
-        return 0, "no answer from the head that its secret signed"
+        return STRANGER, "no answer from the head that its secret signed"
     return int(status), text
 
 
@@ -255,13 +233,15 @@ def probe(head: str, port: str, rank: str, host: str) -> int:
     status, line = ask(head, port, rank, host, before.start)
     if status == HTTPStatus.OK:
         if before.start and before.start != line:
-            return end_container("the head was started anew, and this rank belongs to the group before")
+            end_container("the head was started anew, and this rank belongs to the group before", "group")
+            return 1
         return report_healthy(before, line)
     misses = before.misses + 1 if before.start else 0
-    save_state(State(before.start, misses))
+    save_state(STATE, State(before.start, misses))
     if misses >= MISSES:
-        return end_container(f"{line}, {misses} probes in a row: its group is gone")
-    print(f"{'unhealthy' if before.start else 'not healthy yet'}: {line}")
+        end_container(f"{line}, {misses} probes in a row: its group is gone", "group")
+    else:
+        print(f"{'unhealthy' if before.start else 'not healthy yet'}: {line}")
     return 1
 
 
@@ -270,21 +250,9 @@ def report_healthy(before: State, start: str) -> int:
     if not before.start:
         with contextlib.suppress(OSError):
             STARTS.unlink()
-    save_state(State(start))
+    save_state(STATE, State(start))
     print("healthy: the head serves")
     return 0
-
-
-def end_container(reason: str) -> int:
-    """Kill every process but PID 1, whose end the restart policy answers."""
-    print(f"unhealthy: {reason}", flush=True)
-    if not ENGINES & set(Path("/proc/1/cmdline").read_bytes().split(b"\0")):
-        print("PID 1 did not start vllm or ray, so this is not its container: nothing is killed")
-        return 1
-    with contextlib.suppress(OSError), within(1.0):
-        Path("/proc/1/fd/2").write_text(f"group: {reason}: every process is killed for a new start\n")
-    os.kill(-1, signal.SIGKILL)
-    return 1
 
 
 def main(mode: str, *words: str) -> int:

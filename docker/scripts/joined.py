@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from canary import STARTS
+from common import STARTS
 
 
 def main(port: int = 8000) -> int:

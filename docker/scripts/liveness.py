@@ -11,10 +11,10 @@ state.mkdir(exist_ok=True)
 os.environ["TMPDIR"] = str(state)
 sys.path.insert(0, str(Path(__file__).parent))
 
-import canary  # noqa: E402
+import canary
 
 
-def end_container(reason: str) -> None:
+def end_container(reason: str, _: str = "", /) -> None:
     """Fail the probe: a container cannot kill its own PID 1, the kubelet can."""
     sys.exit(f"hang: {reason}")
 

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import hmac
 import ipaddress
 import os
 import re
-import secrets
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-# Read by the beacon, which tells the workers: a head that was started anew has another one.
-START = Path("/stack/head-start")
-# Tells the worker's probe that this rank is on its way into a group: the head may serve with a former process of
-# this rank meanwhile.
-JOINS = Path(os.environ.get("TMPDIR", "/tmp"), "joins")  # noqa: S108 - a tmpfs, which a restart clears
+sys.path.insert(0, str(Path(__file__).parent))
+from common import KnownError, run, say
+from group import JOINS, START, STRANGER, ask, read_secret
+
 RETRY_S = 2.0
 TOLD_EVERY_S = 60.0
-MOST_BYTES = 1024
 ANSWER_S = 3.0
-# The last is no HTTP status: somebody took the question and signed no answer.
-SERVING, ELSEWHERE, TAKEN, STRANGER = 200, 403, 409, 1
-# As group.py has them: the beacon and this node know each other by the secret.
-SECRET = Path("/run/secrets/group_secret")
-SHORTEST_SECRET = 32
+SERVING, ELSEWHERE, TAKEN = 200, 403, 409
 # Ray takes 30 % of the host's memory otherwise, which SHM_SIZE does not have.
 OBJECT_STORE_BYTES = 4_000_000_000
 GPUS = re.compile(r"/([\d.]+) GPU")
@@ -38,33 +31,7 @@ BAD_RANK, NOT_MY_ADDRESS, NO_INTERFACE, BAD_HEAD, HEAD_ABSENT, RANK_TAKEN, NODES
 NO_SECRET = 38
 
 
-class KnownError(Exception):
-    """A failure with a known cause: its exit code, what happened, why, and what to do before the next start."""
-
-    def __init__(self, code: int, sentence: str, role: str) -> None:
-        super().__init__(f"{sentence}, then run `docker compose --profile {role} up -d`")
-        self.code = code
-
-
-class Options(argparse.Namespace):
-    """The words before `--`; what is empty was never set in .env."""
-
-    role: str
-    nodes: int
-    rank: str
-    head: str
-    host_ip: str
-    nic: str
-    secret_file: str
-    port: int
-    beacon_port: int
-    gpus: int
-    ray: bool
-    wait_s: float
-    command: list[str]
-
-
-def parse(words: list[str]) -> Options:
+def parse(words: list[str]) -> Any:
     """Split the words at the first `--`: the command behind it has options of its own."""
     own, command = words[: words.index("--")], words[words.index("--") + 1 :]
     parser = argparse.ArgumentParser("node", allow_abbrev=False)
@@ -76,103 +43,85 @@ def parse(words: list[str]) -> Options:
     parser.add_argument("--ray", action="store_true")
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--wait-s", type=float, default=900.0)
-    options = parser.parse_args(own, namespace=Options())
+    options = parser.parse_args(own)
     options.command = command
     return options
-
-
-def say(text: str) -> None:
-    """Print for the container's log."""
-    print(f"node: {text}", file=sys.stderr, flush=True)
 
 
 # --- what .env says ---
 
 
-def check_rank(options: Options) -> None:
+def check_rank(options: Any) -> None:
     """Rank 0 is the head and no other: two heads would wait for each other forever."""
     last = options.nodes - 1
     if not options.rank:
         write = f"ernie-deploy doctor TARGET --nodes {options.nodes} --write-env --node-rank R --head ADDR"
-        raise KnownError(BAD_RANK, f"NODE_RANK is not set: write it into .env with `{write}`", options.role)
+        raise KnownError(BAD_RANK, f"NODE_RANK is not set: write it into .env with `{write}`")
     if not options.rank.isascii() or not options.rank.isdigit() or int(options.rank) > last:
         raise KnownError(
             BAD_RANK,
             f"NODE_RANK {options.rank!r} is not a number from 0 to {last}: correct it in .env",
-            options.role,
         )
     if (int(options.rank) == 0) != (options.role == "head"):
         raise KnownError(
             BAD_RANK,
             f"NODE_RANK is {options.rank}, but this is the profile {options.role} and rank 0 is the head alone: "
             f"correct NODE_RANK in .env, or choose the other profile",
-            options.role,
         )
 
 
-def check_secret(options: Options) -> None:
+def check_secret(options: Any) -> None:
     """Without the secret anybody could claim this rank; the head's `serve` knows its file's name alone."""
     write = f"ernie-deploy doctor TARGET --nodes {options.nodes} --write-env --node-rank {options.rank} --head ADDR"
     if options.secret_file in ("", os.devnull):
         reason = f"GROUP_SECRET_FILE is not set: write it into .env with `{write}`"
-        raise KnownError(NO_SECRET, reason, options.role)
+        raise KnownError(NO_SECRET, reason)
     if options.role == "worker" and not read_secret():
         reason = f"GROUP_SECRET_FILE {options.secret_file} holds no secret that can be read: copy the head's file here"
-        raise KnownError(NO_SECRET, reason, options.role)
+        raise KnownError(NO_SECRET, reason)
 
 
-def read_secret() -> bytes:
-    """Return the group's secret; empty where there is none, or none worth the name."""
-    try:
-        secret = SECRET.read_bytes().strip()
-    except OSError:
-        return b""
-    return secret if len(secret) >= SHORTEST_SECRET else b""
-
-
-def check_interface(options: Options) -> None:
+def check_interface(options: Any) -> None:
     """NCCL and gloo stop with a much longer text where the interface is not there."""
     there = sorted(name for _, name in socket.if_nameindex())
     if options.nic not in there:
         raise KnownError(
             NO_INTERFACE,
             f"NIC {options.nic!r} is no interface of this host, which has {', '.join(there)}: correct it in .env",
-            options.role,
         )
 
 
-def check_address(options: Options) -> None:
+def check_address(options: Any) -> None:
     """An address of another host makes the ranks meet nowhere."""
     if not is_here(options.host_ip):
         raise KnownError(
             NOT_MY_ADDRESS,
             f"HOST_IP {options.host_ip!r} is no address of this host, likely from another node's .env: "
             "correct it there (`ip -brief address` lists them)",
-            options.role,
         )
 
 
-def check_head(options: Options) -> None:
+def check_head(options: Any) -> None:
     """The head is this host exactly where the rank is 0."""
     try:
         found = socket.getaddrinfo(options.head or "\0", options.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = f"HEAD_ADDR {options.head!r} does not resolve ({error}): give its address in .env"
-        raise KnownError(BAD_HEAD, reason, options.role) from error
+        raise KnownError(BAD_HEAD, reason) from error
     addresses = sorted({str(entry[4][0]) for entry in found})
     if any(ipaddress.ip_address(address).is_loopback for address in addresses):
         reason = f"HEAD_ADDR {options.head} is every host's own: give the address that the other nodes reach"
-        raise KnownError(BAD_HEAD, reason, options.role)
+        raise KnownError(BAD_HEAD, reason)
     if any(map(is_here, addresses)) != (options.role == "head"):
         fault = "no address of this host" if options.role == "head" else "this very host"
         reason = f"HEAD_ADDR {options.head} is {fault}, but NODE_RANK is {options.rank}: correct one of them in .env"
-        raise KnownError(BAD_HEAD, reason, options.role)
+        raise KnownError(BAD_HEAD, reason)
 
 
 def is_here(address: str) -> bool:
     """Tell whether the address is one of this host's: only then can it be bound."""
     try:
-        family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET  # noqa: PLR2004
+        family = socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((address, 0))
     except (OSError, ValueError):
@@ -183,23 +132,23 @@ def is_here(address: str) -> bool:
 # --- waiting for the other nodes, each time bounded ---
 
 
-def wait_for_head(options: Options) -> None:
+def wait_for_head(options: Any) -> None:
     """Wait until the head listens for ranks; one that already serves has no room for this rank."""
     place, begun, told = f"{options.head}:{options.port}", time.monotonic(), -TOLD_EVERY_S
     while (waited := time.monotonic() - begun) < options.wait_s:
         status, text = ask_beacon(options)
         if status == TAKEN:
-            raise KnownError(RANK_TAKEN, f"{text}: give this node another NODE_RANK in .env", options.role)
+            raise KnownError(RANK_TAKEN, f"{text}: give this node another NODE_RANK in .env")
         if status == ELSEWHERE:
             reason = (
                 f"HOST_IP {options.host_ip!r} is not how the head sees this node, {text}: correct it in .env"
             )
-            raise KnownError(NOT_MY_ADDRESS, reason, options.role)
+            raise KnownError(NOT_MY_ADDRESS, reason)
         if status != SERVING and listens(options):
             return
         if waited - told >= TOLD_EVERY_S:
             say(
-                f"waiting for the head at {place}, {waited:.0f} of {options.wait_s:.0f} s: {obstacle(status, options.port)}"
+                f"node: waiting for the head at {place}, {waited:.0f} of {options.wait_s:.0f} s: {obstacle(status, options.port)}"
             )
             told = waited
         time.sleep(RETRY_S)
@@ -207,7 +156,6 @@ def wait_for_head(options: Options) -> None:
         HEAD_ABSENT,
         f"the head at {place} let no rank in within {options.wait_s:.0f} s: {obstacle(ask_beacon(options)[0], options.port)}; "
         "start the head, or open the port on it",
-        options.role,
     )
 
 
@@ -224,30 +172,12 @@ def obstacle(status: int, port: int) -> str:
     return "nothing answers, so it is not up, or a firewall closes its ports"
 
 
-def ask_beacon(options: Options) -> tuple[int, str]:
-    """Ask whether the head serves, and claim the rank; 0 for silence, and for what its secret did not sign."""
-    secret, nonce = read_secret(), secrets.token_hex(16)
-    asked = (options.rank, options.host_ip, "-", nonce)
-    try:
-        with socket.create_connection(
-            (options.head, options.beacon_port), timeout=ANSWER_S, source_address=(options.host_ip, 0)
-        ) as connection:
-            connection.sendall(" ".join([*asked, sign(secret, "ask", *asked)]).encode() + b"\n")
-            line = connection.makefile("rb").readline(MOST_BYTES).decode("ascii")
-    except (OSError, ValueError):
-        return 0, ""
-    status, signature, text = (*line.rstrip("\n").split(" ", 2), "", "", "")[:3]
-    if not hmac.compare_digest(signature, sign(secret, "answer", nonce, status, text)):
-        return STRANGER, ""
-    return int(status), text
+def ask_beacon(options: Any) -> tuple[int, str]:
+    """Ask whether the head serves, and claim the rank; 0 for silence."""
+    return ask(options.head, options.beacon_port, options.rank, options.host_ip)
 
 
-def sign(secret: bytes, *words: str) -> str:
-    """Return what only who has the secret can say of these words, none of which has a line break."""
-    return hmac.new(secret, "\n".join(words).encode(), "sha256").hexdigest()
-
-
-def listens(options: Options) -> bool:
+def listens(options: Any) -> bool:
     """Tell whether the head's port lets somebody in."""
     try:
         with socket.create_connection((options.head, options.port), timeout=ANSWER_S):
@@ -256,7 +186,7 @@ def listens(options: Options) -> bool:
         return False
 
 
-def start_ray(options: Options) -> None:
+def start_ray(options: Any) -> None:
     """Start Ray's head in this container: the engine must share its raylet's sockets and memory."""
     words = ["ray", "start", "--head", f"--node-ip-address={options.host_ip}", f"--port={options.port}"]
     words += [f"--num-gpus={options.gpus}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
@@ -264,21 +194,21 @@ def start_ray(options: Options) -> None:
     subprocess.run(words, check=True)  # noqa: S603 - words of this file, and no shell
 
 
-def wait_for_gpus(options: Options) -> None:
+def wait_for_gpus(options: Any) -> None:
     """Wait until every node's GPUs are in Ray's cluster: vLLM itself would wait without a word, and longer."""
     wanted, begun, told = options.gpus * options.nodes, time.monotonic(), -TOLD_EVERY_S
     while (joined := gpus_of_cluster()) < wanted:
         waited, missing = time.monotonic() - begun, who_is_missing(options, joined)
         if waited >= options.wait_s:
             reason = f"{missing} after {waited:.0f} s: start the profile worker on them, and open port {options.port}"
-            raise KnownError(NODES_MISSING, reason, options.role)
+            raise KnownError(NODES_MISSING, reason)
         if waited - told >= TOLD_EVERY_S:
-            say(f"waiting for Ray, {waited:.0f} of {options.wait_s:.0f} s: {missing}")
+            say(f"node: waiting for Ray, {waited:.0f} of {options.wait_s:.0f} s: {missing}")
             told = waited
         time.sleep(RETRY_S)
 
 
-def who_is_missing(options: Options, joined: int) -> str:
+def who_is_missing(options: Any, joined: int) -> str:
     """Say in words how much of the cluster is there."""
     wanted = options.gpus * options.nodes
     nodes = -(-(wanted - joined) // options.gpus)
@@ -300,33 +230,27 @@ def note_start() -> None:
     fresh.replace(START)
 
 
-def run(options: Options) -> None:
+def main(words: list[str]) -> None:
     """Check, wait, and become the command."""
-    for check in (check_rank, check_interface, check_address, check_head, check_secret):
-        check(options)
-    if options.role == "head":
-        note_start()
+    options = parse(words)
+    try:
+        for check in (check_rank, check_interface, check_address, check_head, check_secret):
+            check(options)
+        if options.role == "worker":
+            wait_for_head(options)
+            JOINS.touch()
+        else:
+            note_start()
         if options.ray:
             start_ray(options)
             wait_for_gpus(options)
-    else:
-        wait_for_head(options)
-        JOINS.touch()
-    say(
-        f"rank {options.rank} of {options.nodes} nodes, {options.host_ip} on {options.nic}, head {options.head}"
-    )
+    except KnownError as error:
+        code, line = error.args
+        raise KnownError(code, f"{line}, then run `docker compose --profile {options.role} up -d`") from error
+    where = f"{options.host_ip} on {options.nic}, head {options.head}"
+    say(f"node: rank {options.rank} of {options.nodes} nodes, {where}", sys.stderr)
     os.execvp(options.command[0], options.command)
 
 
-def main(*words: str) -> int:
-    """Run; a known cause ends in a one-line error."""
-    try:
-        run(parse(list(words)))
-    except KnownError as error:
-        say(str(error))
-        return error.code
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(run("node", main))

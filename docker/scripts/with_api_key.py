@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-# Exit code; docker/scripts/weights.py has 20 to 27, docker/scripts/node.py 30 to 36.
+# Exit code; fetch.py and serve.py have 20 to 27, node.py and group.py 30 to 38.
 UNFIT_KEY = 40
 # The parser takes seconds for a larger file of brackets.
 MOST_BYTES = 4 << 10

@@ -12,7 +12,7 @@ NO_FILE = "/dev/null"
 READ, READ_AND_ENTER = 0o4, 0o5
 WRITE_TOO = 0o7
 OTHERS = 0o4
-# As in docker/scripts/weights.py: what does not hinder it from handing a folder of root's over.
+# As in docker/scripts/fetch.py: what does not hinder it from handing a folder of root's over.
 LOST_AND_FOUND = "lost+found"
 HF_HOME = re.compile(
     r"lost\+found|ernie|hub|xet|assets|token|stored_tokens|datasets|modules|metrics|evaluate|accelerate"
@@ -107,7 +107,7 @@ def engine_cache(examination: Examination) -> Iterator[Finding]:
 
 
 def _folder(examination: Examination, variable: str, stat: Stat | None, others: list[str]) -> Finding:
-    """Judge a folder as docker/scripts/weights.py does before it hands one over."""
+    """Judge a folder as docker/scripts/fetch.py does before it hands one over."""
     path, (uid, gid) = examination.values[variable], examination.owner
     name, need, verb = FOLDERS[variable]
     if stat is None:

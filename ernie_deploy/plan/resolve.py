@@ -170,7 +170,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     def fetch_words(self) -> list[str]:
         """Arguments of the fetch script."""
         owner = self.user or "0:0"
-        words = ["fetch", f"--model={self.model.hf_id}", f"--revision={self.revision}", f"--owner={owner}"]
+        words = [f"--model={self.model.hf_id}", f"--revision={self.revision}", f"--owner={owner}"]
         local = [f"--weights={WEIGHTS_MOUNT}", f"--architecture={self.model.architecture}"]
         return words + (local if self.request.weights else [])
 

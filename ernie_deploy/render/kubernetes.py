@@ -14,7 +14,7 @@ from ernie_deploy.plan.request import LOOPBACK, Request, command_words
 from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.settings import Setting, words
 from ernie_deploy.render.compose import defaults_of
-from ernie_deploy.render.scripts import OF_NODES, read, scripts_of
+from ernie_deploy.render.scripts import OF_NODES, fetch_script, read, scripts_of
 from ernie_deploy.render.yaml import comment, environment, scalar
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # A worker's pod is labelled with its StatefulSet's name and a hash of 11 characters; a label holds 63.
 LONGEST_NAME = 45
-# The first wait of docker/scripts/weights.py after failed starts, and the way to the engine's own clock.
+# The first wait of docker/scripts/serve.py after failed starts, and the way to the engine's own clock.
 BACK_OFF_S = 600
 BEFORE_ENGINE_S = 60
 PROBE_PERIOD_S = 10
@@ -88,6 +88,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     code_timeout_s: str
     code_words: tuple[str, ...]
     scripts: dict[str, str]
+    fetch_script: str
 
 
 def manifests(plan: Plan, defaults: dict[str, str]) -> str:
@@ -153,6 +154,7 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         code_timeout_s=host["REMOTE_CODE_IMPORT_TIMEOUT_S"],
         code_words=(*plan.code.import_words.values(), *plan.code.serve_words) if plan.code else (),
         scripts=pod_scripts(plan),
+        fetch_script=fetch_script(plan),
     )
 
 

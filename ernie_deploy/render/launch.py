@@ -5,7 +5,7 @@ from msgspec import Struct
 from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.serve import HF_CACHE, HOME
 from ernie_deploy.plan.settings import words
-from ernie_deploy.render.scripts import Scripts
+from ernie_deploy.render.scripts import Scripts, fetch_script
 from ernie_deploy.render.yaml import lines, word
 
 
@@ -54,12 +54,12 @@ class Launch(Struct, frozen=True, kw_only=True):
     @property
     def fetch(self) -> list[str]:
         """What `fetch` becomes once it has written the scripts; its command follows."""
-        return [*self._run("weights.py", "-I"), "fetch"]
+        return self._run(fetch_script(self.plan), "-I")
 
     @property
     def fetch_command(self) -> list[str]:
         """Its command; at its end what brings and judges the code of the model, where it has some."""
-        own, code = [word(text) for text in self.plan.fetch_words[1:]], self.plan.code
+        own, code = [word(text) for text in self.plan.fetch_words], self.plan.code
         if not code:
             return own
         bring = [*self._run("packages.py", "-I"), *map(word, code.bring_words)] if self.plan.packages else []
@@ -136,7 +136,7 @@ class Launch(Struct, frozen=True, kw_only=True):
 
     def _verified(self, *, first: bool = False) -> list[str]:
         """The weights are checked, and remote code is imported once, before the engine starts."""
-        verify, code = [*self._run("weights.py", "-IS"), "serve", word(self.plan.stamp)], self.plan.code
+        verify, code = [*self._run("serve.py", "-IS"), word(self.plan.stamp)], self.plan.code
         return verify + ([*self._import(first=first), *map(word, code.serve_words), '"--"'] if code else [])
 
     def _import(self, *, first: bool = False) -> list[str]:

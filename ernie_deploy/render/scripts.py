@@ -41,12 +41,20 @@ class Scripts(Struct, frozen=True):
 
 def scripts_of(plan: Plan) -> Scripts:
     """The scripts of this stack, and none that only another form of it needs."""
-    names = ["weights.py", "canary.py"]
+    names = ["common.py", "serve.py", "canary.py", "fetch.py"]
+    names += ["own_folder.py"] * bool(plan.request.weights) + ["with_code.py"] * bool(plan.code)
     names += ["with_api_key.py"] * plan.request.api_key_file
     names += list(OF_NODES) * plan.several_nodes
     if plan.code:
         names += ["packages.py"] * bool(plan.packages) + ["judge.py", "code_reader.py", "dry_import.py"]
     return Scripts({name: read(name) for name in names})
+
+
+def fetch_script(plan: Plan) -> str:
+    """What `fetch` runs: each brings the weights by means of the ones after it."""
+    if plan.code:
+        return "with_code.py"
+    return "own_folder.py" if plan.request.weights else "fetch.py"
 
 
 @cache

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
-# What the launcher says before it waits (docker/scripts/weights.py): the engine's own words are those of starts before. Only
+# What the launcher says before it waits (docker/scripts/serve.py): the engine's own words are those of starts before. Only
 # scripts have printed until then, so a client, whose words come into the log once the API serves, cannot say it.
 WAITS = re.compile(
     r"\A(?:(?:api-key|node|serve): .{0,2000}\n){0,100}?"

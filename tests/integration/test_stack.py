@@ -32,7 +32,7 @@ SATURATED_S = 300
 FLOODED_S = 170
 # A hang is found within this time.
 FOUND_S = 180
-# The exit code of `fetch`, as docker/scripts/weights.py has it. Only where the engine tells it: `docker compose run`
+# The exit code of `fetch`, as docker/scripts/fetch.py has it. Only where the engine tells it: `docker compose run`
 # of Compose 2.40 ends with 0 on Docker 20.10 whatever the container ended with.
 DISK_FULL = 23
 

@@ -123,7 +123,7 @@ def test_probes_wait_for_the_weights_and_restart_only_a_hang() -> None:
     assert startup["httpGet"] == ready["httpGet"] == health
     patience = startup["periodSeconds"] * startup["failureThreshold"]
     back_off = re.search(
-        r"^BACK_OFF_S = ([0-9.]+)$", (ROOT / "docker/scripts/weights.py").read_text(), re.MULTILINE
+        r"^BACK_OFF_S = ([0-9.]+)$", (ROOT / "docker/scripts/serve.py").read_text(), re.MULTILINE
     )
     assert back_off
     assert patience >= plan.ready_timeout_s + float(back_off[1]) + 60

@@ -23,7 +23,7 @@ def remember(tmp_path: Path, misses: int) -> None:
     started = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
     folder = tmp_path / f"canary-{started}"
     folder.mkdir(exist_ok=True)
-    (folder / "canary.json").write_text(json.dumps([{"0": [1, 0, 0, 0.0]}, 0.0, misses]))
+    (folder / "canary.json").write_text(json.dumps([{"0": [1, [0.0, 0.0], 0.0]}, 0.0, misses, {}, []]))
 
 
 @contextmanager
@@ -91,8 +91,8 @@ def leader_that_says(status: int) -> Iterator[int]:
 def test_a_worker_is_ready_where_the_leader_serves(tmp_path: Path, status: int, code: int) -> None:
     scripts = unpacked(tmp_path, written("h100", model="300b", nodes=2))
     # The image's path, here a folder of the test.
-    canary = scripts / "canary.py"
-    canary.write_text(canary.read_text().replace('"/stack"', repr(str(tmp_path))))
+    common = scripts / "common.py"
+    common.write_text(common.read_text().replace('"/stack"', repr(str(tmp_path))))
     count = tmp_path / f"starts-{os.uname().nodename}"
     count.write_text("2\n")
     with leader_that_says(status) as port:

@@ -36,7 +36,7 @@ def differences(target: str, **options: object) -> list[str]:
     pairs = {
         "serve words": (served(made["leader"])[0], entry[3:] + serve["command"]),
         "serve variables": (served(made["leader"])[1], serve["environment"]),
-        "fetch words": (served(made["fetch"])[0], ["fetch", *mounted(fetch["command"])]),
+        "fetch words": (served(made["fetch"])[0], mounted(fetch["command"])),
         "fetch variables": (served(made["fetch"])[1], given),
         "image": (container(made["leader"])["image"], serve["image"]),
         "fetch image": (container(made["fetch"])["image"], fetch["image"]),
@@ -79,7 +79,7 @@ def test_any_setting_reaches_vllm_unchanged(value: str) -> None:
         list(yaml.safe_load_all(text.partition("\nkind: Service\n")[0].rpartition("\n---")[0]))
     )["leader"]
     known = {"HOME": "wrong", "X": "wrong"}
-    assert served(leader, **known)[0][4:] == [plan.positional_model, *words(plan.settings)]
+    assert served(leader, **known)[0][3:] == [plan.positional_model, *words(plan.settings)]
     probe = container(leader)["livenessProbe"]["exec"]["command"]
     assert expanded(probe[4], **known) == plan.served_name
 
@@ -91,11 +91,8 @@ def test_what_kubernetes_would_expand_is_escaped() -> None:
 
 def test_scripts_are_the_files_of_the_project() -> None:
     data = of_kind(read(written("h100")), "ConfigMap")["data"]
-    files = [
-        ROOT / "docker/scripts/canary.py",
-        ROOT / "docker/scripts/liveness.py",
-        ROOT / "docker/scripts/weights.py",
-    ]
+    names = ("canary", "common", "fetch", "liveness", "serve")
+    files = [ROOT / f"docker/scripts/{name}.py" for name in names]
     assert data == {file.name: file.read_text(encoding="utf-8") for file in files}
     guarded = of_kind(read(written("h100", api_key_file=True)), "ConfigMap")["data"]
     reader = ROOT / "docker/scripts/with_api_key.py"
@@ -106,7 +103,13 @@ def test_scripts_are_the_files_of_the_project() -> None:
 def test_scripts_for_remote_code_are_there_with_it(choice: str) -> None:
     plain = of_kind(read(written("h100")), "ConfigMap")["data"]
     data = of_kind(read(written("h100", model="vl-28b", extra_packages=choice)), "ConfigMap")["data"]
-    names = {"judge.py", "code_reader.py", "dry_import.py", *(["packages.py"] if choice == "fetch" else [])}
+    names = {
+        "with_code.py",
+        "judge.py",
+        "code_reader.py",
+        "dry_import.py",
+        *(["packages.py"] if choice == "fetch" else []),
+    }
     assert data.keys() - plain.keys() == names
     for name in names:
         assert data[name] == (ROOT / "docker" / "scripts" / name).read_text(encoding="utf-8")
