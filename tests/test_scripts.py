@@ -138,6 +138,8 @@ def supported() -> list[tuple[str, str]]:
 
 
 BUDGET, BUDGET_WITH_KEY, BUDGET_OF_NODES, BUDGET_OF_FOLDER = 125, 130, 155, 130
+# The whole file with its scripts, and what more it takes where the model has code of its own.
+WHOLE, WHOLE_WITH_KEY, WHOLE_OF_NODES, WHOLE_OF_CODE = 1085, 1220, 1655, 1885
 
 
 @pytest.mark.parametrize(("model", "target"), supported())
@@ -145,6 +147,8 @@ def test_the_configuration_of_one_node_is_short(model: str, target: str) -> None
     for key in (False, True):
         lines = before_the_scripts(rendered(target, model=model, api_key_file=key))
         assert len(lines) <= (BUDGET_WITH_KEY if key else BUDGET)
+        whole = (WHOLE_WITH_KEY if key else WHOLE) + WHOLE_OF_CODE * CATALOG.model(model).trust_remote_code
+        assert len(rendered(target, model=model, api_key_file=key).splitlines()) <= whole
         assert lines.index(next(line for line in lines if not line.startswith("#"))) <= 8
     folder = files(planned(target, model=model), CATALOG, {})["compose.yml"]
     assert len(folder.splitlines()) <= BUDGET_OF_FOLDER
@@ -153,6 +157,28 @@ def test_the_configuration_of_one_node_is_short(model: str, target: str) -> None
 def test_the_configuration_of_two_nodes_is_short() -> None:
     assert len(before_the_scripts(rendered("h100", model="300b", nodes=2))) <= BUDGET_OF_NODES
     assert len(before_the_scripts(rendered("mi300x", model="300b", nodes=2))) <= BUDGET_OF_NODES
+    for target in ("h100", "mi300x"):
+        assert len(rendered(target, model="300b", nodes=2).splitlines()) <= WHOLE_OF_NODES
+
+
+def test_a_default_stack_carries_what_it_runs_and_no_more() -> None:
+    assert list(scripts_of(planned("h100")).texts) == ["common.py", "serve.py", "canary.py", "fetch.py"]
+    more = {
+        "own_folder.py": {"weights": "/data/w"}, "with_code.py": {"model": "vl-28b"},
+        "with_api_key.py": {"api_key_file": True}, "node.py": {"model": "300b", "nodes": 2},
+    }  # fmt: skip
+    for name, options in more.items():
+        assert name in scripts_of(planned("h100", **options)).texts, name
+
+
+@pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
+def test_every_script_finds_those_that_it_imports(target: str, options: dict[str, object]) -> None:
+    texts = scripts_of(planned(target, **options)).texts
+    for name, text in texts.items():
+        for line in re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE):
+            there = f"{line}.py" in texts or not (ROOT / "docker/scripts" / f"{line}.py").exists()
+            # What stands for fetch where the weights are the user's own folder.
+            assert there or (name, line) == ("with_code.py", "own_folder"), (name, line)
 
 
 def test_a_reviewer_meets_what_serves_first() -> None:
