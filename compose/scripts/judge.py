@@ -29,7 +29,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-# Exit codes; docker/scripts/weights.py has 20 to 27, node.py 30 to 38, with_api_key.py 40.
+# Exit codes; fetch.py and serve.py have 20 to 27, node.py 30 to 38, with_api_key.py 40.
 MISSING, NETWORK, UNREADABLE = 50, 51, 52
 MOST_BYTES, MOST_JSON_BYTES, MOST_RECORD_BYTES, MOST_FILES = 1 << 20, 64 << 20, 256 << 20, 200
 READER_S, DIFF_S = 60, 5
