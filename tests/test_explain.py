@@ -12,6 +12,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.explain import decoded
 from ernie_deploy.stack.evidence import SERVING, of_text
 from ernie_deploy.stack.peeling import peeled
+from ernie_deploy.stack.rendered import Rendered
 from ernie_deploy.stack.verdict import Verdict, as_text, judge
 
 CATALOG = Catalog()
@@ -81,8 +82,8 @@ def test_nothing_is_found_in_a_healthy_log(path: Path) -> None:
         assert made.unknown.exception is None, made.unknown
 
 
-def test_the_healthy_logs_are_many_lines() -> None:
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in HEALTHY) >= 700
+def test_the_healthy_logs_are_a_thousand_lines() -> None:
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in HEALTHY) >= 1_000
 
 
 BENIGN = """\
@@ -215,7 +216,7 @@ def test_values_are_passed_on_in_words_of_the_rendered_file(tmp_path: Path) -> N
     assert kit("render", "h100", "--tp", "2", "-o", str(tmp_path / "compose.yml")).returncode == 0
     beside = kit("explain", str(log), "--json")
     step = json.loads(beside.stdout)["next"]
-    command = "ernie-deploy render h100 --tp 2 --max-model-len 75856 -o compose.yml --force"
+    command = f"ernie-deploy render h100 --tp 2 --max-model-len 75856 -o {tmp_path}/compose.yml --force"
     assert command in step
     assert kit(*command.split()[1:], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}).returncode == 0
     assert "75856" in (tmp_path / "compose.yml").read_text()
@@ -223,7 +224,7 @@ def test_values_are_passed_on_in_words_of_the_rendered_file(tmp_path: Path) -> N
 
 def test_what_is_printed_is_not_taken_for_a_place_of_the_table() -> None:
     line = "vllm: error: argument --x: {render:--set evil=1}"
-    made = judge(of_text(line), CATALOG, ["h100"])
+    made = judge(of_text(line), CATALOG, Rendered(Path("compose.yml"), ("h100",)))
     assert "ernie-deploy render" not in made.next
     assert made.known
     assert "{ render:--set evil=1}" in made.known.what
@@ -260,3 +261,16 @@ def test_powershells_encoding_is_read() -> None:
     text = (ROOT / "tests/failures/port-busy.txt").read_text()
     assert identity(decoded(text.encode("utf-16"))) == "port-busy"
     assert identity(decoded(b"\xef\xbb\xbf" + text.encode())) == "port-busy"
+
+
+def test_every_known_failure_is_listed() -> None:
+    listed = json.loads(kit("explain", "--list", "--json").stdout)
+    assert {one["id"] for one in listed} == {one.id for one in CATALOG.failures if one.weight != "generic"}
+    assert "port-busy: The port" in kit("explain", "--list").stdout
+
+
+def test_an_extra_word_for_vllm_stays_behind_the_dashes() -> None:
+    made = Rendered(Path("my dir/compose.yml"), ("h100", "--", "--seed", "1"))
+    assert (
+        made.again("--tp 2") == "ernie-deploy render h100 --tp 2 -o 'my dir/compose.yml' --force -- --seed 1"
+    )

@@ -11,6 +11,7 @@ from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
+    from ernie_deploy.stack.compose import Stack
     from ernie_deploy.stack.evidence import Evidence
 
 EXAMPLE = """\b
@@ -24,6 +25,7 @@ Exits 0 if the cause is recognised, and 1 if it is not."""
 
 STDIN = "-"
 UNRECOGNISED = 1
+HANDED_OVER = "name a log (ernie-deploy explain FILE), or hand it over: docker logs CONTAINER 2>&1 | ernie-deploy explain -"
 # Of a larger input, its end is read.
 MOST_BYTES = 32 << 20
 STACK_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
@@ -32,41 +34,75 @@ STACK_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-com
 @click.command(epilog=EXAMPLE)
 @click.argument("source", default="", metavar="[FILE|-|STACK]", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
-def explain(source: str, as_json: bool) -> int:
+@click.option(
+    "--list", "list_failures", is_flag=True, help="Print every known failure with its next step instead."
+)
+def explain(source: str, as_json: bool, list_failures: bool) -> int:
     """Name the cause in a log or a stack, with its evidence and the next step."""
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.stack import verdict
+    from ernie_deploy.stack.rendered import rendered
 
-    evidence, folder = _evidence(source)
-    made = verdict.judge(evidence, Catalog(), _rendered(folder))
+    if list_failures:
+        return _list(as_json=as_json)
+    evidence, file = _evidence(source)
+    made = verdict.judge(evidence, Catalog(), rendered(file) if file else None)
     say(json.dumps(verdict.as_data(made), indent=2) if as_json else verdict.as_text(made), as_json=as_json)
     return 0 if made.known else UNRECOGNISED
 
 
-def _evidence(source: str) -> "tuple[Evidence, Path]":
-    """The lines to judge, and the folder whose compose file they are about."""
+def _list(*, as_json: bool) -> int:
+    import msgspec
+
+    from ernie_deploy.catalog import Catalog
+
+    known = [failure for failure in Catalog().failures if failure.weight != "generic"]
+    if as_json:
+        say(msgspec.json.encode(known).decode(), as_json=True)
+        return 0
+    say("\n".join(f"{one.id}: {one.what}\n  next: {one.next}\n  source: {one.source}" for one in known))
+    return 0
+
+
+def _evidence(source: str) -> "tuple[Evidence, Path | None]":
+    """The lines to judge, and the compose file that they are about or lie beside."""
     from ernie_deploy.stack.evidence import of_text
 
     if source == STDIN:
-        return of_text(decoded(_end(sys.stdin.buffer))), Path()
+        return of_text(decoded(_end(sys.stdin.buffer))), stack_file(Path())
     path = Path(source)
     if source and _is_file(path) and not _is_stack_file(path):
-        return of_text(decoded(_read(path))), path.parent
+        return of_text(decoded(_read(path))), stack_file(path.parent)
     return _of_stack(source)
 
 
-def _of_stack(source: str) -> "tuple[Evidence, Path]":
-    from ernie_deploy.stack.inspection import evidence_of
+def _of_stack(source: str) -> "tuple[Evidence, Path | None]":
+    from ernie_deploy.stack.inspection import evidence_of, evidence_of_project
 
     path = Path(source)
-    file = path if _is_file(path) and source else stack_file(path) if path.is_dir() else None
-    if file is None and (not source or path.is_dir() or "/" in source):
-        raise UsageError(
-            f"There is no compose file in {path}." if path.is_dir() else f"There is no {source}.",
-            cause="without an argument, explain looks at the stack of this folder",
-            next_step="name a log, or hand it over: docker logs CONTAINER 2>&1 | ernie-deploy explain -",
-        )
-    return evidence_of(file, source), file.parent if file else Path()
+    if not source or _is_file(path) or path.is_dir():
+        stack = _stack(source)
+        return evidence_of(stack), stack.files[0]
+    if "/" in source:
+        raise UsageError(f"There is no {source}.", next_step=HANDED_OVER)
+    return evidence_of_project(source), None
+
+
+def _stack(source: str) -> "Stack":
+    """The stack of this folder, of another, or of a compose file; raises `UsageError`."""
+    from ernie_deploy.commands.stack_of import stack_of
+    from ernie_deploy.stack.compose import Stack
+
+    try:
+        if not source:
+            return stack_of(())
+        path = Path(source)
+        file = stack_file(path) if path.is_dir() else path
+    except UsageError as fault:
+        raise UsageError(fault.what, cause=fault.cause, next_step=HANDED_OVER) from fault
+    if file is None:
+        raise UsageError(f"There is no compose file in {source}.", next_step=HANDED_OVER)
+    return Stack(files=(file,))
 
 
 def stack_file(folder: Path) -> Path | None:
@@ -115,11 +151,3 @@ def decoded(data: bytes) -> str:
     if data[:2] in {b"\xff\xfe", b"\xfe\xff"}:
         return data.decode("utf-16", "replace")
     return data.decode("utf-8", "replace").removeprefix("\ufeff")
-
-
-def _rendered(folder: Path) -> list[str] | None:
-    """The words that rendered the compose file there; None where the kit did not."""
-    from ernie_deploy.stack.rendered import words_of
-
-    file = stack_file(folder)
-    return words_of(file) if file else None

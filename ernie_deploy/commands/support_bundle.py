@@ -47,12 +47,12 @@ def support_bundle(  # noqa: PLR0913, PLR0917 - its options
     """Gather what a ticket needs in one archive, without secrets and prompts."""
     from ernie_deploy.stack.bundle import collect, write
 
-    place = file or _default_file()
-    parts = _parts(place, lines)
+    stack = _stack(file)
+    parts = _parts(stack, lines)
     if dry_run:
         say(json.dumps({"parts": list(parts)}) if as_json else "\n".join(parts), as_json=as_json)
         return
-    secrets = _secrets(place)
+    secrets = _secrets(stack)
     texts = collect(parts, secrets)
     path = output or Path(f"ernie-support-{_now()}.tar.gz")
     write(path, texts, secrets, force=force)
@@ -66,10 +66,16 @@ def support_bundle(  # noqa: PLR0913, PLR0917 - its options
     say(f"wrote {path}: {len(texts)} parts" + (f", without {', '.join(missing)}" if missing else ""))
 
 
-def _default_file() -> Path:
-    from ernie_deploy.commands.explain import stack_file
+def _stack(file: Path | None) -> "Stack":
+    """The stack of a file, or of this folder; where neither is there, the archive says so part by part."""
+    from ernie_deploy.commands.stack_of import stack_of
+    from ernie_deploy.errors import UsageError
+    from ernie_deploy.stack.compose import Stack
 
-    return stack_file(Path()) or Path("compose.yml")
+    try:
+        return stack_of((file,) if file else ())
+    except UsageError:
+        return Stack(files=(file or Path("compose.yml"),))
 
 
 def _now() -> str:
@@ -78,27 +84,27 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
 
 
-def _secrets(file: Path) -> set[str]:
+def _secrets(stack: "Stack") -> set[str]:
     """The secrets of the stack and of this shell."""
     from ernie_deploy.errors import KitError
     from ernie_deploy.host.examine import read_env
     from ernie_deploy.host.settings import decided
     from ernie_deploy.stack.bundle import in_services, secrets_of
-    from ernie_deploy.stack.compose import Stack
     from ernie_deploy.stack.lifecycle import resolve
 
-    known = secrets_of(decided(read_env(file.parent / ".env"), os.environ), file.parent)
+    folder = stack.files[0].parent
+    known = secrets_of(decided(read_env(folder / ".env"), os.environ), folder)
     try:
-        return known | in_services(resolve(Stack(files=(file,)))["services"])
+        return known | in_services(resolve(stack)["services"])
     except KitError:  # then the file is in no part either
         return known
 
 
-def _parts(file: Path, lines: int) -> "dict[str, Make]":
+def _parts(stack: "Stack", lines: int) -> "dict[str, Make]":
     """The name of each part, and what makes it."""
-    from ernie_deploy.stack.compose import Stack, demand
+    from ernie_deploy.stack.compose import demand
 
-    stack = Stack(files=(file,))
+    file = stack.files[0]
     return {
         "versions.txt": _versions,
         "compose-config.yml": lambda: demand(stack.words("--profile", "*", "config")),
@@ -216,7 +222,7 @@ def _journal(path: Path) -> str:
 def _explained(stack: "Stack", file: Path) -> str:
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.stack.inspection import of_containers
-    from ernie_deploy.stack.rendered import words_of
+    from ernie_deploy.stack.rendered import rendered
     from ernie_deploy.stack.verdict import as_text, judge
 
-    return as_text(judge(of_containers(*_states(stack)), Catalog(), words_of(file)))
+    return as_text(judge(of_containers(*_states(stack)), Catalog(), rendered(file)))

@@ -22,7 +22,7 @@ from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import ask, demand, relay
 from ernie_deploy.stack.evidence import gathered
 from ernie_deploy.stack.failures import recognise
-from ernie_deploy.stack.lifecycle import Show, Started, up, words_of_stack
+from ernie_deploy.stack.lifecycle import Show, Started, rendered_file, up
 from ernie_deploy.stack.verdict import next_step, shown
 
 UP_S = 600
@@ -178,7 +178,7 @@ def _failure_of(workers: Sequence[Member]) -> ToolFailed | None:
             return ToolFailed(
                 f"Node {worker.rank}: {known.what}",
                 cause=f"the log says: {shown(known.line)}",
-                next_step=next_step(known, words_of_stack(worker.stack)),
+                next_step=next_step(known, rendered_file(worker.stack)),
             )
     return None
 

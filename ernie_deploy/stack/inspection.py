@@ -1,6 +1,5 @@
 """The evidence that a stack's containers hold: how they ended, and what those printed that are not well."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ernie_deploy.errors import UsageError
@@ -14,13 +13,16 @@ if TYPE_CHECKING:
 LINES = 4_000
 
 
-def evidence_of(file: Path | None, project: str) -> Evidence:
-    """The evidence of the stack of a file, or of a project that the engine knows by name; raises `KitError`."""
+def evidence_of(stack: Stack) -> Evidence:
+    """The evidence of a stack's containers; raises `KitError`."""
     from ernie_deploy.stack.lifecycle import resolve
 
-    if file is not None:
-        require_compose()
-        project = resolve(Stack(files=(file,)))["name"]
+    require_compose()
+    return evidence_of_project(resolve(stack)["name"])
+
+
+def evidence_of_project(project: str) -> Evidence:
+    """The evidence of a project that the engine knows by name; raises `KitError`."""
     engine = containers.client()
     states = containers.states(engine, project)
     if not states:

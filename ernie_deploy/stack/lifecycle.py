@@ -17,7 +17,7 @@ from ernie_deploy.stack.address import api_address
 from ernie_deploy.stack.compose import Stack, demand, require_compose, started
 from ernie_deploy.stack.failures import recognise
 from ernie_deploy.stack.progress import Phase, phase
-from ernie_deploy.stack.rendered import words_of
+from ernie_deploy.stack.rendered import Rendered, rendered
 from ernie_deploy.stack.unknown import unknown
 from ernie_deploy.stack.verdict import next_step, shown
 
@@ -59,7 +59,7 @@ def up(stack: Stack, wait_timeout_s: int, show: Show, options: Sequence[str] = (
     states = containers.states(engine, project)
     # Compose 2.40 ends with 0 although the engine refused a port.
     if process.returncode or not _stands(states):
-        raise failure(engine, project, "\n".join(said), elapsed_s, wait_timeout_s, words_of_stack(stack))
+        raise failure(engine, project, "\n".join(said), elapsed_s, wait_timeout_s, rendered_file(stack))
     show(elapsed_s, _phase(engine, project))
     address = api_address(resolved["services"], states)
     return Started(project=project, address=address, elapsed_s=elapsed_s, states=states)
@@ -91,9 +91,9 @@ def own_volumes(resolved: dict[str, Any]) -> list[str]:
     ]
 
 
-def words_of_stack(stack: Stack) -> list[str] | None:
-    """The words that rendered the stack's first file; None where the kit did not."""
-    return words_of(stack.files[0] if stack.files else Path("compose.yml"))
+def rendered_file(stack: Stack) -> Rendered | None:
+    """What rendered the stack's first file; None where the kit did not."""
+    return rendered(stack.files[0])
 
 
 def failure(  # noqa: PLR0913, PLR0917 - what is known of the start
@@ -102,7 +102,7 @@ def failure(  # noqa: PLR0913, PLR0917 - what is known of the start
     said: str,
     elapsed_s: float,
     wait_timeout_s: int,
-    rendered: list[str] | None,
+    made_by: Rendered | None,
 ) -> ToolFailed | NotReady:
     """The cause of a failed start, from the table of known ones or from the last line of the log."""
     states = containers.states(engine, project)
@@ -111,7 +111,7 @@ def failure(  # noqa: PLR0913, PLR0917 - what is known of the start
     seen = evidence.gathered(f"{said}\n{ends}", logs.values())
     if known := recognise(seen, Catalog()):
         return ToolFailed(
-            known.what, cause=f"the log says: {shown(known.line)}", next_step=next_step(known, rendered)
+            known.what, cause=f"the log says: {shown(known.line)}", next_step=next_step(known, made_by)
         )
     exception = unknown(seen.lines, Catalog()).exception
     last = shown(exception) if exception else evidence.last(_own(logs) or evidence.cut(said))

@@ -7,7 +7,8 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.stack import containers, inspection, metrics
 from ernie_deploy.stack.address import api_address
 from ernie_deploy.stack.compose import Stack, require_compose
-from ernie_deploy.stack.lifecycle import resolve, words_of_stack
+from ernie_deploy.stack.lifecycle import rendered_file, resolve
+from ernie_deploy.stack.rendered import Rendered
 from ernie_deploy.stack.verdict import as_data, judge
 
 RATE_S = 1.0
@@ -23,12 +24,12 @@ def look(stack: Stack) -> dict[str, Any]:
     return {
         "project": project,
         "containers": [_container(state) for state in states],
-        "cause": _cause(engine, states, words_of_stack(stack)),
+        "cause": _cause(engine, states, rendered_file(stack)),
         "server": server(f"http://{address}") if address else None,
     }
 
 
-def _cause(engine: Any, states: list[containers.State], rendered: list[str] | None) -> dict[str, Any] | None:
+def _cause(engine: Any, states: list[containers.State], rendered: Rendered | None) -> dict[str, Any] | None:
     """What `explain` says of containers that are not well; None where all are, or nothing is known of it."""
     if all(inspection.is_well(state) for state in states):
         return None

@@ -1,6 +1,5 @@
 """What `explain` says of a text or a stack: the cause with its evidence and the next step, or that it is unknown."""
 
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +9,12 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.safe_io.secret_masks import masked
 from ernie_deploy.stack.evidence import Evidence, Line
 from ernie_deploy.stack.failures import RANK, Known, compiled, every
+from ernie_deploy.stack.rendered import Rendered
 from ernie_deploy.stack.unknown import Unknown, unknown
 
 RENDER = r"\{render:([^{}]{0,300})\}"
 MOST_OF_EVIDENCE = 400
 KIT_ERROR, KIT_NEXT, KIT_CAUSE = "error: ", "next:", "cause:"
-TARGET = ("TARGET",)
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -28,8 +27,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     served: bool
 
 
-def judge(evidence: Evidence, catalog: Catalog, rendered: Sequence[str] | None = None) -> Verdict:
-    """The verdict on some lines; `rendered` are the words of the request behind the stack, where the kit made it."""
+def judge(evidence: Evidence, catalog: Catalog, rendered: Rendered | None = None) -> Verdict:
+    """The verdict on some lines; `rendered` is the stack's file where the kit made it."""
     named = sorted(every(evidence, catalog), key=lambda one: -RANK[one.weight])
     known = _of_kit(evidence.lines, named) or (named[0] if named else None)
     return Verdict(
@@ -41,17 +40,11 @@ def judge(evidence: Evidence, catalog: Catalog, rendered: Sequence[str] | None =
     )
 
 
-def next_step(known: Known, rendered: Sequence[str] | None) -> str:
+def next_step(known: Known, rendered: Rendered | None) -> str:
     """What to do, in the words of the rendered file where there is one."""
     if rendered is None:
         return known.next
-    return compiled(RENDER).sub(lambda place: _command(rendered, place[1]), known.kit)
-
-
-def _command(rendered: Sequence[str], options: str) -> str:
-    """The command that renders the same stack with some options more; later ones win over earlier."""
-    words, _, extra = shlex.join(rendered).partition(" -- ")
-    return f"ernie-deploy render {words} {options} -o compose.yml --force" + (f" -- {extra}" if extra else "")
+    return compiled(RENDER).sub(lambda place: rendered.again(place[1]), known.kit)
 
 
 def _of_kit(lines: Sequence[Line], named: Sequence[Known]) -> Known | None:
