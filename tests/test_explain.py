@@ -2,6 +2,7 @@
 
 import json
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -57,6 +58,17 @@ def test_no_excerpt_gets_a_wrong_cause() -> None:
     for (want, has), count in sorted(table.items()):
         print(f"{'WRONG' if want != has else '     '} {want:<32} {has:<32} {count}")
     assert not wrong
+
+
+OTHER_WORDS = tomllib.loads((ROOT / "tests/failures/words.toml").read_text(encoding="utf-8"))["words"]
+
+
+@pytest.mark.parametrize("words", OTHER_WORDS, ids=lambda words: f"{words['id']}:{words['text'][:30]}")
+def test_a_failure_in_other_words_is_the_same(words: dict[str, str]) -> None:
+    for form in (words["text"], f"{START}{words['text']}{END}"):
+        made = of(form)
+        assert (made.known.id if made.known else "unknown") == words["id"]
+        assert "(unnamed)" not in as_text(made)
 
 
 def _stamped(text: str) -> str:

@@ -24,6 +24,9 @@ ENGINE = (
     PROCESS,
     LOGGER,
     re.compile(r"\[(?:rank|default)\d{1,5}\]: ?"),
+    re.compile(
+        r"(?:\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} )?[EWIFC] \d{1,10} \d{1,10}\] [\w.]{1,80}:\d{1,6}: "
+    ),
     re.compile(r"\[[EWIFC]\d{0,4} ?[\d:.]{0,20} ?[\w.]{1,80}:\d{1,6}\] "),
 )
 # What stands before a message that another exception or a warning carries on.
