@@ -11,6 +11,8 @@ from conftest import ROOT, kit
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.explain import decoded
+from ernie_deploy.stack import containers, inspection, lifecycle, status
+from ernie_deploy.stack.containers import State
 from ernie_deploy.stack.evidence import SERVING, of_text
 from ernie_deploy.stack.peeling import peeled
 from ernie_deploy.stack.rendered import Rendered
@@ -286,3 +288,57 @@ def test_an_extra_word_for_vllm_stays_behind_the_dashes() -> None:
     assert (
         made.again("--tp 2") == "ernie-deploy render h100 --tp 2 -o 'my dir/compose.yml' --force -- --seed 1"
     )
+
+
+def _state(service: str, status: str, exit_code: int = 0, **more: object) -> State:
+    return State(
+        service=service, id=service, status=status, health=str(more.pop("health", "")), exit_code=exit_code, restarts=int(str(more.pop("restarts", 0))),
+        started_at="2026-11-22T03:31:00Z", last_probe="", ports={}, **more,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("states", "logs", "known", "container"),
+    [
+        ([_state("fetch", "exited"), _state("serve", "exited", 137, oom_killed=True)], {"serve": "quiet\n"}, "killed-for-memory", ""),
+        ([_state("serve", "exited", 137)], {}, "killed", ""),
+        ([_state("serve", "created", error="driver failed: Bind for 10.8.0.3:8000 failed: port is already allocated")], {}, "port-busy", ""),
+        ([_state("serve", "restarting", 1, restarts=3)], {"serve": f"{START}RuntimeError: No CUDA GPUs are available\n{END}"}, "no-gpu-seen", "serve"),
+        ([_state("fetch", "exited", 1)], {"fetch": "fetch: the hub answers 401 for north/x: HF_TOKEN_FILE names no token\n"}, "token-refused", "fetch"),
+        ([_state("serve", "running", health="unhealthy")], {"serve": "hello\n"}, None, ""),
+        ([_state("serve", "running", health="healthy")], {"serve": "RuntimeError: No CUDA GPUs are available\n"}, None, ""),
+    ],
+)  # fmt: skip
+def test_containers_that_are_not_well_are_explained(
+    states: list[State],
+    logs: dict[str, str],
+    known: str | None,
+    container: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(containers, "log_of_start", lambda _, state: logs.get(state.service, ""))
+    monkeypatch.setattr(containers, "log", lambda _, identity, lines: logs.get(identity, ""))
+    made = judge(inspection.of_containers(None, states), CATALOG)  # type: ignore[arg-type]
+    assert (made.known.id if made.known else None) == known
+    assert not made.known or made.known.line.name == container
+    cause = status._cause(None, states, None)
+    assert (cause["id"] if cause else None) == known
+    page = {
+        "project": "north",
+        "containers": [status._container(s) for s in states],
+        "cause": cause,
+        "server": None,
+    }
+    assert not cause or f"  next: {cause['next']}" in status.as_text(page).splitlines()
+
+
+def test_what_up_raises_has_the_evidence_and_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    excerpt = (ROOT / "tests/failures/kv-cache-too-small.txt").read_text()
+    monkeypatch.setattr(containers, "states", lambda *_: [_state("serve", "exited", 1)])
+    monkeypatch.setattr(containers, "log_of_start", lambda *_: START + excerpt)
+    made = lifecycle.failure(None, "north", "", 5.0, 60, Rendered(Path("compose.yml"), ("h100",)))  # type: ignore[arg-type]
+    assert "the log says: ValueError: To serve" in made.cause
+    assert "ernie-deploy render h100 --max-model-len 75856 -o compose.yml --force" in made.next_step
+    monkeypatch.setattr(containers, "log_of_start", lambda *_: UNKNOWN)
+    other = lifecycle.failure(None, "north", "", 5.0, 60, None)  # type: ignore[arg-type]
+    assert other.cause == "vllm.moon.TideError: the tide at 0x7f3311aa is 48211 too high"

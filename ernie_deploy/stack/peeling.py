@@ -31,8 +31,8 @@ ENGINE = (
 )
 # What stands before a message that another exception or a warning carries on.
 CARRIERS = (
-    re.compile(r"/[\w./-]{1,300}\.py:\d{1,6}: (?=\w{1,60}Warning: )"),
-    re.compile(r"torch\._(?:inductor|dynamo)\.exc\.\w{1,60}: (?=[\w.]{1,99}(?:Error|Compiler): )"),
+    re.compile(r"^/[\w./-]{1,300}\.py:\d{1,6}: (?=\w{1,60}Warning: )"),
+    re.compile(r"^torch\._(?:inductor|dynamo)\.exc\.\w{1,60}: (?=[\w.]{1,99}(?:Error|Compiler): )"),
 )
 CONTAINER = re.compile(r"^(?P<name>[A-Za-z0-9][\w.-]{0,99}) {0,40}\| ?")
 OTHERS = (
@@ -40,7 +40,7 @@ OTHERS = (
     re.compile(
         r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]?(?: (?:stdout|stderr) [FP])?(?:[ \t]{1,9}|$)"
     ),
-    re.compile(r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [\w.-]{1,100} [\w./-]{1,60}(?:\[\d{1,10}\])?: "),
+    re.compile(r"^[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d [\w.-]{1,100} [\w./-]{1,60}(?:\[\d{1,10}\])?: "),
     re.compile(r"\[ {0,8}\d{1,9}\.\d{1,9}\] "),
     re.compile(r"\[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}\] "),
     re.compile(r"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d{1,9} {1,10}\d{1,10} [\w./-]{1,100}:\d{1,6}\] "),
