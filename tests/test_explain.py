@@ -342,3 +342,15 @@ def test_what_up_raises_has_the_evidence_and_the_next_step(monkeypatch: pytest.M
     monkeypatch.setattr(containers, "log_of_start", lambda *_: UNKNOWN)
     other = lifecycle.failure(None, "north", "", 5.0, 60, None)  # type: ignore[arg-type]
     assert other.cause == "vllm.moon.TideError: the tide at 0x7f3311aa is 48211 too high"
+
+
+def test_the_target_of_the_rendered_file_stands_in_the_next_step() -> None:
+    text = (ROOT / "tests/failures/device-permission.txt").read_text()
+    made = judge(of_text(text), CATALOG, Rendered(Path("compose.yml"), ("mi300x", "--tp", "4")))
+    assert made.next.endswith("ernie-deploy doctor mi300x --write-env")
+
+
+def test_a_value_ends_without_the_sign_of_its_sentence() -> None:
+    made = of((ROOT / "tests/failures/unresolvable-cdi.txt").read_text())
+    assert made.known
+    assert made.known.what == "Docker knows no CDI device nvidia.com/gpu=0."

@@ -111,7 +111,9 @@ def _values(match: "re.Match[str]") -> dict[str, str]:
     groups = match.groupdict().items()
     # What is printed must not be taken for a place that the table leaves for a command.
     texts = (
-        (name, text.strip()[:MOST_OF_VALUE].replace("{render", "{ render")) for name, text in groups if text
+        (name, text.strip().rstrip(" .,:;")[:MOST_OF_VALUE].replace("{render", "{ render"))
+        for name, text in groups
+        if text
     )
     return {name.rstrip("0123456789"): text for name, text in texts}
 

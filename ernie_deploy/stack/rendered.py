@@ -16,6 +16,10 @@ class Rendered(Struct, frozen=True):
     file: Path
     words: tuple[str, ...]
 
+    def named(self, sentence: str) -> str:
+        """A sentence of the kit's with this file's target in it."""
+        return sentence.replace(" TARGET", f" {self.words[0]}") if self.words else sentence
+
     def again(self, options: str) -> str:
         """The command that renders it anew with some options more; later ones win over earlier."""
         words, dashes, extra = shlex.join(self.words).partition(" -- ")

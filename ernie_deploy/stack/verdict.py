@@ -44,7 +44,7 @@ def next_step(known: Known, rendered: Rendered | None) -> str:
     """What to do, in the words of the rendered file where there is one."""
     if rendered is None:
         return known.next
-    return compiled(RENDER).sub(lambda place: rendered.again(place[1]), known.kit)
+    return compiled(RENDER).sub(lambda place: rendered.again(place[1]), rendered.named(known.kit))
 
 
 def _of_kit(lines: Sequence[Line], named: Sequence[Known]) -> Known | None:
