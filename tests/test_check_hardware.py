@@ -56,7 +56,7 @@ def test_where_both_devices_come_or_nobody_can_tell_nothing_is_missed(lines, ima
         ([RESERVED % "{driver: nvidia, device_ids: ['1'], capabilities: [gpu]}"], ROCM, "error"),
         (["devices: [nvidia.com/gpu=all]"], ROCM, "error"),
         (["gpus: [{driver: nvidia}]"], "registry.example/team/vllm-rocm7:2", "error"),
-        (["gpus: all"], ROCM, "warning"),
+        (["gpus: all"], ROCM, "error"),
         (["devices: [/dev/kfd, /dev/dri/renderD128]"], CUDA, "error"),
         (["devices: [amd.com/gpu=all]"], CUDA, "error"),
         (["runtime: nvidia"], "vllm/vllm-openai-xpu:v0.32.0", "error"),
@@ -72,7 +72,8 @@ def test_a_gpu_of_another_vendor_is_of_no_use(lines, image, severity):
     ("lines", "image"),
     [
         (["gpus: all", "devices: [/dev/kfd, /dev/dri]"], ROCM),
-        (["gpus: all", "runtime: amd", "devices: [amd.com/gpu=all]"], ROCM),
+        (["gpus: all", "runtime: amd"], ROCM),
+        (["gpus: [{driver: amd, count: 1}]"], ROCM),
         (["gpus: all", "devices: [/dev/dri]"], CUDA),
         (["devices: [nvidia.com/gpu=0]"], CUDA),
         (["devices: [/dev/infiniband]"], CUDA),
@@ -186,6 +187,12 @@ def test_amds_render_nodes_are_compared_too():
 )  # fmt: skip
 def test_servers_that_have_room_or_are_unknown_are_none(first, second, commands):
     assert not found(two_servers(first, second, commands=commands), "ED144")
+
+
+@pytest.mark.parametrize(("second", "severity"), [(0.4, []), (0.45, ["warning"]), (0.51, ["error"])])
+def test_shares_that_leave_no_room_are_warned_of(second, severity):
+    commands = (f"{MODEL} --gpu-memory-utilization 0.55", f"m --gpu-memory-utilization {second}")
+    assert severities(two_servers([ZERO], [ZERO], commands=commands), "ED144") == severity
 
 
 def test_three_small_shares_are_added_up():

@@ -34,6 +34,8 @@ OLD_SHARE = 0.9
 # Only so many servers on one GPU are added up.
 MOST_COMPARED = 50
 ROUNDING = 1e-6
+# The driver's own memory and each process's context lie beside the shares.
+COMFORTABLE = 0.95
 
 
 @rule(
@@ -77,14 +79,21 @@ def foreign_gpu(service: Service) -> Iterator[Spot]:
             f"an NVIDIA reservation on an image for {_title(platform)}: it gets no {_title(platform)} device"
         )
         yield Spot(nvidia.line, what, _remedy(platform))
-    elif platform == "rocm" and requests(service) and not amd:
-        what = "Docker finds AMD GPUs by such a request only with AMD's own container runtime"
-        yield Spot(requests(service)[0].line, what, _remedy(platform), severity="warning")
+    elif platform == "rocm" and _of_nobody(service) and not amd:
+        what = "Docker hands out NVIDIA GPUs by this request; AMD's only where AMD's container toolkit is installed"
+        remedy = f"{_remedy(platform)}; with the toolkit say driver: amd"
+        yield Spot(requests(service)[0].line, what, remedy)
     elif platform == "cuda" and amd and not nvidia and not requests(service):
         what = f"an image for CUDA finds no NVIDIA GPU behind {shown(amd.text)}"
         yield Spot(amd.line, what, f"for AMD: image: vllm/vllm-openai-rocm:{service.image.tag or 'TAG'}")
     elif platform == "cpu" and (given := nvidia or next(iter(requests(service)), None)):
         yield Spot(given.line, "the image for CPUs uses no GPU, and keeps this one", severity="warning")
+
+
+def _of_nobody(service: Service) -> bool:
+    """Whether GPUs are asked for without a word whose."""
+    drivers = [field(request, "driver") for request in requests(service)]
+    return bool(drivers) and not any(drivers) and service.text("runtime") != "amd"
 
 
 def _title(platform: str) -> str:
@@ -161,16 +170,19 @@ def ids_in_one_item(service: Service) -> Iterator[Spot]:
     source="vLLM 0.32.0 vllm/v1/worker/utils.py request_memory: `Free memory on device ... is less than desired`",
 )
 def crowded_gpu(service: Service) -> Iterator[Spot]:
-    """Two services, or two replicas, whose shares of one GPU are more than 1."""
+    """Two services, or two replicas, whose shares of one GPU are more than 1; close to 1 is a warning."""
     sharing = [service, *_sharing(service)]
     shares = [(other, _share(other) or 0) for other in sharing for _ in range(_copies(other))]
     total, others = sum(share for _, share in shares), sharing[1:]
-    if total <= 1 + ROUNDING or len(shares) == 1 or not shares[0][1]:
+    if total <= COMFORTABLE + ROUNDING or len(shares) == 1 or not shares[0][1]:
         return
     sums = " + ".join(f"{share:g}" for _, share in shares)
     names = " and ".join(shown(other.name) for other in (*others, service))
     who = f"{names} share GPU {shown(held(service)[0])}" if others else _twins(service)
-    yield Spot(_share_line(service), f"{who}: {sums} of its memory is {total:.2f}, more than the whole")
+    fits = total <= 1 + ROUNDING
+    end = "which leaves no room beside them" if fits else "more than the whole"
+    sentence = f"{who}: {sums} of its memory is {total:.2f}, {end}"
+    yield Spot(_share_line(service), sentence, severity="warning" if fits else "error")
 
 
 def _twins(service: Service) -> str:
