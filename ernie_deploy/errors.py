@@ -60,6 +60,12 @@ class ToolMissing(KitError):
     exit_code = 6
 
 
+class ExtraMissing(KitError):
+    """A package or program that only one option needs is not installed."""
+
+    exit_code = 14
+
+
 class NotReady(KitError):
     """A server was not ready in time."""
 

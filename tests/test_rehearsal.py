@@ -2,17 +2,22 @@
 
 import json
 import os
+import shlex
+import shutil
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import kit, planned
+from conftest import kit, missing, planned
 
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.commands.rehearse import _perform
 from ernie_deploy.errors import NotReady, Refused, ToolFailed, ToolMissing
 from ernie_deploy.rehearsal import fit, group, group_proofs, override, proofs, runner
 from ernie_deploy.rehearsal.client import Answer, Said
+from ernie_deploy.rehearsal.group import removal
 from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.proofs import Disproved
 from ernie_deploy.stack.compose import Done
@@ -80,6 +85,47 @@ def test_dry_run_prints_the_override_and_the_command() -> None:
     assert done.returncode == 0, done.stderr
     assert 'VLLM_CPU_KVCACHE_SPACE: "1"' in done.stdout
     assert done.stdout.splitlines()[-1].startswith("docker compose --project-name ernie-rehearsal-")
+
+
+def test_a_docker_that_does_not_run_is_what_is_said(tmp_path: Path) -> None:
+    """It said that the image was missing, and an empty folder stayed behind."""
+    if not shutil.which("docker"):
+        missing("the docker command", "install Docker")
+    env = {**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/none.sock", "TMPDIR": str(tmp_path)}
+    done = kit("rehearse", "mi300x", env=env)
+    assert done.returncode == 6
+    assert "The Docker engine does not answer." in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{}, {"model": "300b", "nodes": 2}])
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_kept_stack_says_where_it_is_and_how_it_goes(
+    options: dict[str, object],
+    holds: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rehearsal = override.decide(planned("h100", **options), tmp_path / "a b", "ernie-rehearsal-x")
+    proof = runner.Proof(what="healthy", holds=holds, detail="", elapsed_s=1.0)
+    monkeypatch.setattr(runner, "lay_out", lambda *_: None)
+    monkeypatch.setattr(runner, "rehearse", lambda *_: [proof])
+    with nullcontext() if holds else pytest.raises(ToolFailed, match="rehearsal failed") as told:
+        _perform(rehearsal, "", keep=True, as_json=True)
+    if told:
+        assert told.value.next_step == "look at the stack, with the commands above"
+    lines = capsys.readouterr().err.splitlines()
+    kept = next(line for line in lines if line.startswith("kept "))
+    assert "ernie-rehearsal-x" in kept
+    assert str(tmp_path) in kept
+    assert any(line.endswith("logs --follow --tail all serve") for line in lines)
+    one_line = next(line for line in lines if line.startswith("remove ")).removeprefix("remove").strip()
+    commands = [shlex.split(part) for part in one_line.split(" ; ")]
+    assert commands == [*removal(rehearsal), ["rm", "-rf", str(tmp_path / "a b")]]
+    downs = [words for words in commands if "down" in words]
+    assert len(downs) == rehearsal.plan.topology.nodes
+    assert all("--volumes" in words for words in downs)
 
 
 # --- several nodes ---

@@ -35,17 +35,21 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     from ernie_deploy.rehearsal.runner import require_image
     from ernie_deploy.render.compose import compose_file
     from ernie_deploy.stack.compose import require_compose
+    from ernie_deploy.stack.containers import client
 
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))
     _refuse_ray(plan)
+    if not dry_run:
+        require_compose()
+        # Without an engine every image is missing, and that is not what is wrong.
+        client().close()
+        require_image(build_base=build_base)
     folder = Path("FOLDER") if dry_run else Path(tempfile.mkdtemp(prefix="ernie-rehearsal-"))
     rehearsal = decide(plan, folder, f"ernie-rehearsal-{folder.name[-8:].lower().replace('_', 'x')}")
     if dry_run:
         _print_commands(rehearsal)
         return
-    require_compose()
-    require_image(build_base=build_base)
     forget_shell(catalog.defaults)
     _perform(rehearsal, compose_file(plan, catalog.defaults), keep=keep, as_json=as_json)
 
@@ -93,11 +97,33 @@ def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) ->
         with shower(sys.stderr) as show:
             proofs = runner.rehearse(rehearsal, planted, show, lambda proof: say(_line(proof), err=True))
     finally:
-        if not keep:
+        if keep:
+            say(_what_is_kept(rehearsal), err=True)
+        else:
             for left in take_down(rehearsal):
                 say(f"left      {left}", err=True)
             shutil.rmtree(rehearsal.folder, ignore_errors=True)
-    _verdict(rehearsal, proofs, time.monotonic() - begun, as_json=as_json)
+    _verdict(rehearsal, proofs, time.monotonic() - begun, kept=keep, as_json=as_json)
+
+
+def _what_is_kept(rehearsal: Any) -> str:
+    """Where a stack that stays up is, how to look at it, and the one line that removes all of it."""
+    import shlex
+
+    from ernie_deploy.rehearsal.group import members, removal
+
+    head = members(rehearsal)[0].stack
+    removed = " ; ".join(
+        [*map(shlex.join, removal(rehearsal)), shlex.join(["rm", "-rf", str(rehearsal.folder)])]
+    )
+    lines = [
+        f"kept      the stack {rehearsal.project}, its files in {rehearsal.folder}",
+        f"look      {shlex.join(head.words('ps', '--all'))}",
+        f"          {shlex.join(head.logs('serve', follow=True))}",
+    ]
+    others = [member.stack for member in members(rehearsal)[1:]]
+    lines += [f"          {shlex.join(stack.logs('worker', follow=True))}" for stack in others]
+    return "\n".join([*lines, f"remove    {removed}"])
 
 
 def _line(proof: Any) -> str:
@@ -105,7 +131,7 @@ def _line(proof: Any) -> str:
     return f"{word}  {proof.what:<28} {proof.elapsed_s:6.1f} s  {proof.detail}"
 
 
-def _verdict(rehearsal: Any, proofs: list[Any], elapsed_s: float, *, as_json: bool) -> None:
+def _verdict(rehearsal: Any, proofs: list[Any], elapsed_s: float, *, kept: bool, as_json: bool) -> None:
     import msgspec
 
     from ernie_deploy.errors import ToolFailed
@@ -121,7 +147,9 @@ def _verdict(rehearsal: Any, proofs: list[Any], elapsed_s: float, *, as_json: bo
     if failed:
         raise ToolFailed(
             f"The rehearsal failed: {', '.join(failed)}.",
-            next_step="repeat it with --keep, and look at the stack that is left",
+            next_step="look at the stack, with the commands above"
+            if kept
+            else "repeat it with --keep, and look at the stack that is left",
         )
 
 

@@ -108,13 +108,18 @@ def forget_shell(names: Iterable[str]) -> None:
 
 def take_down(rehearsal: Rehearsal) -> list[str]:
     """Remove containers, networks and the rehearsal's own volumes; return a sentence for each thing left."""
+    return [said for words in removal(rehearsal) if (said := _undone(words))]
+
+
+def removal(rehearsal: Rehearsal) -> list[list[str]]:
+    """The commands that remove all of a rehearsal but its folder."""
     downs = [
         member.stack.words("--profile", "*", "down", "--volumes", "--timeout", "5")
         for member in reversed(members(rehearsal))
     ]
     network = [["docker", "network", "rm", rehearsal.network]] if rehearsal.plan.several_nodes else []
     alone = [["docker", "rm", "--force", rehearsal.alone]] if rehearsal.plan.several_nodes else []
-    return [said for words in (*alone, *downs, *network) if (said := _undone(words))]
+    return [*alone, *downs, *network]
 
 
 def _undone(words: list[str]) -> str:

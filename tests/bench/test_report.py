@@ -28,7 +28,7 @@ from ernie_deploy.bench.report.plots import plots
 from ernie_deploy.bench.report.view import thinned, view
 from ernie_deploy.cli import main
 from ernie_deploy.commands import bench_report
-from ernie_deploy.errors import ToolMissing, UsageError
+from ernie_deploy.errors import ExtraMissing, UsageError
 
 HOSTILE = "</style></svg><script>alert(1)</script>\"'`|_*[x](javascript:1)\x1b[31m"
 WARM = Check(
@@ -426,8 +426,9 @@ def _slowed(line):
 
 def test_without_matplotlib_only_html_is_missing(monkeypatch, tmp_path, matrix):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ToolMissing) as fault:
+    with pytest.raises(ExtraMissing) as fault:
         html.html(view(matrix))
+    assert fault.value.exit_code == 14, "6 says that Docker is missing"
     assert fault.value.next_step == "pip install 'ernie-deploy[report]'"
     assert markdown.markdown(view(matrix))
     assert table_csv.csv(view(matrix))

@@ -143,7 +143,7 @@ def test_a_client_that_is_missing_is_said(fake: FakeOpenAI, tmp_path: Path) -> N
         *SMALL,
         env=empty,
     )
-    assert done.returncode == 6
+    assert done.returncode == 14
     assert "There is no `vllm` on this machine's PATH." in done.stderr
 
 

@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from ernie_deploy.bench.measure import local_client
 from ernie_deploy.bench.measure.client import Place
 from ernie_deploy.bench.measure.server import Endpoint, ModelCard
-from ernie_deploy.errors import ServerDied, ToolMissing, UsageError
+from ernie_deploy.errors import ExtraMissing, ServerDied, ToolMissing, UsageError
 from ernie_deploy.stack.compose import started
 from ernie_deploy.stack.waiting import poll_until
 
@@ -100,7 +100,7 @@ class Attached:
     def client(
         self, words: Sequence[str], results: Path, dataset: Path | None, log: IO[str]
     ) -> "Iterator[subprocess.Popen[str]]":
-        """Run the local client in an empty folder; raises `ToolMissing` where there is no vLLM."""
+        """Run the local client in an empty folder; raises `ExtraMissing` where there is no vLLM."""
         environment = local_client.environment(self.endpoint.url, api_key=self.endpoint.api_key)
         command = self.command(words, results, dataset)
         try:
@@ -110,7 +110,7 @@ class Attached:
             ):
                 yield process
         except ToolMissing as fault:
-            raise ToolMissing(
+            raise ExtraMissing(
                 "There is no `vllm` on this machine's PATH.",
                 cause="--attach runs vLLM's own client as a local process",
                 next_step="pip install vllm==0.32.0, or run the benchmark on the stack without --attach",

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any
 
-from ernie_deploy.errors import ToolMissing
+from ernie_deploy.errors import ExtraMissing
 
 Limits = tuple[tuple[float, float], tuple[float, float]]
 
@@ -49,11 +49,11 @@ STYLE = {
 
 
 def require() -> None:
-    """Raise `ToolMissing` where there is no matplotlib."""
+    """Raise `ExtraMissing` where there is no matplotlib."""
     try:
         import matplotlib  # noqa: F401, ICN001 - the question is whether it is there
     except ImportError as fault:
-        raise ToolMissing(
+        raise ExtraMissing(
             "The HTML report needs matplotlib, which is not installed.",
             cause="the plots are an extra: text, Markdown, CSV, JUnit and JSON do not need them",
             next_step="pip install 'ernie-deploy[report]'",
