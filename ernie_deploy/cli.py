@@ -18,7 +18,8 @@ from ernie_deploy.errors import KitError  # noqa: E402
 from ernie_deploy.safe_io.terminal import say  # noqa: E402
 
 INTERRUPTED = 130
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A disk that is full, a stream that is closed, a terminal that is gone.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO)
 
 # Name -> module below ernie_deploy.commands, and the line `--help` shows. Kept here so that
 # `--help` imports none of them; a test holds the lines against the commands' own.
@@ -85,6 +86,7 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Run the command and leave with the exit code of the table in docs/exit-codes.md."""
+    _open_closed_streams()
     try:
         code = cli.main(argv, prog_name="ernie-deploy", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -102,7 +104,7 @@ def main(argv: list[str] | None = None) -> Any:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - a bug, and its message may hold untrusted text
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
             _stop_writing(error)
         import traceback
 
@@ -110,8 +112,17 @@ def main(argv: list[str] | None = None) -> Any:
         sys.exit(1)
 
 
+def _open_closed_streams() -> None:
+    """Where the caller closed a stream, give Python one that fails as such a descriptor does, or is read by nobody."""
+    # The first takes the number that is free, so that children too find it closed to writing.
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+
+
 def _stop_writing(fault: OSError) -> NoReturn:
-    """End on a full disk: what is left in the buffer of standard output would fail once more."""
+    """End where nothing can be written: what is left in the buffer of standard output would fail once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     say(f"error: {fault.filename or 'Standard output'} cannot be written: {fault.strerror}.", err=True)
     sys.exit(1)

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
 from ernie_deploy.safe_io.redaction import redacted
@@ -123,5 +124,13 @@ def _encodable(text: str, out: TextIO, spell: Callable[[str], str]) -> str:
 
 
 def _write(out: TextIO, text: str) -> None:
-    out.write(text)
-    out.flush()
+    try:
+        out.write(text)
+        out.flush()
+    except OSError:
+        # Nobody can be told that standard error is full or closed, and the work itself may go on.
+        if out is not sys.stderr:
+            raise
+        # What stays in its buffer would fail once more at the end, and change the exit code.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
