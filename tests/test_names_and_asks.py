@@ -118,6 +118,15 @@ def test_render_says_what_check_will_call_an_error(words: list[str], rule: str, 
     assert [one["id"] for one in json.loads(found) if one["severity"] == "error"] == [rule]
 
 
+def test_up_says_it_of_what_it_renders(tmp_path: Path) -> None:
+    """Where Docker is missing nothing is started, and the file is there."""
+    env = {"PATH": "/nonexistent", "PYTHONPATH": str(ROOT)}
+    done = kit("up", "h100", "--bind", "0.0.0.0", "--no-preflight", cwd=tmp_path, env=env)
+    assert done.returncode == 6
+    assert "error ED201 serve" in done.stderr
+    assert (tmp_path / "compose.yml").is_file()
+
+
 def test_init_says_what_check_calls_an_error_in_its_env(tmp_path: Path) -> None:
     done = kit("init", "x", "h100", "--env", "BIND_ADDR=0.0.0.0", cwd=tmp_path, env=OWN)
     assert done.returncode == 0

@@ -149,12 +149,14 @@ def _check_host(file: Path, request: "Request | None") -> None:
 
 def _render(path: Path, request: "Request") -> None:
     from ernie_deploy.commands.preflight import request_of_file
-    from ernie_deploy.commands.render import put, text_of
+    from ernie_deploy.commands.render import put, tell_errors, text_of
     from ernie_deploy.render.folder import is_of_folder
 
     # What `init` made of the very request is started as it is.
     if not (is_of_folder(path) and request_of_file(path) == request):
-        put(path, text_of(request), request)
+        text = text_of(request)
+        put(path, text, request)
+        tell_errors(request, path, text)
 
 
 def _start(stack: Any, wait_timeout: int, own: Sequence[str] = (), *, as_json: bool) -> None:
