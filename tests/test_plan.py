@@ -277,6 +277,7 @@ def test_what_cannot_run_is_refused_with_its_reason(
     ("request_", "sentence"),
     [
         ({"extra": ("--disable-log-requests",)}, "removed in 0.17.0"),
+        ({"pairs": ("disable-chunked-prefill=true",)}, "it came with 0.33.0"),
         ({"extra": ("--no-such-flag",)}, "no flag"),
         ({"extra": ("stray",)}, "no flag"),
         ({"pairs": ("max-num-seqs",)}, "has no value"),

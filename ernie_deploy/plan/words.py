@@ -105,13 +105,26 @@ def _known(word: str, engine: Engine) -> tuple[str, Flag]:
 
     from ernie_deploy.plan.flag_history import history
 
-    remedy = history().remedy(word.removeprefix("--").replace("_", "-"))
+    name = word.removeprefix("--").replace("_", "-")
+    remedy = history().remedy(name)
     near = difflib.get_close_matches(word, names(engine.version, "serve"), n=1)
     raise UsageError(
         f"vLLM {engine.version} has no flag {_short(word)}.",
-        cause="an older vLLM had it" if remedy else "it is misspelt, or not a flag of `vllm serve`",
+        cause=_whose(name, engine),
         next_step=remedy or (f"did you mean {near[0]}?" if near else ""),
     )
+
+
+def _whose(name: str, engine: Engine) -> str:
+    """Which other release has the flag, if one has."""
+    from ernie_deploy.plan.flag_history import history, numbers
+
+    here = numbers(engine.version)
+    if gone := history().end(name, here):
+        return f"it was removed in {gone}"
+    if (first := history().first(name)) and numbers(first) > here:
+        return f"it came with {first}"
+    return "it is misspelt, or not a flag of `vllm serve`"
 
 
 def _take(rest: list[str], flag: Flag) -> list[str]:
