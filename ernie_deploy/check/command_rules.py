@@ -82,6 +82,12 @@ def unknown_engine(service: Service) -> Iterator[Spot]:
         "variable": "decided by a variable", "newest": "whatever was built last",
     }  # fmt: skip
     image = service.image
+    if service.form == "command":
+        sentence = (
+            f"which vLLM is installed is not known: its flags are judged by {judges(None)} with reserve"
+        )
+        yield Spot(service.line, sentence, "hold the command against `vllm --version`")
+        return
     kind = kinds.get(image.tag_kind, "the image's own") if image.name else "a build of your own"
     name = shown(image.tag or image.name) or "the image"
     yield Spot(

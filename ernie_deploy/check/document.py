@@ -1,26 +1,31 @@
 """One stack taken apart into services, and judged by every rule."""
 
 import re
-from collections.abc import Iterator
 
 from msgspec import Struct
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.check.assemble import Assembly, no_compose_file
+from ernie_deploy.check.assemble import Assembly
 from ernie_deploy.check.findings import RULES, SEVERITIES, Finding
+from ernie_deploy.check.forms import form_of, stacks
 from ernie_deploy.check.input_rules import spot_of
 from ernie_deploy.check.interpolate import NOTHING_SET
-from ernie_deploy.check.line import Line, file_of
+from ernie_deploy.check.kubernetes import unjudged
+from ernie_deploy.check.line import Line
 from ernie_deploy.check.project import Project
 from ernie_deploy.check.remark import Remark
-from ernie_deploy.check.service import Service, Stack
-from ernie_deploy.check.tree import MAX_VALUES, Table, Value, Word, too_many_values
+from ernie_deploy.check.service import Form, Stack
+from ernie_deploy.check.stacks import stack_of
+from ernie_deploy.check.tree import Table, Value, Word
 from ernie_deploy.check.values import shown
-from ernie_deploy.errors import UsageError
 
-MAX_SERVICES = 500
 MAX_REFUSAL = 400
 # Rules that know themselves what Compose refuses.
+# What a vLLM without a container can be told, and what a cluster sees to itself.
+OF_A_PROCESS = re.compile(r"ED1|ED20[12]|ED21[12]|ED22[01]|ED24|ED4")
+OF_COMPOSE = {
+    "ED130", "ED221", "ED222", "ED306", "ED308", "ED309", "ED310", "ED311", "ED325", "ED326", "ED327", "ED328", "ED329",
+}  # fmt: skip
 SAY_THE_SAME = ("ED320", "ED401")
 # How Compose names the place that it means.
 YAML_LINE = re.compile(r"(\S+): line (\d{1,9})\b")
@@ -42,14 +47,20 @@ class Verdict(Struct, frozen=True):
 
 
 def judge(data: bytes, name: str, catalog: Catalog) -> list[Finding]:
-    """Everything to say about the compose file `data`, by line; raises `UsageError` if it is none."""
-    return findings_of(load(data, name, catalog))
+    """Everything to say about the text `data`, by line; raises `UsageError` if nothing in it can be judged."""
+    return judge_text(data, name, catalog).findings
 
 
 def judge_text(data: bytes, name: str, catalog: Catalog) -> Verdict:
     """As `judge`, with the stack that it was found in."""
-    stack = load(data, name, catalog)
-    return Verdict(stack, findings_of(stack))
+    every = stacks(data, name, catalog)
+    asides = _unjudged(data, name) if form_of(data, name) == "kubernetes" else ()
+    return Verdict(every[0], [finding for stack in every for finding in findings_of(stack)], asides)
+
+
+def _unjudged(data: bytes, name: str) -> tuple[str, ...]:
+    kinds = ", ".join(unjudged(data, name))
+    return (f"{name}: only containers are judged, not {kinds}.",) if kinds else ()
 
 
 def judge_project(project: Project, catalog: Catalog, *, ask_compose: bool = False) -> Verdict:
@@ -58,7 +69,7 @@ def judge_project(project: Project, catalog: Catalog, *, ask_compose: bool = Fal
     top, aside = assembly.stack(project.files), ""
     if ask_compose:
         top, aside = _by_compose(project, assembly, top)
-    stack = _stack(top, assembly, catalog)
+    stack = stack_of(top, assembly, catalog)
     return Verdict(stack, findings_of(stack), (aside,) if aside else ())
 
 
@@ -98,6 +109,7 @@ def findings_of(stack: Stack) -> list[Finding]:
         finding
         for service in stack.services.values()
         for rule in RULES.values()
+        if _applies(rule.id, service.form)
         for finding in rule.findings(service, stack.name)
     ]
     errors = {(f.file, f.line) for f in found if f.id in SAY_THE_SAME}
@@ -110,35 +122,14 @@ def findings_of(stack: Stack) -> list[Finding]:
     )
 
 
+def _applies(identity: str, form: Form) -> bool:
+    """Whether a rule can speak of a service that was written so."""
+    if form == "command":
+        return OF_A_PROCESS.match(identity) is not None
+    return form != "kubernetes" or identity not in OF_COMPOSE
+
+
 def load(data: bytes, name: str, catalog: Catalog) -> Stack:
     """The services of a compose file; raises `UsageError` with the line."""
     assembly = Assembly(NOTHING_SET)
-    return _stack(assembly.file(data, name, None), assembly, catalog)
-
-
-def _stack(top: Table, assembly: Assembly, catalog: Catalog) -> Stack:
-    name = assembly.files[0]
-    services = top.values.get("services")
-    if not isinstance(services, Table):
-        raise no_compose_file(services or top, name)
-    stack = Stack(top, catalog)
-    stack.name, stack.files, stack.remarks = name, assembly.files, assembly.remarks
-    for service in _services(services, name, stack, assembly.partial):
-        stack.services[service.name] = service
-    return stack
-
-
-def _services(services: Table, name: str, stack: Stack, partial: set[str]) -> Iterator[Service]:
-    if len(services.values) > MAX_SERVICES:
-        raise UsageError(f"{name}:{services.line}: the file has more than {MAX_SERVICES} services.")
-    size = 0
-    for key, table in services.values.items():
-        if isinstance(table, Word) and table.null:
-            continue
-        if not isinstance(table, Table):
-            where = file_of(table.line, name)
-            raise UsageError(f"{where}:{table.line}: the service {shown(key)} is not a table.")
-        size += sum(1 if isinstance(part, Word) else len(part.values) for part in table.values.values())
-        if size > MAX_VALUES:
-            raise too_many_values(name)
-        yield Service(key, table, services.lines[key], stack, partial=key in partial)
+    return stack_of(assembly.file(data, name, None), assembly, catalog)

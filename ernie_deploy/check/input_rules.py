@@ -28,7 +28,7 @@ def refused_by_compose(service: Service) -> Iterator[Spot]:
     """What `docker compose config` says, and services without an image."""
     yield from _of(service, "ED401")
     lacks = not service.text("image") and service.value("build") is None and service.value("provider") is None
-    if lacks and service.stack.form == "compose" and not service.partial:
+    if lacks and service.form == "compose" and not service.partial:
         sentence = "the service has neither an image nor a build context"
         remedy = "name it together with the file that it overrides: ernie-deploy check -f BASE -f OVERRIDE"
         yield Spot(service.line, sentence, remedy)

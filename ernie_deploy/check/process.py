@@ -55,15 +55,15 @@ def process_of(entrypoint: Sequence[Word] | None, command: Sequence[Word] | None
 
 def _behind_entrypoint(command: Sequence[Word], image: Image, table: str) -> Process:
     """The image's own entrypoint with `command` as its arguments."""
-    if command and _program(separated(command[:1])[0]) in PROGRAMS:
+    if command and program(separated(command[:1])[0]) in PROGRAMS:
         inner = _of_words(command, table)
         # `serve MODEL`, `vllm MODEL`: the program's name alone is too much.
-        argv = inner.argv or parse(_after_program(command), "serve", table)
+        argv = inner.argv or parse(_afterprogram(command), "serve", table)
         return Process(argv=argv, module=inner.module, script=inner.script, doubled=command[0])
     return Process(argv=parse(command, "serve", table), module=image.module)
 
 
-def _after_program(command: Sequence[Word]) -> Sequence[Word]:
+def _afterprogram(command: Sequence[Word]) -> Sequence[Word]:
     return command[1:] if command[0].text in ("serve", "vllm") else ()
 
 
@@ -102,7 +102,7 @@ def _of_joined(words: Sequence[Word], table: str) -> Process | None:
 def _script_at(words: Sequence[Word]) -> int | None:
     """The place of the script of `sh -c SCRIPT`."""
     for at, (shell, option) in enumerate(pairwise(words)):
-        if _program(shell) in SHELLS and re.fullmatch(r"-[a-z]*c", option.text):
+        if program(shell) in SHELLS and re.fullmatch(r"-[a-z]*c", option.text):
             return at + 2 if at + 2 < len(words) else None
     return None
 
@@ -112,7 +112,7 @@ def _script_words(script: Word) -> list[Word]:
     # A line that goes on (`\\` at its end) ends in a space that is counted as a line.
     text = script.text.replace("\\\n", CONTINUED)
     try:
-        tokens = list(_tokens(text[:MAX_ARGUMENT]))
+        tokens = list(shell_tokens(text[:MAX_ARGUMENT]))
     except ValueError:
         tokens = [(token, 0) for token in text.split()]
     # `$` is doubled again, as the words of a file are.
@@ -120,7 +120,7 @@ def _script_words(script: Word) -> list[Word]:
     return [Word(raw=token.replace("$", "$$"), line=first + step * down) for token, down in tokens]
 
 
-def _tokens(text: str) -> Iterator[tuple[str, int]]:
+def shell_tokens(text: str) -> Iterator[tuple[str, int]]:
     """Each token and how many lines down it stands; raises `ValueError` on an open quote."""
     stream = StringIO(text)
     lexer = shlex.shlex(stream, posix=True, punctuation_chars=OPERATORS)
@@ -137,16 +137,17 @@ def _found(words: Sequence[Word], table: str) -> Process | None:
     """The first vLLM command among the words."""
     for at, word in enumerate(words):
         following = [later.text for later in words[at + 1 : at + 3]]
-        if _program(word) == "vllm" and following[:1] == ["serve"]:
+        if program(word) == "vllm" and following[:1] == ["serve"]:
             return _process(words[at + 2 :], "serve", table)
-        if _program(word) == "vllm" and following == ["bench", "serve"]:
+        if program(word) == "vllm" and following == ["bench", "serve"]:
             return _process(words[at + 3 :], "bench", table)
         if word.text == "-m" and following and following[0].startswith(MODULE):
             return _process(words[at + 2 :], "serve", table, module=True)
     return None
 
 
-def _program(word: Word) -> str:
+def program(word: Word) -> str:
+    """The word without the folder in front of it."""
     return word.text.rpartition("/")[2]
 
 

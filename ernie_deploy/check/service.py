@@ -33,7 +33,6 @@ class Stack:
         self.catalog = catalog
         self.services: dict[str, Service] = {}
         self.name = ""
-        self.form: Form = "compose"
         self.files: list[str] = []
         self.remarks: list[Remark] = []
 
@@ -63,12 +62,22 @@ class Stack:
 class Service:
     """One service; whatever has a shape that Compose refuses reads as absent."""
 
-    def __init__(self, name: str, table: Table, line: int, stack: Stack, *, partial: bool = False) -> None:
+    def __init__(  # noqa: PLR0913 - what a service is
+        self,
+        name: str,
+        table: Table,
+        line: int,
+        stack: Stack,
+        *,
+        partial: bool = False,
+        form: Form = "compose",
+    ) -> None:
         self.name = name
         self.table = table
         self.line = line
         self.stack = stack
         self.partial = partial
+        self.form = form
 
     def value(self, *keys: str) -> Value | None:
         """The value at a path of keys; None where it is absent or null."""

@@ -1,6 +1,7 @@
 """Reads YAML into words, lists and tables that remember their line; raises `UsageError` on all else."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 from msgspec import Struct
@@ -85,12 +86,21 @@ def read(data: bytes, name: str) -> Value:
 
 def read_document(data: bytes, name: str, variables: Variables = NOTHING_SET) -> Document:
     """The one document in `data`; `name` is how faults call the file."""
-    if len(data) > MAX_BYTES:
+    node = _compose(_text(data, name), name)
+    if node is None:
         raise UsageError(
-            f"{name} is larger than {MAX_BYTES >> 10} KiB.",
-            cause="compose files are never that large; is it the right file?",
+            f"{name}:1: the file is empty.", next_step="ernie-deploy render TARGET -o compose.yml"
         )
-    node = _compose(_decoded(data, name), name)
+    return _document(node, name, variables)
+
+
+def read_all(data: bytes, name: str) -> list[Value]:
+    """The documents in `data` that are not empty, as Kubernetes has several in one file."""
+    nodes = _compose_all(_text(data, name), name)
+    return [_document(node, name, NOTHING_SET).top for node in nodes if node is not None]
+
+
+def _document(node: "yaml.Node", name: str, variables: Variables) -> Document:
     try:
         if _weight(node, {}, name) > MAX_VALUES:
             raise too_many_values(name)
@@ -98,6 +108,20 @@ def read_document(data: bytes, name: str, variables: Variables = NOTHING_SET) ->
         return Document(converter.value(node), tuple(converter.missing))
     except RecursionError:
         raise _too_deep(name) from None
+
+
+def too_large(name: str) -> UsageError:
+    """Refuse a file that nobody wrote by hand."""
+    return UsageError(
+        f"{name} is larger than {MAX_BYTES >> 10} KiB.",
+        cause="compose files are never that large; is it the right file?",
+    )
+
+
+def _text(data: bytes, name: str) -> str:
+    if len(data) > MAX_BYTES:
+        raise too_large(name)
+    return _decoded(data, name)
 
 
 def _decoded(data: bytes, name: str) -> str:
@@ -110,12 +134,28 @@ def _decoded(data: bytes, name: str) -> str:
         ) from None
 
 
-def _compose(text: str, name: str) -> "yaml.Node":
+def _compose(text: str, name: str) -> "yaml.Node | None":
+    import yaml
+
+    with _faults(text, name):
+        # Not the C loader: it walks nested input on the C stack without a limit.
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
+def _compose_all(text: str, name: str) -> "list[yaml.Node | None]":
+    import yaml
+
+    with _faults(text, name):
+        return list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+
+
+@contextmanager
+def _faults(text: str, name: str) -> Iterator[None]:
+    """What PyYAML raises as a `UsageError` with the line."""
     import yaml
 
     try:
-        # Not the C loader: it walks nested input on the C stack without a limit.
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        yield
     except yaml.MarkedYAMLError as fault:
         mark = fault.problem_mark or fault.context_mark
         _not_yaml(name, mark.line + 1 if mark else 1, fault.problem or fault.context or "unreadable")
@@ -127,11 +167,6 @@ def _compose(text: str, name: str) -> "yaml.Node":
     except (yaml.YAMLError, ValueError, OverflowError, LookupError) as fault:
         # PyYAML lets such escapes as "\UFFFFFFFF" fall through.
         _not_yaml(name, 1, str(fault))
-    if node is None:
-        raise UsageError(
-            f"{name}:1: the file is empty.", next_step="ernie-deploy render TARGET -o compose.yml"
-        )
-    return node
 
 
 def _not_yaml(name: str, line: int, problem: str) -> NoReturn:

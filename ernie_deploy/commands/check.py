@@ -26,12 +26,14 @@ Examples:
   ernie-deploy check -f compose.yml -f compose.gpu.yml --env-file prod.env
   ernie-deploy check compose.yml
   ernie-deploy check h100 mi300x
+  ernie-deploy check start.sh README.md deployment.yaml
   ernie-deploy render cpu | ernie-deploy check -
   ernie-deploy check compose.yml --sarif > check.sarif
 
 Without a FILE it judges the stack that `docker compose up` would start in this folder. Each FILE is a
-stack of its own, with `.env` beside it; -f merges files as `docker compose -f` does. Nothing that a
-file names is run or fetched.
+stack of its own, with `.env` beside it; -f merges files as `docker compose -f` does. `docker run` and
+`vllm serve` lines are read from scripts and READMEs, containers from Kubernetes manifests. Nothing that
+a file names is run or fetched.
 
 Exits 10 if there is an error, and 0 if there are only warnings or notes."""
 
@@ -110,7 +112,9 @@ def _judge(given: Given, *, as_json: bool, sarif: bool, verbose: bool) -> int:
 
 def _verdicts(given: Given, catalog: "Catalog") -> "Iterator[Verdict]":
     """A verdict for each stack; raises `KitError`."""
-    from ernie_deploy.check import judge_project
+    from ernie_deploy.check import judge_project, judge_text
+    from ernie_deploy.check.assemble import read_file
+    from ernie_deploy.check.forms import form_of
     from ernie_deploy.check.project import of_file
 
     if not given.files:
@@ -121,6 +125,8 @@ def _verdicts(given: Given, catalog: "Catalog") -> "Iterator[Verdict]":
         elif Path(name).is_dir():
             with chdir(name):
                 yield judge_project(_project(given, os.environ), catalog, ask_compose=True)
+        elif form_of(read_file(name), name) != "compose":
+            yield judge_text(read_file(name), name, catalog)
         else:
             yield judge_project(of_file(name, given.env_files, given.profiles), catalog, ask_compose=True)
 
