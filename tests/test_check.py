@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.check import RULE_MODULES, judge, report, rules
-from ernie_deploy.check.document import MAX_SERVICES, load
+from ernie_deploy.check.document import load
 from ernie_deploy.check.interpolate import resolved
+from ernie_deploy.check.stacks import MAX_SERVICES
 from ernie_deploy.check.tree import MAX_BYTES
 from ernie_deploy.check.values import seconds, size, version
 from ernie_deploy.cli import main
