@@ -245,6 +245,29 @@ def test_files_that_include_each_other_are_refused(folder):
         judge_project(here({}), CATALOG)
 
 
+PROFILED = """\
+services:
+  engine: {image: 'vllm/vllm-openai:v0.32.0', command: [m], privileged: true, profiles: [big, test]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("shell", "severity"),
+    [({}, "warning"), ({"COMPOSE_PROFILES": "small"}, "warning"), ({"COMPOSE_PROFILES": "x,test"}, "error"), ({"COMPOSE_PROFILES": "*"}, "error")],
+)  # fmt: skip
+def test_an_error_in_a_service_that_is_not_started_is_a_warning_with_its_profile(folder, shell, severity):
+    write(folder, compose_yml=PROFILED)
+    (finding,) = [f for f in judge_project(here(shell), CATALOG).findings if f.id == "ED203"]
+    assert finding.severity == severity
+    assert ("--profile big" in finding.sentence) is (severity == "warning")
+
+
+def test_a_named_file_is_judged_with_every_profile(folder):
+    write(folder, compose_yml=PROFILED)
+    (finding,) = [f for f in judge_project(of_file("compose.yml"), CATALOG).findings if f.id == "ED203"]
+    assert finding.severity == "error"
+
+
 # --- variables
 
 

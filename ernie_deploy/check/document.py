@@ -3,6 +3,7 @@
 import re
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.check.assemble import Assembly
@@ -70,6 +71,7 @@ def judge_project(project: Project, catalog: Catalog, *, ask_compose: bool = Fal
     if ask_compose:
         top, aside = _by_compose(project, assembly, top)
     stack = stack_of(top, assembly, catalog)
+    stack.profiles = project.profiles if project.exact or project.profiles else None
     return Verdict(stack, findings_of(stack), (aside,) if aside else ())
 
 
@@ -112,6 +114,7 @@ def findings_of(stack: Stack) -> list[Finding]:
         if _applies(rule.id, service.form)
         for finding in rule.findings(service, stack.name)
     ]
+    found = [_weighed(finding, stack) for finding in found]
     errors = {(f.file, f.line) for f in found if f.id in SAY_THE_SAME}
     of_stack = (remark for remark in stack.remarks if remark.service not in stack.services)
     of_stack_found = [RULES[remark.rule].finding(spot_of(remark), "", stack.name) for remark in of_stack]
@@ -119,6 +122,17 @@ def findings_of(stack: Stack) -> list[Finding]:
     places = {name: at for at, name in enumerate(stack.files)}
     return sorted(
         found, key=lambda f: (places.get(f.file, len(places)), f.line, SEVERITIES.index(f.severity), f.id)
+    )
+
+
+def _weighed(finding: Finding, stack: Stack) -> Finding:
+    """An error in a service that is not started is none yet: it is a warning that names the profile."""
+    service = stack.services[finding.service]
+    if service.started or finding.severity != "error":
+        return finding
+    profile = shown(service.words("profiles")[0].text)
+    return replace(
+        finding, severity="warning", sentence=f"{finding.sentence} (with --profile {profile} only)"
     )
 
 

@@ -26,6 +26,7 @@ class Stack:
     """The files around a service: its neighbours, secrets and configs, and the catalog.
 
     `remarks` are what reading them showed; `files` are those that were read, the first of them `name`.
+    `profiles` are the active ones; None where nobody said which.
     """
 
     def __init__(self, top: Table, catalog: Catalog) -> None:
@@ -35,6 +36,7 @@ class Stack:
         self.name = ""
         self.files: list[str] = []
         self.remarks: list[Remark] = []
+        self.profiles: tuple[str, ...] | None = None
 
     @cached_property
     def published(self) -> Mapping[tuple[int, str], list[tuple["Service", Port]]]:
@@ -85,6 +87,12 @@ class Service:
         for key in keys:
             found = found.values.get(key) if isinstance(found, Table) else None
         return None if isinstance(found, Word) and found.null else found
+
+    @property
+    def started(self) -> bool:
+        """Whether `docker compose up` starts it, as far as its profiles decide."""
+        mine, active = {word.text for word in self.words("profiles")}, self.stack.profiles
+        return active is None or not mine or "*" in active or bool(mine & set(active))
 
     def line_of(self, key: str) -> int:
         """The line of a key, or the service's own."""
