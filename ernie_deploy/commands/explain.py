@@ -27,7 +27,7 @@ STDIN = "-"
 UNRECOGNISED = 1
 HANDED_OVER = "name a log (ernie-deploy explain FILE), or hand it over: docker logs CONTAINER 2>&1 | ernie-deploy explain -"
 # Of a larger input, its end is read.
-MOST_BYTES = 32 << 20
+MOST_BYTES = 8 << 20
 STACK_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 
 

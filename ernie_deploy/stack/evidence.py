@@ -30,7 +30,7 @@ RAISED = re.compile(r"^[\w.]{1,200}(?:Error|Exception|Warning|Interrupt|Exit): "
 # What no error is logged at.
 QUIET = {"DEBUG", "INFO", "TRACE"}
 # Of a text: its end is what counts.
-MOST_LINES = 60_000
+MOST_LINES = 20_000
 
 
 class Line(Struct, frozen=True, kw_only=True):
