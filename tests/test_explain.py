@@ -354,3 +354,8 @@ def test_a_value_ends_without_the_sign_of_its_sentence() -> None:
     made = of((ROOT / "tests/failures/unresolvable-cdi.txt").read_text())
     assert made.known
     assert made.known.what == "Docker knows no CDI device nvidia.com/gpu=0."
+
+
+def test_a_stack_that_is_well_is_said_to_be() -> None:
+    made = judge(inspection.of_containers(None, [_state("serve", "running", health="healthy")]), CATALOG)  # type: ignore[arg-type]
+    assert as_text(made) == "nothing to explain: every container is well, or the text is empty"

@@ -18,13 +18,14 @@ KIT_ERROR, KIT_NEXT, KIT_CAUSE = "error: ", "next:", "cause:"
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """A known cause, or what is known of an unknown one; `also` are other causes in the same text."""
+    """A known cause, or what is known of an unknown one; `also` are other causes in the same text, `empty` is one without a line."""
 
     known: Known | None
     next: str
     also: tuple[Known, ...]
     unknown: Unknown | None
     served: bool
+    empty: bool = False
 
 
 def judge(evidence: Evidence, catalog: Catalog, rendered: Rendered | None = None) -> Verdict:
@@ -37,6 +38,7 @@ def judge(evidence: Evidence, catalog: Catalog, rendered: Rendered | None = None
         also=tuple(one for one in named if one is not known and one.weight == "cause"),
         unknown=None if known else unknown(evidence.lines, catalog),
         served=evidence.served,
+        empty=not evidence.lines,
     )
 
 
@@ -111,6 +113,8 @@ def _place(line: Line) -> str:
 
 def _unknown(verdict: Verdict) -> list[str]:
     other = verdict.unknown
+    if verdict.empty:
+        return ["nothing to explain: every container is well, or the text is empty"]
     if other is None or other.exception is None:
         served = ", and the server came to serve" if verdict.served else ""
         return [f"unknown: no failure that the table knows, and no exception, stands in this text{served}"]
