@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 HEADER = """\
 # The flags of `vllm serve` and `vllm bench serve`, read from vLLM's own parsers.
@@ -25,6 +26,9 @@ TYPE_NAMES = {
     "_parse_mm_bucket_config": "json",
     "parse_reasoning_parser": "str",
 }
+
+# Flags that take any text, whose configuration then takes these alone.
+CONFIGURED = {"kv_cache_dtype": ("vllm.config.cache", "CacheDType")}
 
 Row = tuple[str, dict[str, Any]]
 
@@ -84,9 +88,15 @@ def kind(action: argparse.Action) -> str:
 def choices(action: argparse.Action) -> list[Any]:
     """Return a flag's choices, sorted."""
     # Some of vLLM's choices are sets: only sorted ones are the same on every run.
-    values: Iterable[Any] = action.choices or ()
+    values: Iterable[Any] = action.choices or configured(action)
     named = ("None" if value is None else value for value in values)
     return sorted(named, key=lambda value: (value if isinstance(value, int) else 0, str(value)))
+
+
+def configured(action: argparse.Action) -> Iterable[Any]:
+    """Return the values that only vLLM's configuration holds a flag to."""
+    module, name = CONFIGURED.get(action.dest, ("", ""))
+    return get_args(getattr(importlib.import_module(module), name)) if module else ()
 
 
 def long_names(action: argparse.Action) -> list[str]:

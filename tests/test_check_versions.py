@@ -316,6 +316,8 @@ FLOATING = ["vllm/vllm-openai:latest", "vllm/vllm-openai-rocm:nightly", f"vllm/v
         ("ED104", ["--model", "m", '--gpu-memory-utilization="0.9"']),
         ("ED104", ["--model", "m", "--gpu-memory-utilization", "90"]),
         ("ED104", ["--model", "m", "--max-num-seqs", "many"]),
+        ("ED104", ["m", "--max-model-len=4k5"]),
+        ("ED105", ["m", "--max-model-len"]),
         ("ED161", ["--seed", "3", "--max-model-len", "4096"]),
         ("ED161", None),
     ],
@@ -399,6 +401,59 @@ def test_flags_first_start_nothing_without_an_entrypoint(command, image, keys):
     [finding] = of("ED162", command, image, **keys)
     assert finding.severity == "error"
     assert "vllm, serve" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("image", "what"),
+    [
+        ("vllm/vllm-openai:v0.8.5.post1", "us/ours is refused"),
+        ("vllm/vllm-openai:v0.11.0", "us/ours is passed over: this entrypoint takes --model alone, and serves Qwen/Qwen3-0.6B"),
+    ],
+)  # fmt: skip
+def test_a_model_that_the_module_does_not_read_is_found(image, what):
+    [finding] = of("ED161", ["us/ours", "--max-model-len=4096"], image)
+    assert finding.sentence.startswith(what)
+    [of_module] = of(
+        "ED161", ["us/ours"], "corp/llm:1", entrypoint=["python3", "-m", "vllm.entrypoints.openai.api_server"]
+    )
+    assert "passed over" in of_module.sentence
+
+
+def test_a_served_name_does_not_name_the_model():
+    [finding] = of("ED161", ["--served-model-name", "ours"])
+    assert "refuses --served-model-name" in finding.sentence
+
+
+def test_a_build_of_ones_own_may_have_vllm_for_its_entrypoint():
+    service = service_of(["serve", "us/ours", "--max-model-len", "4096"], None, build=".")
+    assert service.model_word.text == "us/ours"
+
+
+@pytest.mark.parametrize(
+    ("image", "severity", "hedge"),
+    [
+        ("vllm/vllm-openai:v0.33.0", "error", ""),
+        ("vllm/vllm-openai:v0.31.0", "warning", "unknown to vLLM 0.32.0 and 0.33.0; this tag is 0.31.0"),
+        ("vllm/vllm-openai:latest", "warning", "unknown to vLLM 0.33.0; latest may be newer"),
+        ("corp/vllm:3", "warning", "which vLLM this image holds is not known"),
+    ],
+)
+@pytest.mark.parametrize("words", [["--dtype", "fp16"], ["--kv-cache-dtype=fp9"]])
+def test_a_choice_that_no_table_has_is_said_with_reserve_elsewhere(image, severity, hedge, words):
+    [finding] = of("ED104", ["vllm", "serve", "m", *words], image, entrypoint=[])
+    assert finding.severity == severity
+    assert hedge in finding.sentence
+    assert "it takes" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    "image", ["vllm/vllm-openai:latest", "vllm/vllm-openai:v0.33.0", "vllm/vllm-openai:v0.34.1"]
+)
+def test_a_switch_with_a_value_is_refused_from_the_first_table_on(image):
+    assert of("ED105", ["m", "--enable-chunked-prefill=False"], image)
+    assert of("ED105", ["m", "--enforce-eager", "true"], image)
+    # Older parsers took it.
+    assert not of("ED105", ["m", "--enable-chunked-prefill=False"], "vllm/vllm-openai:v0.8.5")
 
 
 def test_an_old_image_takes_the_model_as_a_flag_alone():

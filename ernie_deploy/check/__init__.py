@@ -21,6 +21,7 @@ from ernie_deploy.check import (
     secret_rules,
     security_rules,
     storage_rules,
+    value_rules,
     wiring_rules,
 )
 from ernie_deploy.check.document import Verdict, judge, judge_project, judge_text
@@ -28,6 +29,7 @@ from ernie_deploy.check.findings import RULES, Finding, Rule
 
 RULE_MODULES = (
     engine_rules,
+    value_rules,
     command_rules,
     model_rules,
     code_rules,

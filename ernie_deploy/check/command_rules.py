@@ -1,4 +1,4 @@
-"""ED1xx, second part: a command that starts something else than was meant, whatever the version of vLLM."""
+"""ED1xx, third part: a command that starts something else than was meant, whatever the version of vLLM."""
 
 from collections.abc import Iterator
 
@@ -7,10 +7,13 @@ from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import NEWEST, shown
-from ernie_deploy.check.versions import judges
+from ernie_deploy.check.versions import exact, judges
 
 # Since when the default is Qwen's: 0.9.2 and 0.10.0 vllm/config.py.
 DEFAULT_MODEL, OLDER_DEFAULT_MODEL, DEFAULT_SINCE = "Qwen/Qwen3-0.6B", "facebook/opt-125m", (0, 10, 0)
+# Since when the module's parser takes a positional model, which its main() never reads: vLLM 0.10.0 and 0.32.0
+# vllm/entrypoints/openai/cli_args.py make_arg_parser, api_server.py.
+POSITIONAL_SINCE = (0, 10, 0)
 # Names that people give vLLM's arguments as variables; vLLM reads none of them.
 UNREAD = (
     "MODEL", "MODEL_ID", "MODEL_NAME", "VLLM_MODEL", "SERVED_MODEL_NAME", "MAX_MODEL_LEN", "TENSOR_PARALLEL_SIZE",
@@ -121,23 +124,42 @@ def joined_words(service: Service) -> Iterator[Spot]:
 )
 def no_model(service: Service) -> Iterator[Spot]:
     """A server without a model, which people give it as a variable that nothing reads."""
-    argv = service.serve
-    if argv is None or service.process.guessed or service.process.bare or not _lacks_model(argv):
+    argv, process = service.serve, service.process
+    if argv is None or process.guessed or process.bare or not _lacks_model(argv, module=process.module):
         return
+    if process.module and argv.positionals:
+        yield Spot(
+            argv.positionals[0].line, _passed_over(argv.positionals[0].text, service), "write --model=MODEL"
+        )
+    elif argv.has("served-model-name") and exact(service.engine) and not process.module:
+        yield Spot(
+            _command_line(service), "no model is given, and vLLM refuses --served-model-name without one"
+        )
+    else:
+        unread = [name for name in UNREAD if name in service.environment]
+        variables = f"; it reads none of the variables {', '.join(unread[:4])}" if unread else ""
+        sentence = f"no model is given: vLLM serves {_default(service)}, its default{variables}"
+        yield Spot(_command_line(service), sentence)
+
+
+def _default(service: Service) -> str:
     engine = service.engine or NEWEST
-    default = DEFAULT_MODEL if engine >= DEFAULT_SINCE else OLDER_DEFAULT_MODEL
-    unread = [name for name in UNREAD if name in service.environment]
-    variables = f"; it reads none of the variables {', '.join(unread[:4])}" if unread else ""
-    yield Spot(_command_line(service), f"no model is given: vLLM serves {default}, its default{variables}")
+    return DEFAULT_MODEL if engine >= DEFAULT_SINCE else OLDER_DEFAULT_MODEL
 
 
-def _lacks_model(argv: Argv) -> bool:
+def _passed_over(word: str, service: Service) -> str:
+    """What the module does with a model that stands by itself."""
+    if (service.engine or NEWEST) < POSITIONAL_SINCE:
+        return f"{shown(word)} is refused: this entrypoint takes the model as --model alone"
+    return f"{shown(word)} is passed over: this entrypoint takes --model alone, and serves {_default(service)}, vLLM's default"
+
+
+def _lacks_model(argv: Argv, *, module: bool) -> bool:
     """Whether no word is the model, and none can become it."""
     names = {argument.name for argument in argv.arguments}
     unknown = any(argument.flag is None or not known(argument.typed) for argument in argv.arguments)
-    return not (
-        argv.positionals or names & {"model", "config", "model-tag"} | names & ENDS_AT_ONCE or unknown
-    )
+    positionals = [word for word in argv.positionals if not module or not known(word.text)]
+    return not (positionals or names & {"model", "config", "model-tag"} | names & ENDS_AT_ONCE or unknown)
 
 
 def _command_line(service: Service) -> int:

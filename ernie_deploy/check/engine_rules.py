@@ -2,23 +2,22 @@
 
 import difflib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ernie_deploy.catalog.engine_schema import Lifetime
-from ernie_deploy.check.argv import Argument, Argv, Tool, unknown_words
+from ernie_deploy.check.argv import Argument, Argv, Tool
 from ernie_deploy.check.findings import Severity, Spot, rule
 from ernie_deploy.check.interpolate import known
+from ernie_deploy.check.reserve import reserve
 from ernie_deploy.check.service import Service
-from ernie_deploy.check.values import NEWEST, human, shown, version
+from ernie_deploy.check.values import NEWEST, shown, version
 from ernie_deploy.check.versions import exact, judges, spelled, standing
 from ernie_deploy.plan.flag_history import history
-from ernie_deploy.plan.words import Flag, names
+from ernie_deploy.plan.words import names
 
 PARSER = "the flag tables in catalog/engines, read from vLLM's own parsers, and the history beside them"
 # Comparing takes a millisecond a flag; nobody reads so many.
 MOST_SUGGESTED = 20
-# Open below, closed above: as vllm/config/cache.py has it.
-SHARES = ("gpu-memory-utilization",)
 # Below it two words are different words; `guided` and `decode` are.
 SAME_WORD = 0.75
 
@@ -65,15 +64,7 @@ def _absence(argument: Argument, tool: Tool, service: Service, state: str) -> st
         return f"vllm {tool} {judges(engine)} has no flag {flag}"
     if state == "later" and engine:
         return f"{flag} came with vLLM {history().first(argument.spelling)}; this tag is {spelled(engine)}"
-    return f"{flag} is unknown to vLLM {judges(engine)}; {_tag(service)}"
-
-
-def _tag(service: Service) -> str:
-    """What the tag says of the version, after a semicolon."""
-    engine, tag = service.engine, shown(service.image.tag or "no tag")
-    if engine is None:
-        return "which vLLM this image holds is not known"
-    return f"{tag} may be newer" if engine == NEWEST else f"this tag is {spelled(engine)}"
+    return f"{flag} is unknown to vLLM {judges(engine)}; {reserve(service)}"
 
 
 def _near(spelling: str, argv: Argv) -> str:
@@ -117,7 +108,7 @@ def _certainty(service: Service) -> Severity:
 def _removal(argument: Argument, service: Service) -> str:
     engine = service.engine
     end = history().end(argument.spelling, engine or NEWEST)
-    sentence = f"--{argument.spelling} was removed in vLLM {end}"
+    sentence = f"--{argument.spelling} was removed by vLLM {end}"
     if engine is None:
         return f"{sentence}; which vLLM this image holds is not known"
     if engine == NEWEST:
@@ -134,7 +125,7 @@ def _taken_again(argument: Argument, service: Service) -> str:
         return ""
     gone = history().end(argument.spelling, version(again) or NEWEST)
     tag = shown(service.image.tag or "no tag")
-    return f"--{argument.spelling} was removed in vLLM {gone} and came back with {again}; {tag} may be either"
+    return f"--{argument.spelling} was removed by vLLM {gone} and came back with {again}; {tag} may be either"
 
 
 @rule(
@@ -182,106 +173,3 @@ def _method(value: str) -> object:
     except (ValueError, RecursionError):
         return None
     return table.get("method") if isinstance(table, dict) else None
-
-
-@rule(
-    "ED104",
-    "error",
-    "vLLM rejects this value of the flag.",
-    remedy="see `vllm serve --help=FLAG` of this version",
-    source=f"{PARSER}; a refused value ends the container with exit 2",
-)
-def refused_value(service: Service) -> Iterator[Spot]:
-    """Values that are none of the choices, no number, no JSON, out of range, or still in quotes."""
-    argv, sure = service.argv, exact(service.engine)
-    for argument in argv.arguments if argv else ():
-        for value in () if argument.dotted else argument.values:
-            if known(value) and (fault := _fault(argument, value, sure=sure)):
-                sentence = f"{shown(argument.typed)} {shown(value)}: {fault}"
-                yield Spot(argument.line, sentence, _quoting(value))
-
-
-def _fault(argument: Argument, value: str, *, sure: bool) -> str:
-    """Why vLLM refuses the value; empty where it does not, or where only vLLM can tell.
-
-    Where the table is not that of the version itself (not `sure`), only what no version takes counts.
-    """
-    flag = argument.flag
-    if _quoted(value) and (flag is None or flag.type != "json"):
-        return "the quotes are part of the value"
-    if flag is None or flag.kind in ("switch", "boolean") or value in ("", "--"):
-        return ""
-    if flag.choices:
-        return _choice_fault(value, [str(choice) for choice in flag.choices]) if sure else ""
-    if argument.name in SHARES:
-        return _share_fault(value)
-    return "" if _left_to_vllm(flag, value, sure=sure) else _type_fault(flag.type, value)
-
-
-def _left_to_vllm(flag: Flag, value: str, *, sure: bool) -> bool:
-    """Whether only vLLM can tell: None is some flags' default, and older parsers took `image=4` for a table."""
-    return value == "None" or (
-        flag.type == "json" and not sure and not value.startswith(("{", "[", "'", '"'))
-    )
-
-
-def _quoted(value: str) -> bool:
-    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-
-
-def _choice_fault(value: str, choices: list[str]) -> str:
-    if value in choices:
-        return ""
-    near = difflib.get_close_matches(value[:60], choices, n=3) or choices[:8]
-    return f"it takes {', '.join(near)}{', ...' if len(choices) > len(near) else ''}"
-
-
-def _type_fault(kind: str, value: str) -> str:
-    if kind == "human-int":
-        return "" if value.strip() == "auto" or human(value.strip()) is not None else "it is not a number"
-    readers: dict[str, Callable[[str], object]] = {"int": int, "float": float, "json": json.loads}
-    if kind == "json-or-str" and value.strip().startswith("{") and value.strip().endswith("}"):
-        kind = "json"
-    if kind not in readers:
-        return ""
-    try:
-        readers[kind](value)
-    except (ValueError, RecursionError):
-        return "it is not JSON" if kind == "json" else "it is not a number"
-    return ""
-
-
-def _share_fault(value: str) -> str:
-    try:
-        share = float(value)
-    except ValueError:
-        return "it is not a number"
-    return "" if 0 < share <= 1 else "it must lie above 0 and at most 1"
-
-
-def _quoting(value: str) -> str:
-    """The commonest cause: in a list no shell takes the quotes away."""
-    return "drop the inner quotes: in a list no shell removes them" if value.startswith(("'", '"')) else ""
-
-
-@rule(
-    "ED105",
-    "error",
-    "vLLM's parser rejects the command: a value is missing, or there is one too many.",
-    remedy="write --flag=VALUE, and switches without a value",
-    source=f"{PARSER}; run with 0.32.0: `unrecognized arguments`, exit 2",
-)
-def refused_word(service: Service) -> Iterator[Spot]:
-    """Flags without their value, switches with one, words that belong to nothing."""
-    argv = service.argv
-    if argv is None or not exact(service.engine):
-        return
-    for argument in argv.arguments:
-        kind = argument.flag.kind if argument.flag else "optional"
-        if kind == "value" and not argument.values:
-            yield Spot(argument.line, f"{shown(argument.typed)} has no value")
-        if kind in ("switch", "boolean") and argument.equals:
-            yield Spot(argument.line, f"{shown(argument.typed)} is a switch and takes no value")
-    expected = 1 if argv.tool == "serve" and not service.process.module else 0
-    for word in () if unknown_words(argv) else argv.positionals[expected:]:
-        yield Spot(word.line, f"{shown(word.text)} belongs to no flag")

@@ -71,10 +71,12 @@ def _of_flags(
     entrypoint: Sequence[Word] | None, command: Sequence[Word], image: Image, table: str
 ) -> Process | None:
     """A server that only its flags tell: behind a program of somebody's own, or behind none at all."""
-    if len(entrypoint or ()) > 1 or not reads_like_vllm(command, image, table):
+    # The image's entrypoint may be `vllm`.
+    words = command[1:] if command and command[0].text == "serve" else command
+    if len(entrypoint or ()) > 1 or not reads_like_vllm(words, image, table):
         return None
     alone = image.bare if entrypoint is None else not entrypoint
-    argv = parse(command, "serve", table)
+    argv = parse(words, "serve", table)
     return Process(argv=argv, bare=command[0] if alone else None, guessed=not alone)
 
 

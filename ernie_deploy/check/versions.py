@@ -22,6 +22,11 @@ def exact(engine: Version | None) -> bool:
     return engine is not None and numbers(table_of(engine)) == engine
 
 
+def read_by_table(engine: Version | None) -> bool:
+    """Whether the engine is one of the tables' or later: what kind of value a flag takes has not changed since."""
+    return engine is not None and engine >= numbers(tabled()[0])
+
+
 def judges(engine: Version | None) -> str:
     """The tables that speak for `engine`, in words: `0.32.0 and 0.33.0`."""
     if engine is None or engine > numbers(tabled()[-1]):
