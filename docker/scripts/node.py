@@ -148,7 +148,8 @@ def wait_for_head(options: Any) -> None:
             return
         if waited - told >= TOLD_EVERY_S:
             say(
-                f"node: waiting for the head at {place}, {waited:.0f} of {options.wait_s:.0f} s: {obstacle(status, options.port)}"
+                f"node: waiting for the head at {place}, {waited:.0f} of {options.wait_s:.0f} s: {obstacle(status, options.port)}",
+                sys.stderr,
             )
             told = waited
         time.sleep(RETRY_S)
@@ -203,7 +204,7 @@ def wait_for_gpus(options: Any) -> None:
             reason = f"{missing} after {waited:.0f} s: start the profile worker on them, and open port {options.port}"
             raise KnownError(NODES_MISSING, reason)
         if waited - told >= TOLD_EVERY_S:
-            say(f"node: waiting for Ray, {waited:.0f} of {options.wait_s:.0f} s: {missing}")
+            say(f"node: waiting for Ray, {waited:.0f} of {options.wait_s:.0f} s: {missing}", sys.stderr)
             told = waited
         time.sleep(RETRY_S)
 
