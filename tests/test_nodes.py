@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -474,8 +475,18 @@ def test_a_beacon_on_a_taken_port_is_one_sentence(group: Group, tmp_path: Path) 
 
 def test_a_second_worker_of_the_same_rank_is_refused(group: Group, node: Callable[..., Ended]) -> None:
     group.start("17")
+    over = threading.Event()
+
+    def claim() -> None:
+        while not over.wait(0.1):
+            group.ask("1", STRANGER)
+
     group.ask("1", STRANGER)
-    ended = node("worker", beacon_port=group.port)
+    with ThreadPoolExecutor(1) as pool:
+        claiming = pool.submit(claim)
+        ended = node("worker", beacon_port=group.port)
+        over.set()
+        claiming.result()
     assert ended.code == 35
     assert ended.err == (
         f"node: the rank 1 is {STRANGER}'s: give this node another NODE_RANK in .env,"
