@@ -20,7 +20,7 @@ def checked(test, *lines, command=MODEL, image=CUDA, rest=""):
         ("curl -f http://localhost:9999/health", []),
         ("curl -f localhost:9999/health", []),
         (["CMD", "curl", "-f", "http://llm:9999/health"], []),
-        (["CMD", "curl", "-f", "http://front:9999/health"], ["container_name: front"]),
+        (["CMD", "curl", "-f", "http://Front:9999/health"], ["container_name: front"]),
         ("wget -q http://inner:9999/health", ["hostname: inner"]),
         ("curl -f http://api:9999/health", ["networks: {default: {aliases: [api]}}"]),
         ("curl -f http://0.0.0.0:9999/v1/models", []),
@@ -73,7 +73,7 @@ def test_a_check_that_may_be_heard_is_not_accused(test, lines, command):
         ("engine", [], "networks: {shared: {external: true}}\n", False),
         ("engine", ["network_mode: host"], "", False),
         ("host.docker.internal", [], "", False),
-        ("llm", [], "", False),
+        ("LLM", [], "", False),
         ("10.1.2.3", [], "", False),
     ],
 )

@@ -39,7 +39,7 @@ def _words(service: Service) -> Iterator[tuple[str, Word]]:
 def _fault(asked: Asked, client: Service, servers: list[Service]) -> str:
     """Why the address is wrong; empty where it is right, or somebody else's."""
     for server in servers:
-        if asked.host in own_names(server):
+        if asked.host.lower() in own_names(server):
             return _fault_at(asked, server)
     alone = not client.text("network_mode") and asked.host in LOOPBACK
     meant = next((server for server in servers if alone and asked.port in _ports(server)), None)

@@ -167,7 +167,7 @@ def unknown_host(service: Service) -> Iterator[Spot]:
         return
     names = _names(service)
     for asked in addresses(service):
-        host = asked.host
+        host = asked.host.lower()
         if not is_own(asked, service) and "." not in host and host not in names and ":" not in host:
             yield Spot(_line(service), f"{shown(host)} is no service of this stack")
             return

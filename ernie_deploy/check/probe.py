@@ -54,9 +54,9 @@ def _bare(text: str, service: Service) -> Iterator[Asked]:
 
 
 def own_names(service: Service) -> set[str]:
-    """Names by which the container finds itself."""
+    """Names by which the container finds itself, in small letters, as Docker's resolver compares them."""
     names = {service.name, service.text("container_name"), service.text("hostname"), *_aliases(service)}
-    return {name for name in names if name and known(name)}
+    return {name.lower() for name in names if name and known(name)}
 
 
 def _aliases(service: Service) -> Iterator[str]:
@@ -68,7 +68,7 @@ def _aliases(service: Service) -> Iterator[str]:
 
 def is_own(asked: Asked, service: Service) -> bool:
     """Whether the address is the container's own."""
-    return bool(OWN.fullmatch(asked.host)) or asked.host in own_names(service)
+    return bool(OWN.fullmatch(asked.host)) or asked.host.lower() in own_names(service)
 
 
 def own(service: Service) -> list[Asked]:
