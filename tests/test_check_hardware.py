@@ -57,6 +57,7 @@ def test_where_both_devices_come_or_nobody_can_tell_nothing_is_missed(lines, ima
         (["devices: [nvidia.com/gpu=all]"], ROCM, "error"),
         (["gpus: [{driver: nvidia}]"], "registry.example/team/vllm-rocm7:2", "error"),
         (["gpus: all"], ROCM, "error"),
+        (["gpus: all", "devices: [/dev/kfd, /dev/dri]"], ROCM, "error"),
         (["devices: [/dev/kfd, /dev/dri/renderD128]"], CUDA, "error"),
         (["devices: [amd.com/gpu=all]"], CUDA, "error"),
         (["runtime: nvidia"], "vllm/vllm-openai-xpu:v0.32.0", "error"),
@@ -71,7 +72,6 @@ def test_a_gpu_of_another_vendor_is_of_no_use(lines, image, severity):
 @pytest.mark.parametrize(
     ("lines", "image"),
     [
-        (["gpus: all", "devices: [/dev/kfd, /dev/dri]"], ROCM),
         (["gpus: all", "runtime: amd"], ROCM),
         (["gpus: [{driver: amd, count: 1}]"], ROCM),
         (["gpus: all", "devices: [/dev/dri]"], CUDA),

@@ -10,8 +10,8 @@ from ernie_deploy.check.service import Service
 
 # A longer word is a program of somebody's, and what it mentions it need not bring.
 LONGEST_WORD = 4096
-# Flags that put another configuration in the place of the published one.
-CHANGE_CONFIG = ("hf-overrides", "hf-config-path", "config-format")
+# Flags that put another configuration in the place of the published one; a file of flags may hold any.
+CHANGE_CONFIG = ("config", "hf-overrides", "hf-config-path", "config-format")
 LIBRARIES = re.compile(r"(?:site|dist)-packages")
 
 
@@ -65,7 +65,6 @@ def _has_libraries(service: Service) -> bool:
     remedy="add --trust-remote-code, with --revision and --code-revision of a commit that you have read",
     source="vLLM 0.32.0 vllm/transformers_utils/config.py: `Failed to load the model config`; transformers 5.19 knows"
     " ernie4_5_vl_moe and not the published ernie4_5_moe_vl",
-    of_absence=True,
 )
 def missing_trust(service: Service) -> Iterator[Spot]:
     """A VL model from the hub without `--trust-remote-code`."""

@@ -79,7 +79,7 @@ def foreign_gpu(service: Service) -> Iterator[Spot]:
             f"an NVIDIA reservation on an image for {_title(platform)}: it gets no {_title(platform)} device"
         )
         yield Spot(nvidia.line, what, _remedy(platform))
-    elif platform == "rocm" and _of_nobody(service) and not amd:
+    elif platform == "rocm" and _of_nobody(service):
         what = "Docker hands out NVIDIA GPUs by this request; AMD's only where AMD's container toolkit is installed"
         remedy = f"{_remedy(platform)}; with the toolkit say driver: amd"
         yield Spot(requests(service)[0].line, what, remedy)

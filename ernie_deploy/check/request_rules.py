@@ -20,7 +20,6 @@ def _takes_images(service: Service) -> Argv | None:
     "Clients can make the server fetch from any host that it reaches.",
     remedy="--allowed-media-domains with the hosts you mean, or data-urls-only.invalid for none: an empty list is every host",
     source="run with vLLM 0.32.0: an image_url reached another container; vllm/multimodal/media/connector.py",
-    of_absence=True,
 )
 def open_media(service: Service) -> Iterator[Spot]:
     """A VL server without `--allowed-media-domains`."""
