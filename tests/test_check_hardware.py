@@ -1,7 +1,10 @@
 """`check` on GPUs, replicas, swarms and the host's ports: what fits together, and what only looks as if."""
 
 import pytest
-from check_files import CPU, CUDA, MODEL, ROCM, found, serve, service, severities, stack
+from check_files import CATALOG, CPU, CUDA, MODEL, ROCM, found, serve, service, severities, stack
+
+from ernie_deploy.check import hardware_rules
+from ernie_deploy.check.hardware import held
 
 RESERVED = "deploy: {resources: {reservations: {devices: [%s]}}}"
 
@@ -198,6 +201,25 @@ def test_shares_that_leave_no_room_are_warned_of(second, severity):
 def test_three_small_shares_are_added_up():
     third = [service(name, ZERO, command="m --gpu-memory-utilization 0.4") for name in ("a", "b", "c")]
     assert [f.service for f in found(stack(*third), "ED144")] == ["c"]
+
+
+def test_shares_are_named_in_the_order_of_the_file():
+    commands = (f"{MODEL} --gpu-memory-utilization 0.6", "m --gpu-memory-utilization 0.5")
+    (finding,) = found(two_servers([ZERO], [ZERO], commands=commands), "ED144")
+    assert finding.sentence.startswith("early and late share GPU 0: 0.6 + 0.5 of its memory is 1.10")
+
+
+def test_the_work_grows_with_the_services_and_not_with_their_pairs(monkeypatch):
+    calls = []
+
+    def counted(service):
+        calls.append(service)
+        return held(service)
+
+    monkeypatch.setattr(hardware_rules, "held", counted)
+    many = [service(f"s{number}", f"gpus: [{{device_ids: ['{number}']}}]") for number in range(40)]
+    found(stack(*many))
+    assert len(calls) <= 4 * len(many)
 
 
 def test_replicas_get_the_same_gpu():

@@ -1,13 +1,17 @@
 """ED134: programs beside the server that are told a wrong address of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.plumbing import Port
 from ernie_deploy.check.probe import LONGEST_WORD, LOOPBACK, Asked, own_names, speaks_tls, urls
-from ernie_deploy.check.service import API_PORT, Service, neighbours
+from ernie_deploy.check.service import API_PORT, Service, Stack
 from ernie_deploy.check.tree import Word
 from ernie_deploy.check.values import shown, whole
+
+# Only so many servers may be meant by an address of the client's own.
+MOST_COMPARED = 50
 
 
 @rule(
@@ -19,13 +23,21 @@ from ernie_deploy.check.values import shown, whole
 )
 def lost_client(service: Service) -> Iterator[Spot]:
     """`OPENAI_API_BASE_URL: http://vllm:9000/v1`, the host's port, localhost, http to a server with a certificate."""
-    servers = [other for other in neighbours(service) if other.answers and other.api_port]
+    servers = _servers(service.stack)
     if service.argv or not servers:
         return
     for what, word in _words(service):
         for asked in urls(word.text) if len(word.text) < LONGEST_WORD else ():
             if reason := _fault(asked, service, servers):
                 yield Spot(word.line, f"{what} {reason}")
+
+
+# Only the stack that is judged is asked for, service after service.
+@lru_cache(maxsize=1)
+def _servers(stack: Stack) -> Mapping[str, Service]:
+    """The servers by each of their names."""
+    servers = [service for service in stack.services.values() if service.answers and service.api_port]
+    return {name: server for server in reversed(servers) for name in own_names(server)}
 
 
 def _words(service: Service) -> Iterator[tuple[str, Word]]:
@@ -36,13 +48,13 @@ def _words(service: Service) -> Iterator[tuple[str, Word]]:
         yield "the command", word
 
 
-def _fault(asked: Asked, client: Service, servers: list[Service]) -> str:
+def _fault(asked: Asked, client: Service, servers: Mapping[str, Service]) -> str:
     """Why the address is wrong; empty where it is right, or somebody else's."""
-    for server in servers:
-        if asked.host.lower() in own_names(server):
-            return _fault_at(asked, server)
+    if server := servers.get(asked.host.lower()):
+        return _fault_at(asked, server)
     alone = not client.text("network_mode") and asked.host in LOOPBACK
-    meant = next((server for server in servers if alone and asked.port in _ports(server)), None)
+    nearby = [*servers.values()][:MOST_COMPARED] if alone else []
+    meant = next((server for server in nearby if asked.port in _ports(server)), None)
     return f"asks {asked.host}, its own container; the server is {shown(meant.name)}" if meant else ""
 
 

@@ -38,7 +38,7 @@ def foreign_draft(service: Service) -> Iterator[Spot]:
     """300b with the 21b as its draft, as the published YAML has it."""
     argv, model = service.serve, service.model
     line, method, name = _draft(argv) if argv else (0, "", "")
-    other = model_named(name, service.stack.catalog.models()) if name else None
+    other = model_named(name, service.stack.models) if name else None
     if model is None or other is None or method not in MTP:
         return
     theirs, ours = other.figures.hidden_size, model.figures.hidden_size
@@ -104,8 +104,7 @@ def _has_no_gguf(service: Service) -> bool:
 def _twin(name: str, service: Service) -> Model | None:
     """The model whose weights these are in another format."""
     ids = {
-        model.hf_id.rpartition("/")[2].removesuffix("-PT").lower(): model
-        for model in service.stack.catalog.models()
+        model.hf_id.rpartition("/")[2].removesuffix("-PT").lower(): model for model in service.stack.models
     }
     fitting = [known_name for known_name in ids if name.lower().startswith(known_name)]
     return ids[max(fitting, key=len)] if fitting else None

@@ -1,6 +1,8 @@
 """ED14x, first part: GPUs that the file gives and the image cannot use, or that two servers fill."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import NamedTuple
 
 from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.findings import Spot, rule
@@ -23,7 +25,7 @@ from ernie_deploy.check.hardware import (
     requests,
     reserved,
 )
-from ernie_deploy.check.service import Service, never_together, replicas
+from ernie_deploy.check.service import Service, Stack, never_together, replicas
 from ernie_deploy.check.tree import Items, Table, Value, Word
 from ernie_deploy.check.values import shown, version
 
@@ -171,12 +173,12 @@ def ids_in_one_item(service: Service) -> Iterator[Spot]:
 )
 def crowded_gpu(service: Service) -> Iterator[Spot]:
     """Two services, or two replicas, whose shares of one GPU are more than 1; close to 1 is a warning."""
-    sharing = [service, *_sharing(service)]
-    shares = [(other, _share(other) or 0) for other in sharing for _ in range(_copies(other))]
-    total, others = sum(share for _, share in shares), sharing[1:]
-    if total <= COMFORTABLE + ROUNDING or len(shares) == 1 or not shares[0][1]:
+    sharing = _sharing(service)
+    shares = [filler.share for filler in sharing for _ in range(filler.copies)]
+    total, others = sum(shares), [filler.service for filler in sharing if filler.service is not service]
+    if total <= COMFORTABLE + ROUNDING or len(shares) <= 1:
         return
-    sums = " + ".join(f"{share:g}" for _, share in shares)
+    sums = " + ".join(f"{share:g}" for share in shares)
     names = " and ".join(shown(other.name) for other in (*others, service))
     who = f"{names} share GPU {shown(held(service)[0])}" if others else _twins(service)
     fits = total <= 1 + ROUNDING
@@ -189,28 +191,40 @@ def _twins(service: Service) -> str:
     return f"each of {replicas(service)} replicas gets the same GPU {shown(held(service)[0])}"
 
 
-def _sharing(service: Service) -> list[Service]:
-    """Services earlier in the file that fill a GPU of this one's."""
-    mine = set(held(service))
-    earlier: list[Service] = []
-    for other in service.stack.services.values() if mine and _copies(service) else ():
-        if other is service or len(earlier) == MOST_COMPARED:
-            break
-        if (
-            mine & set(held(other))
-            and _copies(other)
-            and _share(other)
-            and not never_together(service, other)
-        ):
-            earlier.append(other)
-    return earlier
+class _Filler(NamedTuple):
+    """A server that fills GPUs: which part of each, and by how many containers."""
+
+    service: Service
+    share: float
+    copies: int
+
+
+def _sharing(service: Service) -> list[_Filler]:
+    """This service and those earlier in the file that fill a GPU of its; empty where that is unknown."""
+    fillers = {f.service.name: f for gpu in held(service) for f in _fillers(service.stack).get(gpu, ())}
+    mine = fillers.get(service.name)
+    names = [*fillers][: [*fillers].index(service.name)] if mine else []
+    earlier = [fillers[name] for name in names if not never_together(service, fillers[name].service)]
+    return [*earlier[:MOST_COMPARED], mine] if mine else []
+
+
+# Only the stack that is judged is asked for, service after service.
+@lru_cache(maxsize=1)
+def _fillers(stack: Stack) -> Mapping[str, list[_Filler]]:
+    """The servers that fill each GPU, in the order of the file."""
+    fillers: dict[str, list[_Filler]] = {}
+    for service in stack.services.values():
+        share, copies = _share(service), _copies(service)
+        for gpu in held(service) if share and copies else ():
+            fillers.setdefault(gpu, []).append(_Filler(service, share or 0, copies))
+    return fillers
 
 
 def _copies(service: Service) -> int:
     """How many of it fill the same GPUs of one host."""
     argv = service.serve
     several_nodes = argv is None or argv.number("nnodes", 1) != 1
-    return 0 if several_nodes or not held(service) else min(replicas(service), MOST_COMPARED)
+    return 0 if several_nodes else min(replicas(service), MOST_COMPARED)
 
 
 def _share(service: Service) -> float | None:

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.probe import addresses, is_own, own, own_names, speaks_tls
-from ernie_deploy.check.service import Service
+from ernie_deploy.check.service import Service, Stack
 from ernie_deploy.check.tree import Items, Table, Word
 from ernie_deploy.check.values import shown
 
@@ -165,7 +166,7 @@ def unknown_host(service: Service) -> Iterator[Spot]:
     """`http://api:8000/health` where nothing is called api."""
     if not service.answers or _other_names(service):
         return
-    names = _names(service)
+    names = _names(service.stack)
     for asked in addresses(service):
         host = asked.host.lower()
         if not is_own(asked, service) and "." not in host and host not in names and ":" not in host:
@@ -185,8 +186,10 @@ def _other_names(service: Service) -> bool:
     return external or own_hosts or service.host_network or service.partial
 
 
-def _names(service: Service) -> set[str]:
-    return OUTSIDE.union(*(own_names(other) for other in service.stack.services.values()))
+# Only the stack that is judged is asked for, service after service.
+@lru_cache(maxsize=1)
+def _names(stack: Stack) -> set[str]:
+    return OUTSIDE.union(*(own_names(service) for service in stack.services.values()))
 
 
 @rule(

@@ -201,8 +201,9 @@ def devices(service: Service) -> Iterator[Spot]:
 )
 def host_network(service: Service) -> Iterator[Spot]:
     """`network_mode: host` in a stack of one node."""
-    several = any(over_nodes(other) for other in service.stack.services.values())
-    if service.uses_vllm and service.host_network and not several:
+    if not service.uses_vllm or not service.host_network:
+        return
+    if not any(over_nodes(other) for other in service.stack.services.values()):
         yield Spot(
             service.line_of("network_mode"),
             "network_mode: host opens vLLM's internal ports to the host's network",

@@ -48,6 +48,11 @@ class Stack:
                     found.setdefault((number, port.protocol), []).append((service, port))
         return found
 
+    @cached_property
+    def models(self) -> list[Model]:
+        """The catalog's models."""
+        return self.catalog.models()
+
     def entry(self, section: str, name: str) -> Table | None:
         """One entry of a top-level section such as `secrets`."""
         table = self.top.values.get(section)
@@ -193,7 +198,7 @@ class Service:
     def model(self) -> Model | None:
         """The catalog's model, by each of the names that it has."""
         name = self.model_word.text if self.model_word else ""
-        return model_named(name, self.stack.catalog.models()) if "ernie" in name.lower() else None
+        return model_named(name, self.stack.models) if "ernie" in name.lower() else None
 
     @cached_property
     def ports(self) -> tuple[Port, ...]:
