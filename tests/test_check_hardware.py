@@ -1,7 +1,7 @@
 """`check` on GPUs, replicas, swarms and the host's ports: what fits together, and what only looks as if."""
 
 import pytest
-from check_files import CATALOG, CPU, CUDA, MODEL, ROCM, found, serve, service, severities, stack
+from check_files import CPU, CUDA, MODEL, ROCM, found, serve, service, severities, stack
 
 from ernie_deploy.check import hardware_rules
 from ernie_deploy.check.hardware import held
