@@ -167,6 +167,20 @@ def test_a_server_without_a_container_is_judged_as_a_process():
     assert "ED201" not in ids(text.replace("0.0.0.0", "127.0.0.1"))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vllm serve {} > log 2>&1 &", "vllm serve {} 2>&1 | tee log", "vllm serve {} &> log; sleep 1", "vllm serve {} # comment --wrong; x > 1",
+        "(vllm serve {})", "vllm serve --help=all\nvllm serve {}", "ExecStart=/usr/local/bin/vllm serve {}", "if true; then vllm serve {}; fi",
+        "time vllm serve {} < /dev/null", "uv run vllm serve {}",
+    ],
+)  # fmt: skip
+def test_a_command_ends_where_the_shell_ends_it(line):
+    one = service(line.replace("{}", MODEL) + "\n")
+    assert [word.text for word in one.serve.positionals] == [MODEL]
+    assert not one.serve.arguments
+
+
 def test_the_module_and_the_benchmark_are_recognised_too():
     assert service(f"python3 -m vllm.entrypoints.openai.api_server --model {MODEL}").serve
     assert service(f"vllm bench serve --model {MODEL}").bench

@@ -12,6 +12,8 @@ from ernie_deploy.check.tree import Items, Table, Value, Word
 
 ENGINES = {"docker", "podman", "nerdctl"}
 WRAPPERS = {"sudo", "nohup", "exec", "time", "env", "command", "then", "do", "else", "doas"}
+# Such a command prints something and ends.
+ASKS = {"--help", "--version"}
 ASSIGNED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 # Options of `docker run` without a value; every other one has one.
 SWITCHES = {
@@ -46,6 +48,8 @@ class Found(Struct, frozen=True):
 def services(commands: Iterator[list[Word]]) -> Iterator[Found]:
     """Those of the commands that start containers or vLLM."""
     for words in commands:
+        if any(word.text.partition("=")[0] in ASKS for word in words):
+            continue
         variables, rest = _without_wrappers(words)
         arguments = _run_arguments(rest)
         if arguments is not None:

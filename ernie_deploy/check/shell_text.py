@@ -30,7 +30,8 @@ OTHER_LANGUAGES = {
     "go",
     "js",
 }
-PROMPT = re.compile(r"^\s*(?:[\w.@~:-]{0,40}[$%#]|>)\s+")
+# A shell's prompt, and what stands before a command in a systemd unit.
+PROMPT = re.compile(r"^\s*(?:(?:[\w.@~:-]{0,40}[$%#]|>)\s+|Exec\w+=[-@:+!]*)")
 ASSIGNED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?==)")
 ARRAY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=\((.*)\)", re.DOTALL)
 ARRAY_USE = re.compile(r'"?\$\{([A-Za-z_][A-Za-z0-9_]*)\[[@*]\]\}"?')
@@ -121,19 +122,27 @@ def _part(text: str, values: dict[str, str]) -> str:
 def _simple(text: str, start: Line) -> Iterator[list[Word]]:
     """Simple commands: what stands between `;`, `&&`, `|` and line ends."""
     words: list[Word] = []
-    comment = False
+    comment = target = False
     try:
         found = list(shell_tokens(re.sub(r"\\[ \t]*\n", CONTINUED, text)[:MAX_ARGUMENT]))
     except ValueError:
         found = [(token, 0) for token in text.split()]
     for token, down in found:
-        if token and set(token) <= set(OPERATORS):
-            comment = comment and "\n" not in token
-            if not set(token) <= {"<", ">"}:
-                yield words
-                words = []
-        elif comment or token.startswith("#"):
+        operator = bool(token) and set(token) <= set(OPERATORS)
+        if comment and not (operator and "\n" in token):
+            continue
+        if operator and "\n" not in token and set(token) & set("<>"):
+            # `2>&1`, `> log`: the number before and the file behind are no words of the command.
+            if words and words[-1].text in ("1", "2"):
+                words.pop()
+            target = True
+        elif operator:
+            yield words
+            words, comment, target = [], False, False
+        elif token.startswith("#"):
             comment = True
+        elif target:
+            target = False
         else:
             words.append(Word(token.replace("$", "$$"), start + down))
     yield words
