@@ -142,6 +142,14 @@ def test_nothing_to_check_is_an_error_with_the_next_command(folder, capsys):
         assert "ernie-deploy check FILE" in err
 
 
+def test_a_stack_without_vllm_gets_no_clean_bill(folder, capsys):
+    write(folder, compose_yml="services: {db: {image: 'postgres:17.1'}}\n", empty_yml="services: {}\n")
+    for name in ("compose.yml", "empty.yml"):
+        assert "runs vLLM" in run(capsys, "check", name)[2]
+    write(folder, compose_yml=BASE)
+    assert "runs vLLM" not in run(capsys, "check", "compose.yml")[2]
+
+
 # --- how they merge
 
 

@@ -56,7 +56,17 @@ def judge_text(data: bytes, name: str, catalog: Catalog) -> Verdict:
     """As `judge`, with the stack that it was found in."""
     every = stacks(data, name, catalog)
     asides = _unjudged(data, name) if form_of(data, name) == "kubernetes" else ()
-    return Verdict(every[0], [finding for stack in every for finding in findings_of(stack)], asides)
+    findings = [finding for stack in every for finding in findings_of(stack)]
+    return Verdict(every[0], findings, (*asides, *_nothing_of_vllm(every)))
+
+
+def _nothing_of_vllm(every: list[Stack]) -> tuple[str, ...]:
+    """A clean bill for what runs no vLLM would mean little."""
+    if any(service.uses_vllm or service.partial for stack in every for service in stack.services.values()):
+        return ()
+    return (
+        f"{every[0].name}: nothing in it runs vLLM; only the rules for every service were held against it.",
+    )
 
 
 def _unjudged(data: bytes, name: str) -> tuple[str, ...]:
@@ -72,7 +82,8 @@ def judge_project(project: Project, catalog: Catalog, *, ask_compose: bool = Fal
         top, aside = _by_compose(project, assembly, top)
     stack = stack_of(top, assembly, catalog)
     stack.profiles = project.profiles if project.exact or project.profiles else None
-    return Verdict(stack, findings_of(stack), (aside,) if aside else ())
+    asides = [*([aside] if aside else []), *_nothing_of_vllm([stack])]
+    return Verdict(stack, findings_of(stack), tuple(asides))
 
 
 def _by_compose(project: Project, assembly: Assembly, top: Table) -> tuple[Table, str]:
