@@ -11,8 +11,9 @@ import pytest
 from hypothesis import settings
 
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import Request
-from ernie_deploy.plan.resolve import Plan, resolve
+from ernie_deploy.plan.resolve import resolve
 from ernie_deploy.rehearsal.override import IMAGE
 from ernie_deploy.render.compose import compose_file
 

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError, Refused
 from ernie_deploy.plan.candidates import LayoutRefused
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import Request
-from ernie_deploy.plan.resolve import Plan, resolve
+from ernie_deploy.plan.resolve import resolve
 
 CATALOG = Catalog()
 PROFILES = [("published",), ("mtp",), ("fp8",), ("expert-parallel",)]

@@ -25,7 +25,7 @@ from test_api_key import keys_in
 from ernie_deploy.catalog import ENGINE, Catalog
 from ernie_deploy.errors import KitError
 from ernie_deploy.plan.memory import parameters
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.topology import pipeline_stages
 
 pytestmark = pytest.mark.engine

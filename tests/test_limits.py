@@ -10,8 +10,8 @@ from conftest import ROOT, kit, planned, rendered
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import Refused, UsageError
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import command_words
-from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.render.explain import as_text
 
 SCRIPT = ROOT / "tests/engine/requests_judged.py"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ernie_deploy.bench.journal.cells import Choice
     from ernie_deploy.bench.journal.record import Attempt, Cell
     from ernie_deploy.bench.measure.run import RunOptions
-    from ernie_deploy.plan.resolve import Plan
+    from ernie_deploy.plan.plan import Plan
 
 EXAMPLE = """\b
 Example:

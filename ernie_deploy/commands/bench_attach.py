@@ -9,7 +9,7 @@ from ernie_deploy.errors import UsageError
 if TYPE_CHECKING:
     from ernie_deploy.bench.measure.site import Attached
     from ernie_deploy.catalog.schema import Model
-    from ernie_deploy.plan.resolve import Plan
+    from ernie_deploy.plan.plan import Plan
 
 
 def attached(options: dict[str, Any], plan: "Plan | None") -> "Attached":

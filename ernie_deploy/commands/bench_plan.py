@@ -11,7 +11,7 @@ from ernie_deploy.bench.measure import estimate
 if TYPE_CHECKING:
     from ernie_deploy.bench.measure.run import Coherence
     from ernie_deploy.bench.measure.site import Site
-    from ernie_deploy.plan.resolve import Plan
+    from ernie_deploy.plan.plan import Plan
 
 
 class Row(Struct, frozen=True, kw_only=True):

@@ -11,8 +11,8 @@ from ernie_deploy.stack.rendered import RENDERED
 
 if TYPE_CHECKING:
     from ernie_deploy.bench.measure.site import Site
+    from ernie_deploy.plan.plan import Plan
     from ernie_deploy.plan.request import Request
-    from ernie_deploy.plan.resolve import Plan
 
 
 LONGEST_QUOTE = 200

@@ -17,7 +17,7 @@ from ernie_deploy.safe_io.redaction import redacted
 from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
-    from ernie_deploy.plan.resolve import Plan
+    from ernie_deploy.plan.plan import Plan
 
 EXAMPLE = """\b
 Examples:

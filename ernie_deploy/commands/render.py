@@ -13,7 +13,7 @@ from ernie_deploy.safe_io.columns import width_of
 from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
-    from ernie_deploy.plan.resolve import Plan
+    from ernie_deploy.plan.plan import Plan
 
 EXAMPLE = """\b
 Examples:

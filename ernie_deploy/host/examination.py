@@ -16,9 +16,10 @@ from ernie_deploy.host.group_secret import SHORTEST_SECRET, is_long_enough
 from ernie_deploy.host.link import Link
 from ernie_deploy.host.probes import Host, Ran, Stat
 from ernie_deploy.plan.memory import GIB
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import command_words
-from ernie_deploy.plan.resolve import Plan, value_of
 from ernie_deploy.plan.serve import HF_CACHE
+from ernie_deploy.plan.settings import value_of
 
 # A card's memory as the driver shows it differs a little from the catalog's.
 TOLERANCE = 0.03

@@ -28,8 +28,9 @@ from ernie_deploy.host.file_checks import NO_FILE
 from ernie_deploy.host.findings import Report
 from ernie_deploy.host.guess import guess
 from ernie_deploy.host.probes import Host
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import Request
-from ernie_deploy.plan.resolve import Plan, resolve
+from ernie_deploy.plan.resolve import resolve
 from ernie_deploy.safe_io.reading import read_bounded
 
 GPU_CHECKS: dict[Vendor, tuple[Check, ...]] = {

@@ -9,7 +9,7 @@ from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.plan.layout import CPU_KV_CACHE_GIB
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.request import beyond_loopback
-from ernie_deploy.plan.resolve import value_of
+from ernie_deploy.plan.settings import value_of
 
 # What vLLM 0.32's images are published for; ROCm knows x86-64 only.
 ARCHITECTURES: dict[Vendor, tuple[str, ...]] = {

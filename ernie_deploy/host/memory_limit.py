@@ -8,7 +8,7 @@ from ernie_deploy.host.examination import size_of
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.pairing import find
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 
 # Left to the system, to Docker and to `fetch`.
 RESERVE_SHARE = 1 / 16

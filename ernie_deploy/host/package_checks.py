@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from ernie_deploy.host.examination import PACKAGES_VOLUME, Examination, Files, is_path
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.probes import TIMED_OUT, Host, Ran, index_of
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 
 # What `fetch` hands to the script that asks the index; of the certificates it gets a file, or none.
 VARIABLES = ("PIP_INDEX_URL", "PIP_CONFIG_FILE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")

@@ -12,7 +12,7 @@ from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.memory_limit import propose
 from ernie_deploy.paths import write_whole
 from ernie_deploy.plan.memory import GIB
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.compose import defaults_of
 from ernie_deploy.render.folder import env_line
 

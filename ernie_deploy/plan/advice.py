@@ -12,7 +12,7 @@ from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.topology import legal_tensor_parallel_sizes
 
 if TYPE_CHECKING:
-    from ernie_deploy.plan.resolve import Plan
+    from ernie_deploy.plan.plan import Plan
 
 # A plan of another request; raises `KitError` where there is none.
 Resolve: TypeAlias = "Callable[[Request], Plan]"

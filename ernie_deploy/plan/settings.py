@@ -1,7 +1,7 @@
 """Settings and the words they become on vLLM's command line, and back."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -55,6 +55,12 @@ def text(value: Value) -> str:
 def as_settings(table: Mapping[str, Value], origin: str) -> list[Setting]:
     """A catalog table as settings that share an origin."""
     return [Setting(name=name, value=value, origin=origin) for name, value in table.items()]
+
+
+def value_of(settings: Sequence[Setting], name: str, default: object) -> object:
+    """The value of the setting `name`, or `default`; the first of a list."""
+    value = next((s.value for s in settings if s.name == name), default)
+    return value[0] if isinstance(value, list) else value
 
 
 def merge(*layers: Iterable[Setting]) -> tuple[Setting, ...]:

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import Refused
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.settings import Setting, words
 
 TENSOR = "tensor-parallel-size"

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan.memory import kv_bytes_per_token
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.rehearsal.fit import fitted
 from ernie_deploy.render.yaml import environment
 

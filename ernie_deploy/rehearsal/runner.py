@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError, NotReady, ToolFailed, ToolMissing
 from ernie_deploy.paths import DOCKER, SCRIPTS
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.rehearsal import group_proofs, media, proofs
 from ernie_deploy.rehearsal.group import Member, address, lay_out_nodes, members
 from ernie_deploy.rehearsal.override import IMAGE, Rehearsal, hub_map, override_file

@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeAlias
 
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.checksum import with_checksum
 from ernie_deploy.render.launch import Launch
 from ernie_deploy.render.scripts import MOUNT, read, scripts_of

@@ -6,8 +6,8 @@ from typing import Any
 
 from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.catalog.schema import Port
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import command_words
-from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.settings import Setting, words
 from ernie_deploy.safe_io.columns import NARROWEST_TEXT, folded
 

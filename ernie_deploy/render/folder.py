@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import UsageError
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import Request, command_words
-from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.render.checksum import MOST_BYTES, with_checksum
 from ernie_deploy.render.compose import compose_file, defaults_of
 from ernie_deploy.render.scripts import scripts_of

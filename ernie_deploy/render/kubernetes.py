@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.memory import GIB
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import LOOPBACK, Request, command_words
-from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.settings import Setting, words
 from ernie_deploy.render.compose import defaults_of
 from ernie_deploy.render.scripts import OF_NODES, fetch_script, read, scripts_of

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.serve import HF_CACHE, HOME
 from ernie_deploy.plan.settings import words
 from ernie_deploy.render.scripts import Scripts, fetch_script

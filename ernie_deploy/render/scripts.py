@@ -6,7 +6,7 @@ from functools import cache
 from msgspec import Struct
 
 from ernie_deploy.paths import SCRIPTS
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 
 # Where containers have them. Of a stack's own volume, the folder's name tells one version from another: a changed
 # script changes a path in the command of `serve`, which Compose then recreates, and no script is ever half new.

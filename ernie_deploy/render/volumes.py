@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.yaml import mount
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ernie_deploy.errors import UsageError
 from ernie_deploy.paths import DOCKER
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import command_words
-from ernie_deploy.plan.resolve import Plan
 from ernie_deploy.plan.settings import Setting, words
 from ernie_deploy.render.templates import cell, code, jinja
 

@@ -6,7 +6,7 @@ import yaml
 from test_render import interpolated
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.plan.resolve import Plan
+from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.compose import compose_file
 
 COMMANDS = {"serve": ["vllm", "serve"], "worker": ["vllm", "serve"], "bench": ["vllm", "bench", "serve"]}
