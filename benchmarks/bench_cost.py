@@ -19,7 +19,7 @@ from ernie_deploy.bench.journal import store
 from ernie_deploy.bench.journal.cells import Choice, cells_of, derived_seed
 from ernie_deploy.bench.journal.record import Attempt, Cell
 from ernie_deploy.bench.measure import client, local_client
-from ernie_deploy.bench.measure.site import Attached
+from ernie_deploy.bench.measure.deployment import Attached
 from ernie_deploy.catalog import Catalog
 
 FIGURES = ("output_throughput", "mean_ttft_ms", "mean_tpot_ms", "median_itl_ms")
@@ -56,9 +56,9 @@ def _take_turns(
 
 def _bare(options: argparse.Namespace, cell: Cell, folder: Path, number: int) -> dict[str, Any]:
     """One run of vLLM's client by itself, with the same arguments."""
-    site = Attached(options.url, tokenizer=options.tokenizer)
-    place, seed = site.place(folder, None), derived_seed("bare", number)
-    words = client.words(site.base_words(), cell, seed, "bare.json", place)
+    deployment = Attached(options.url, tokenizer=options.tokenizer)
+    place, seed = deployment.place(folder, None), derived_seed("bare", number)
+    words = client.words(deployment.base_words(), cell, seed, "bare.json", place)
     begun = time.monotonic()
     subprocess.run(
         ["vllm", "bench", "serve", *words],

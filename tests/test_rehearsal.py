@@ -15,7 +15,7 @@ from conftest import kit, missing, planned
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.rehearse import _perform
 from ernie_deploy.errors import NotReady, Refused, ToolFailed, ToolMissing
-from ernie_deploy.rehearsal import fit, group, group_proofs, override, proofs, runner
+from ernie_deploy.rehearsal import cpu_plan, group, group_proofs, override, proofs, runner
 from ernie_deploy.rehearsal.client import Answer, Said
 from ernie_deploy.rehearsal.group import removal
 from ernie_deploy.rehearsal.planted import Planted
@@ -144,7 +144,7 @@ def test_a_kept_stack_says_where_it_is_and_how_it_goes(
 def test_ranks_over_nodes_are_no_more_than_cores(
     options: dict[str, object], cores: int, sizes: tuple[int, int], said: str
 ) -> None:
-    plan, replaced = fit.fitted(planned("h100", model="300b", nodes=2, **options), cores)
+    plan, replaced = cpu_plan.for_cpu(planned("h100", model="300b", nodes=2, **options), cores)
     assert (plan.topology.tensor_parallel_size, plan.topology.pipeline_parallel_size) == sizes
     assert [sentence for sentence in replaced if "tensor-parallel" in sentence] == [said] * bool(said)
     size = plan.setting("tensor-parallel-size")
@@ -153,7 +153,7 @@ def test_ranks_over_nodes_are_no_more_than_cores(
 
 
 def test_one_node_keeps_its_ranks() -> None:
-    plan, replaced = fit.fitted(planned("h100", model="300b"), 2)
+    plan, replaced = cpu_plan.for_cpu(planned("h100", model="300b"), 2)
     assert plan.topology.tensor_parallel_size == 8
     assert not [sentence for sentence in replaced if "tensor-parallel" in sentence]
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, planned
 from test_checkpoints import hub
 
-from ernie_deploy.rehearsal import fit, media, override, proofs, runner
+from ernie_deploy.rehearsal import cpu_plan, media, override, proofs, runner
 from ernie_deploy.rehearsal.client import Answer
 from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.proofs import Disproved, Stage
@@ -46,7 +46,7 @@ def test_a_model_that_sees_is_shown_pictures_and_others_are_not() -> None:
 def test_ranks_that_share_a_vision_tower_do_not_try_it_first(
     target: str, options: dict[str, Any], *, added: bool
 ) -> None:
-    plan, replaced = fit.fitted(planned(target, **options), 64)
+    plan, replaced = cpu_plan.for_cpu(planned(target, **options), 64)
     assert bool([line for line in replaced if line.startswith("--skip-mm-profiling added: ")]) == added
     assert (plan.setting("skip-mm-profiling") is not None) == added
 

@@ -13,6 +13,8 @@ from msgspec.structs import replace
 from test_render import interpolated
 
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.plan import nodes
+from ernie_deploy.render import kubernetes
 from ernie_deploy.render import scripts as module
 from ernie_deploy.render.folder import files
 from ernie_deploy.render.kubernetes import manifests
@@ -206,6 +208,12 @@ def test_the_health_check_outlives_its_probe() -> None:
         check = services[name]["healthcheck"]
         assert float(check["timeout"].removesuffix("s")) > limit_s
         assert (check["interval"], check["retries"]) == ("10s", 3)
+
+
+def test_what_scripts_and_the_kit_both_know_is_the_same() -> None:
+    texts = {name: (ROOT / "docker/scripts" / name).read_text() for name in ("weights.py", "node.py")}
+    assert f"\nBACK_OFF_S = {kubernetes.BACK_OFF_S}" in texts["weights.py"]
+    assert f"\nOBJECT_STORE_BYTES = {nodes.RAY_OBJECT_STORE_BYTES:_}\n" in texts["node.py"]
 
 
 def test_a_key_adds_its_reader_and_no_other_script() -> None:

@@ -54,9 +54,9 @@ def _parsed(path: Path, text: bytes) -> dict[str, Any]:
         raise _faulty(path, [str(fault)]) from fault
 
 
-def _faulty(path: Path, found: list[str]) -> CatalogError:
-    lines = "\n".join(f"  {path.parent.name}/{path.name}: {fault}" for fault in found)
-    count = "1 fault" if len(found) == 1 else f"{len(found)} faults"
+def _faulty(path: Path, all_faults: list[str]) -> CatalogError:
+    lines = "\n".join(f"  {path.parent.name}/{path.name}: {fault}" for fault in all_faults)
+    count = "1 fault" if len(all_faults) == 1 else f"{len(all_faults)} faults"
     return CatalogError(
         f"The catalog has {count}:\n{lines}",
         cause="a catalog file was edited, or belongs to another version of the kit",
@@ -71,13 +71,13 @@ def faults(data: object, kind: Any, at: str) -> "list[str]":
     if not isinstance(data, dict):
         return [f"{at}: expected a table"]
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    found = [f"{_join(at, key)}: unknown key" for key in data if key not in fields]
+    all_faults = [f"{_join(at, key)}: unknown key" for key in data if key not in fields]
     for name, field in fields.items():
         if name in data:
-            found += _fault_of_field(data[name], field.type, _join(at, name))
+            all_faults += _fault_of_field(data[name], field.type, _join(at, name))
         elif field.required:
-            found.append(f"{_join(at, name)}: missing")
-    return found
+            all_faults.append(f"{_join(at, name)}: missing")
+    return all_faults
 
 
 def _fault_of_field(value: object, kind: Any, at: str) -> list[str]:

@@ -102,8 +102,8 @@ def search(
     """Find the highest concurrency that still meets latency limits."""
     from ernie_deploy.commands.bench_search import searched
 
-    found = searched(slo_ms, shape, share, most, options)
-    say(json.dumps(found, indent=2) if as_json else found["sentence"], as_json=as_json)
+    outcome = searched(slo_ms, shape, share, most, options)
+    say(json.dumps(outcome, indent=2) if as_json else outcome["sentence"], as_json=as_json)
 
 
 for _command in (bench_report.report, bench_report.compare, bench_report.baseline):
@@ -159,30 +159,32 @@ def _print_commands(cells: "list[Cell]", options: dict[str, Any]) -> None:
 
     from ernie_deploy.bench.journal.cells import seed_of
     from ernie_deploy.bench.measure import client
-    from ernie_deploy.commands.bench_stack import site_of
+    from ernie_deploy.commands.bench_stack import deployment_of
 
-    site, dataset = site_of(options), options["dataset_path"]
+    deployment, dataset = deployment_of(options), options["dataset_path"]
     folder = options["results"].absolute() / BY_HAND
     # A stack's client runs as another user than this one.
     say(shlex.join(["install", "-d", "-m", "777", str(folder)]))
     for number, cell in enumerate(cells, 1):
-        seed, place = seed_of(BY_HAND, cell, 1), site.place(folder, dataset)
-        words = client.words(site.base_words(), cell, seed, f"cell-{number}.json", place)
-        say(shlex.join(site.command(words, folder, dataset)))
+        seed, place = seed_of(BY_HAND, cell, 1), deployment.place(folder, dataset)
+        words = client.words(deployment.base_words(), cell, seed, f"cell-{number}.json", place)
+        say(shlex.join(deployment.command(words, folder, dataset)))
 
 
 def _measured(cells: "list[Cell]", plan: "Plan | None", options: dict[str, Any]) -> "list[Attempt]":
     from ernie_deploy.bench.journal import store
     from ernie_deploy.bench.measure.run import Runner
     from ernie_deploy.commands.bench_progress import reporting
-    from ernie_deploy.commands.bench_stack import site_of
+    from ernie_deploy.commands.bench_stack import deployment_of
 
     end_as_ctrl_c_does()
     path = options["results"] / store.NAME
-    site = site_of(options)
+    deployment = deployment_of(options)
     with store.writing(path) as writer, reporting(sys.stderr) as reporter:
         return list(
-            Runner(site, run_options_of(plan, options), writer, store.read(path), reporter).measure(cells)
+            Runner(deployment, run_options_of(plan, options), writer, store.read(path), reporter).measure(
+                cells
+            )
         )
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from ernie_deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from ernie_deploy.bench.measure.site import Attached
+    from ernie_deploy.bench.measure.deployment import Attached
     from ernie_deploy.catalog.schema import Model
     from ernie_deploy.plan.plan import Plan
 
 
 def attached(options: dict[str, Any], plan: "Plan | None") -> "Attached":
     """The server of --attach; raises `UsageError` where options are missing or cannot be meant."""
-    from ernie_deploy.bench.measure.site import Attached
+    from ernie_deploy.bench.measure.deployment import Attached
 
     _refuse_restarts(options)
     model = plan.model if plan else _named(options["model"])

@@ -9,8 +9,8 @@ from ernie_deploy.bench.journal.record import Cell, Environment
 from ernie_deploy.bench.measure import estimate
 
 if TYPE_CHECKING:
+    from ernie_deploy.bench.measure.deployment import Deployment
     from ernie_deploy.bench.measure.run import Coherence
-    from ernie_deploy.bench.measure.site import Site
     from ernie_deploy.plan.plan import Plan
 
 
@@ -58,9 +58,9 @@ def coherence_of(plan: "Plan | None", options: dict[str, Any]) -> "Coherence":
     vision = options.get("dataset") == "random-mm"
     chat = not (plan.model.id if plan else options["model"]).endswith("-base")
 
-    def ask(site: "Site", environment: Environment) -> str:
-        name = site.endpoint.model_card().id
-        return require(site.endpoint, name, environment, chat=chat, vision=vision)
+    def ask(deployment: "Deployment", environment: Environment) -> str:
+        name = deployment.endpoint.model_card().id
+        return require(deployment.endpoint, name, environment, chat=chat, vision=vision)
 
     return ask
 

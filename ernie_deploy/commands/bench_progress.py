@@ -43,15 +43,15 @@ def done_line(done: Attempt, number: int, of: int) -> str:
 
 def facts(cell: Cell, elapsed_s: float, before: Look | None, now: Look | None) -> dict[str, str]:
     """What is known of a running cell, as words."""
-    told = {"cell": cell.name, "elapsed": f"{elapsed_s:.0f} s"}
+    shown = {"cell": cell.name, "elapsed": f"{elapsed_s:.0f} s"}
     if before is None or now is None:
-        return told | {"server": "does not answer"}
+        return shown | {"server": "does not answer"}
     made = now.counters.get("generation_tokens", 0.0) - before.counters.get("generation_tokens", 0.0)
     share = min(1.0, made / (cell.num_prompts * cell.output_len))
-    told |= {"tokens": f"{share:.0%}", "running": f"{now.running:.0f}", "waiting": f"{now.waiting:.0f}"}
-    told["KV cache"] = f"{now.kv_cache_use:.0%}"
-    told["left"] = f"{elapsed_s * (1 - share) / share:.0f} s" if share else "-"
-    return told
+    shown |= {"tokens": f"{share:.0%}", "running": f"{now.running:.0f}", "waiting": f"{now.waiting:.0f}"}
+    shown["KV cache"] = f"{now.kv_cache_use:.0%}"
+    shown["left"] = f"{elapsed_s * (1 - share) / share:.0f} s" if share else "-"
+    return shown
 
 
 class _Lines:
@@ -69,8 +69,8 @@ class _Lines:
 
     def progress(self, cell: Cell, elapsed_s: float, before: Look | None, now: Look | None) -> None:
         if time.monotonic() - self.said_at >= QUIET_S:
-            told = facts(cell, elapsed_s, before, now)
-            self.say("         " + "  ".join(f"{name} {value}" for name, value in told.items()))
+            shown = facts(cell, elapsed_s, before, now)
+            self.say("         " + "  ".join(f"{name} {value}" for name, value in shown.items()))
 
 
 class _Terminal:
@@ -96,9 +96,9 @@ class _Terminal:
     def progress(self, cell: Cell, elapsed_s: float, before: Look | None, now: Look | None) -> None:
         from rich.table import Table
 
-        told = facts(cell, elapsed_s, before, now)
+        shown = facts(cell, elapsed_s, before, now)
         table = Table(box=None, pad_edge=False)
-        for name in told:
+        for name in shown:
             table.add_column(name, justify="left" if name == "cell" else "right", header_style="dim")
-        table.add_row(*told.values())
+        table.add_row(*shown.values())
         self.live.update(table)

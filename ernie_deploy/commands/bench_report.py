@@ -80,10 +80,12 @@ def compare(a: Path, b: Path, tolerance: Path | None, as_json: bool) -> int:
     from ernie_deploy.bench.compare import comparison as comparing
     from ernie_deploy.bench.report import text
 
-    found = comparing.compare(_journal(a), _journal(b), comparing.tolerance_of(tolerance))
-    shown = msgspec.json.encode(found).decode() if as_json else text.comparison(found, width_of(sys.stdout))
+    compared = comparing.compare(_journal(a), _journal(b), comparing.tolerance_of(tolerance))
+    shown = (
+        msgspec.json.encode(compared).decode() if as_json else text.comparison(compared, width_of(sys.stdout))
+    )
     say(shown, as_json=as_json)
-    return found.exit_code
+    return compared.exit_code
 
 
 @click.group()

@@ -21,23 +21,23 @@ def searched(
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.commands.bench import end_as_ctrl_c_does, feasible, run_options_of
     from ernie_deploy.commands.bench_progress import reporting
-    from ernie_deploy.commands.bench_stack import plan_of, site_of
+    from ernie_deploy.commands.bench_stack import deployment_of, plan_of
 
     end_as_ctrl_c_does()
     lengths, plan = lengths_of(shape, Catalog().matrix), plan_of(options)
     feasible([probe(lengths, 1, slo_ms)], plan)
-    site = site_of(options)
+    deployment = deployment_of(options)
     path, probes = options["results"] / store.NAME, dict[int, float]()
     with store.writing(path) as writer, reporting(sys.stderr) as reporter:
-        runner = Runner(site, run_options_of(plan, options), writer, store.read(path), reporter)
+        runner = Runner(deployment, run_options_of(plan, options), writer, store.read(path), reporter)
 
         def meets(concurrency: int) -> bool:
             probes[concurrency] = share_met(_proven(runner, probe(lengths, concurrency, slo_ms)))
             return probes[concurrency] >= share
 
-        found = highest(meets, most)
-    return {"concurrency": found, "slo_ms": slo_ms, "shape": shape, "share": share, "probes": probes,
-            "sentence": _sentence(found, most, probes)}  # fmt: skip
+        highest_met = highest(meets, most)
+    return {"concurrency": highest_met, "slo_ms": slo_ms, "shape": shape, "share": share, "probes": probes,
+            "sentence": _sentence(highest_met, most, probes)}  # fmt: skip
 
 
 def _proven(runner: "Runner", cell: Any) -> "Attempt":
@@ -51,8 +51,8 @@ def _proven(runner: "Runner", cell: Any) -> "Attempt":
     return done
 
 
-def _sentence(found: int, most: int, probes: dict[int, float]) -> str:
-    if not found:
+def _sentence(concurrency: int, most: int, probes: dict[int, float]) -> str:
+    if not concurrency:
         return f"Not even one request at a time meets the limits ({probes[1]:.1%} of the requests did)."
-    bound = ", the most that was tried" if found == most else ""
-    return f"{found} concurrent requests meet the limits ({probes[found]:.1%} of the requests){bound}."
+    bound = ", the most that was tried" if concurrency == most else ""
+    return f"{concurrency} concurrent requests meet the limits ({probes[concurrency]:.1%} of the requests){bound}."

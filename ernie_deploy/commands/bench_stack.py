@@ -10,7 +10,7 @@ from ernie_deploy.safe_io.reading import first_line
 from ernie_deploy.stack.rendered import RENDERED
 
 if TYPE_CHECKING:
-    from ernie_deploy.bench.measure.site import Site
+    from ernie_deploy.bench.measure.deployment import Deployment
     from ernie_deploy.plan.plan import Plan
     from ernie_deploy.plan.request import Request
 
@@ -32,18 +32,18 @@ def plan_of(options: dict[str, Any]) -> "Plan | None":
     return resolve(Catalog(), _request_of(first)) if first.startswith(RENDERED) else None
 
 
-def site_of(options: dict[str, Any]) -> "Site":
+def deployment_of(options: dict[str, Any]) -> "Deployment":
     """The server to measure; raises `ServerDied` where it is not up."""
     if options["attach"]:
         from ernie_deploy.commands.bench_attach import attached
 
         return attached(options, plan_of(options))
-    from ernie_deploy.bench.measure.site_compose import ComposeSite
+    from ernie_deploy.bench.measure.compose_deployment import ComposeDeployment
     from ernie_deploy.stack.compose import require_compose
 
     require_compose()
     _files(options)
-    return ComposeSite(stack_of(options["files"], options["project"], env_file=options["env_file"]))
+    return ComposeDeployment(stack_of(options["files"], options["project"], env_file=options["env_file"]))
 
 
 def rate_of(options: dict[str, Any], plan: "Plan | None") -> float | None:

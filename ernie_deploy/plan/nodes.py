@@ -70,12 +70,12 @@ def entry_settings(topology: Topology, settings: Sequence[Setting], opened: Sequ
     node = {"rank": "NODE_RANK", "head": "HEAD_ADDR", "host-ip": "HOST_IP", "nic": "NIC"}
     # Its name alone: the secret itself is a file of `worker` and `beacon`.
     secret = Setting(name="secret-file", value="/dev/null", origin="kit", variable="GROUP_SECRET_FILE")
-    said = {"nodes": topology.nodes, "port": number, "beacon-port": known["beacon"].number}
+    fixed = {"nodes": topology.nodes, "port": number, "beacon-port": known["beacon"].number}
     ray: dict[str, Value] = {"ray": True, "gpus": topology.gpus} if "ray" in known else {}
     return [
         *(Setting(name=name, value="", origin="kit", variable=variable) for name, variable in node.items()),
         secret,
-        *as_settings({**said, **ray}, "kit"),
+        *as_settings({**fixed, **ray}, "kit"),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.catalog.schema import Target, Vendor
-from ernie_deploy.plan.layout import Layout
+from ernie_deploy.plan.layout import CPU_KV_CACHE_GIB, Layout
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.settings import Setting, as_settings
 
@@ -79,7 +79,10 @@ def _of_hardware(target: Target, layout: Layout, request: Request, gpu_ids: tupl
         )
     if target.vendor == "cpu":
         named["VLLM_CPU_KVCACHE_SPACE"] = Setting(
-            name="VLLM_CPU_KVCACHE_SPACE", value="4", origin="memory plan", variable="CPU_KV_CACHE_GIB"
+            name="VLLM_CPU_KVCACHE_SPACE",
+            value=f"{CPU_KV_CACHE_GIB:g}",
+            origin="memory plan",
+            variable="CPU_KV_CACHE_GIB",
         )
         # Each restart would try it, fail ("no attribute 'finalize_loading'") and compile anew: measured
         # 71 s instead of 51 s.

@@ -30,8 +30,8 @@ class Flag(Struct, frozen=True, forbid_unknown_fields=True):
 def tabled() -> tuple[str, ...]:
     """The versions of vLLM whose flag tables the catalog has, the oldest first."""
     suffix = ".flags.toml"
-    found = (path.name.removesuffix(suffix) for path in (CATALOG / "engines").glob(f"*{suffix}"))
-    return tuple(sorted(found, key=lambda version: [int(part) for part in version.split(".")]))
+    versions = (path.name.removesuffix(suffix) for path in (CATALOG / "engines").glob(f"*{suffix}"))
+    return tuple(sorted(versions, key=lambda version: [int(part) for part in version.split(".")]))
 
 
 @cache
@@ -98,9 +98,9 @@ def parse_pair(pair: str, engine: Engine) -> Setting:
 
 
 def _known(word: str, engine: Engine) -> tuple[str, Flag]:
-    found = find(word, engine.version)
-    if found:
-        return found
+    entry = find(word, engine.version)
+    if entry:
+        return entry
     import difflib
 
     from ernie_deploy.plan.flag_history import history
@@ -156,51 +156,51 @@ def _setting(name: str, flag: Flag, values: list[str]) -> Setting:
 
 
 def _switch(name: str, values: list[str]) -> bool:
-    said = values[0].lower() if values else "true"
-    if said not in ("true", "false"):
+    value_text = values[0].lower() if values else "true"
+    if value_text not in ("true", "false"):
         raise UsageError(
-            f"--{name} is a switch and takes no value {_short(said)}.",
+            f"--{name} is a switch and takes no value {_short(value_text)}.",
             next_step=f"write it as: --set {name}=true, or leave it out",
         )
-    return said == "true"
+    return value_text == "true"
 
 
-def _value(name: str, flag: Flag, said: str) -> Value:
+def _value(name: str, flag: Flag, value_text: str) -> Value:
     """The value as vLLM's parser would type it; what only vLLM can judge stays text."""
-    if "\0" in said:
+    if "\0" in value_text:
         raise UsageError(f"--{name} has a NUL byte in its value.", cause="no program can take a NUL byte")
-    if flag.choices and said not in map(str, flag.choices):
+    if flag.choices and value_text not in map(str, flag.choices):
         raise UsageError(
-            f"--{name} does not take {_short(said)}.",
+            f"--{name} does not take {_short(value_text)}.",
             cause=f"vLLM takes one of {', '.join(map(str, flag.choices))}",
         )
-    if said.startswith("{"):
-        return _table(name, said)
-    return _number(name, flag, said)
+    if value_text.startswith("{"):
+        return _table(name, value_text)
+    return _number(name, flag, value_text)
 
 
-def _table(name: str, said: str) -> Value:
+def _table(name: str, value_text: str) -> Value:
     try:
-        table: Value = json.loads(said)
+        table: Value = json.loads(value_text)
     except (ValueError, RecursionError) as fault:
-        raise UsageError(f"--{name}: {_short(said)} is not JSON: {fault}.") from fault
+        raise UsageError(f"--{name}: {_short(value_text)} is not JSON: {fault}.") from fault
     return table
 
 
-def _number(name: str, flag: Flag, said: str) -> Value:
+def _number(name: str, flag: Flag, value_text: str) -> Value:
     kinds = {"int": int, "float": float}
-    if flag.type == "human-int" and said.isascii() and said.isdigit():
-        return int(said)
+    if flag.type == "human-int" and value_text.isascii() and value_text.isdigit():
+        return int(value_text)
     if flag.type not in kinds:
-        return said
+        return value_text
     try:
-        number: int | float = kinds[flag.type](said)
+        number: int | float = kinds[flag.type](value_text)
     except ValueError as fault:
-        raise UsageError(f"--{name} takes a number, not {_short(said)}.") from fault
+        raise UsageError(f"--{name} takes a number, not {_short(value_text)}.") from fault
     return number
 
 
-def _short(said: str) -> str:
+def _short(value_text: str) -> str:
     """What a user wrote, on one line and not at length."""
-    shown = repr(said)
+    shown = repr(value_text)
     return shown if len(shown) <= LONGEST_QUOTE else f"{shown[: LONGEST_QUOTE - 4]}...'"

@@ -80,8 +80,8 @@ def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, api_key
     }
     try:
         answer = ask_json(f"{base_url}/v1/completions", body, key=api_key, limit_s=COMPLETION_S)
-        found = answer["choices"][0]["logprobs"]
-        return Said(found["tokens"], found["token_logprobs"])
+        logprobs = answer["choices"][0]["logprobs"]
+        return Said(logprobs["tokens"], logprobs["token_logprobs"])
     except (ValueError, LookupError, TypeError) as fault:
         raise OSError(f"no completion: {fault!r}") from fault
 

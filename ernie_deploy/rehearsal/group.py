@@ -70,8 +70,8 @@ def lay_out_nodes(rehearsal: Rehearsal) -> None:
 def _own(rank: int, addresses: list[str]) -> dict[str, str]:
     """What `doctor --write-env` writes on a real node; besides, the API on an address that Docker can publish."""
     link = Link(address=addresses[rank], interface=NIC, local=not rank)
-    said = variables(link, {"NODE_RANK": str(rank), "HEAD_ADDR": addresses[0]})
-    return {**said, "BIND_ADDR": addresses[rank]}
+    settings = variables(link, {"NODE_RANK": str(rank), "HEAD_ADDR": addresses[0]})
+    return {**settings, "BIND_ADDR": addresses[rank]}
 
 
 def _addresses(rehearsal: Rehearsal) -> list[str]:
@@ -81,18 +81,18 @@ def _addresses(rehearsal: Rehearsal) -> list[str]:
 
 def _network(name: str) -> IPv4Network:
     """Make a network with a subnet that no other network of this engine has; raises `ToolFailed`."""
-    first, said = zlib.crc32(name.encode()), ""
+    first, output = zlib.crc32(name.encode()), ""
     for number in range(TRIES):
         subnet = SUBNETS[(first + number) % len(SUBNETS)]
         done = ask(["docker", "network", "create", "--subnet", str(subnet), name])
         if done.returncode == 0:
             return subnet
-        said = done.stderr.strip()
-        if TAKEN not in said:
+        output = done.stderr.strip()
+        if TAKEN not in output:
             break
     raise ToolFailed(
         "No network for the nodes could be made.",
-        cause=said,
+        cause=output,
         next_step="look at `docker network ls`; `docker network prune` removes those that nothing uses",
     )
 
@@ -108,7 +108,7 @@ def forget_shell(names: Iterable[str]) -> None:
 
 def take_down(rehearsal: Rehearsal) -> list[str]:
     """Remove containers, networks and the rehearsal's own volumes; return a sentence for each thing left."""
-    return [said for words in removal(rehearsal) if (said := _undone(words))]
+    return [failure for words in removal(rehearsal) if (failure := _undone(words))]
 
 
 def removal(rehearsal: Rehearsal) -> list[list[str]]:

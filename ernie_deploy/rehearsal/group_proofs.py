@@ -60,13 +60,13 @@ def _the_same(together: list[Said], alone: list[Said]) -> str:
             raise Disproved(
                 f"prompt {number} differs at token {next((at for at, (a, b) in pairs if a != b), 'last')}"
             )
-    count = sum(len(said.tokens) for said in alone)
+    count = sum(len(answer.tokens) for answer in alone)
     return f"{count} tokens of {len(alone)} prompts and their log-probabilities are the same"
 
 
 def _close(together: list[Said], alone: list[Said]) -> str:
     apart = max(abs(a.logprobs[0] - b.logprobs[0]) for a, b in zip(together, alone, strict=True))
-    first, others = [said.tokens[0] for said in together], [said.tokens[0] for said in alone]
+    first, others = [answer.tokens[0] for answer in together], [answer.tokens[0] for answer in alone]
     if first != others or apart > LOGPROB_TOLERANCE:
         raise Disproved(f"first tokens {first} and {others}, log-probabilities {apart:.3f} apart")
     return f"the same first token of {len(alone)} prompts, log-probabilities at most {apart:.4f} apart"

@@ -10,7 +10,7 @@ from ernie_deploy.catalog.schema import Model
 from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan.memory import kv_bytes_per_token
 from ernie_deploy.plan.plan import Plan
-from ernie_deploy.rehearsal.fit import fitted
+from ernie_deploy.rehearsal.cpu_plan import for_cpu
 from ernie_deploy.render.yaml import environment
 
 IMAGE = "ernie-deploy/engine-cpu:0.32.0"
@@ -56,7 +56,7 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
 
 def decide(plan: Plan, folder: Path, project: str) -> Rehearsal:
     """Everything a rehearsal of `plan` in `folder` needs."""
-    smaller, replaced = fitted(plan)
+    smaller, replaced = for_cpu(plan)
     return Rehearsal(
         plan=smaller,
         project=project,

@@ -66,8 +66,8 @@ class Stage(Struct, frozen=True, kw_only=True):
 
 def fetched_and_verified(stage: Stage) -> str:
     """The fetch service downloaded with the token and verified every file."""
-    said = {_verified(member) for member in stage.members}
-    return stage.everywhere(said.pop())
+    reports = {_verified(member) for member in stage.members}
+    return stage.everywhere(reports.pop())
 
 
 def _verified(member: Member) -> str:
@@ -143,8 +143,8 @@ def completes_a_cell(stage: Stage, words: Sequence[str]) -> str:
     base = [str(word) for word in _bench_command(stage)]
     done = ask(stage.stack.bench(*base, *words, *overridden), timeout_s=BENCH_S)
     figures = dict(line.rsplit(":", 1) for line in done.stdout.splitlines() if ":" in line)
-    said = {name.strip(): value.strip() for name, value in figures.items()}
-    if said.get("Successful requests") != "4" or said.get("Total generated tokens") != "64":
+    printed = {name.strip(): value.strip() for name, value in figures.items()}
+    if printed.get("Successful requests") != "4" or printed.get("Total generated tokens") != "64":
         raise Disproved(f"exit {done.returncode}: {(done.stdout + done.stderr)[-400:]}")
     return "4 requests, 64 of 64 tokens"
 
@@ -163,9 +163,9 @@ def keeps_the_secret(stage: Stage) -> str:
         for member in stage.members
         for place in places(member.stack, member.stack.project, stage.rehearsal.folder)
     }
-    found = sorted(name for name, content in seen if any(secret in content for secret in stage.planted.all))
-    if found:
-        raise Disproved(f"a secret stands in: {', '.join(found)}")
+    leaks = sorted(name for name, content in seen if any(secret in content for secret in stage.planted.all))
+    if leaks:
+        raise Disproved(f"a secret stands in: {', '.join(leaks)}")
     kinds = sorted({name.partition(" ")[0] for name, _ in seen})
     return f"in none of {len(seen)} places ({', '.join(kinds)})"
 
@@ -189,10 +189,10 @@ def asks_for_the_key(stage: Stage) -> str:
 def caches_as_planned(stage: Stage) -> str:
     """vLLM makes of each GiB as many tokens of KV cache as the memory plan's arithmetic says."""
     predicted = KV_CACHE_GIB * GIB // tiny_kv_bytes(stage.rehearsal)
-    found = CACHE.search(metrics.fetch(f"{stage.base_url}/metrics"))
-    if not found:
+    match = CACHE.search(metrics.fetch(f"{stage.base_url}/metrics"))
+    if not match:
         raise Disproved("/metrics has no vllm:cache_config_info")
-    labels = dict(LABEL.findall(found[0]))
+    labels = dict(LABEL.findall(match[0]))
     block = int(labels["block_size"])
     tokens = int(labels["num_gpu_blocks"]) * block
     if abs(tokens - predicted) >= block:

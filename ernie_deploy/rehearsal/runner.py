@@ -76,17 +76,17 @@ def sees(plan: Plan) -> bool:
 
 def unproven(plan: Plan) -> list[str]:
     """What no machine without the hardware can show."""
-    said = ["real weights and the answers they give", "speed"]
+    left_open = ["real weights and the answers they give", "speed"]
     if plan.target.gpus:
-        said[:0] = [
+        left_open[:0] = [
             f"{plan.target.title}: driver, devices, kernels",
             "GPU memory (the memory plan is arithmetic)",
         ]
     if plan.topology.ranks > 1:
-        said.append("traffic between GPUs (the ranks talked over gloo)")
+        left_open.append("traffic between GPUs (the ranks talked over gloo)")
     if plan.several_nodes:
-        said.append("a network between machines (the nodes were containers on one)")
-    return said
+        left_open.append("a network between machines (the nodes were containers on one)")
+    return left_open
 
 
 def lay_out(rehearsal: Rehearsal, compose_text: str) -> Planted:

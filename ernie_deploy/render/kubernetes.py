@@ -181,7 +181,9 @@ def _startup_s(plan: Plan) -> int:
 def _words(settings: Iterable[Setting]) -> tuple[tuple[str, str], ...]:
     """Flags of `vllm serve` as YAML scalars, the first word of each with its origin."""
     flags = [_flag(setting) for setting in settings if setting.variable not in LISTENS]
-    return tuple((word, "" if i else origin) for said, origin in flags for i, word in enumerate(said))
+    return tuple(
+        (word, "" if i else origin) for flag_words, origin in flags for i, word in enumerate(flag_words)
+    )
 
 
 def _flag(setting: Setting) -> tuple[list[str], str]:
@@ -214,10 +216,10 @@ def _fetch_environment(plan: Plan, host: dict[str, str]) -> dict[str, str]:
 
 def quantity(size: str) -> str:
     """A size as Docker has it (`16g`) as Kubernetes has it (`16Gi`)."""
-    found = re.fullmatch(r"([0-9]+)([kmgt]?)b?", size.lower())
-    if not found:
+    match = re.fullmatch(r"([0-9]+)([kmgt]?)b?", size.lower())
+    if not match:
         raise UsageError(f"{size!r} is no size.", cause="a size is a number and one of k, m, g, t")
-    return found[1] + (f"{found[2].upper()}i" if found[2] else "")
+    return match[1] + (f"{match[2].upper()}i" if match[2] else "")
 
 
 def plain(value: object) -> str:

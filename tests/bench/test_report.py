@@ -22,10 +22,13 @@ from conftest import missing
 from msgspec.structs import replace
 
 from ernie_deploy.bench.compare import baseline
-from ernie_deploy.bench.journal.record import Check, Journal, Start
+from ernie_deploy.bench.journal.record import Check, Journal, Sample, Start
+from ernie_deploy.bench.journal.samples import thinned
+from ernie_deploy.bench.measure.server import Look
+from ernie_deploy.bench.measure.watch import Seen, _server
 from ernie_deploy.bench.report import html, junit, markdown, table_csv, text
 from ernie_deploy.bench.report.plots import plots
-from ernie_deploy.bench.report.view import thinned, view
+from ernie_deploy.bench.report.view import view
 from ernie_deploy.cli import main
 from ernie_deploy.commands import bench_report
 from ernie_deploy.errors import ExtraMissing, UsageError
@@ -230,6 +233,19 @@ def test_thinning_keeps_the_fullest_moment_and_the_last(matrix):
     assert kept[-1] == samples[-1]
     assert max(s.kv_cache_use for s in kept) == max(s.kv_cache_use for s in samples)
     assert max(s.waiting for s in kept) == max(s.waiting for s in samples)
+
+
+def test_the_record_of_a_cell_keeps_its_one_full_moment():
+    use = [1.0 if i == 502 else 0.1 for i in range(1000)]
+    samples = [
+        Sample(elapsed_s=i, running=1, waiting=0, kv_cache_use=full, generation_tokens=i)
+        for i, full in enumerate(use)
+    ]
+    look = Look(counters={}, running=0, waiting=0, kv_cache_use=0)
+    server = _server(Seen(begun=0, before=look, last=look, samples=samples), measured().cell)
+    assert server
+    assert max(sample.kv_cache_use for sample in server.samples) == 1.0
+    assert thinned((), 10) == ()
 
 
 # -- text, Markdown, CSV, JUnit, JSON ---------------------------------------------------------------------

@@ -23,9 +23,9 @@ from ernie_deploy.bench.journal import store
 from ernie_deploy.bench.journal.record import Attempt, Cell, Journal
 from ernie_deploy.bench.measure import run as running
 from ernie_deploy.bench.measure import watch
+from ernie_deploy.bench.measure.compose_deployment import ComposeDeployment
+from ernie_deploy.bench.measure.deployment import Attached, answers, wait_until
 from ernie_deploy.bench.measure.run import Reporter, Runner, RunOptions
-from ernie_deploy.bench.measure.site import Attached, answers, wait_until
-from ernie_deploy.bench.measure.site_compose import ComposeSite
 from ernie_deploy.errors import ServerDied
 from ernie_deploy.stack.containers import State
 
@@ -339,16 +339,16 @@ def test_a_server_that_stands_still_is_restarted_and_measured_again(
 ) -> None:
     monkeypatch.setattr(watch, "STALL_S", 1.0)
     made = runner(fake, in_process, Ear(), tmp_path)
-    made.site = site = Restartable(fake)
-    real = site.restart
+    made.deployment = deployment = Restartable(fake)
+    real = deployment.restart
 
     def restart() -> None:
         real()
         fake.running = 0
 
-    monkeypatch.setattr(site, "restart", restart)
+    monkeypatch.setattr(deployment, "restart", restart)
     (done,) = made.measure([CELL])
-    assert (done.status, done.attempt, site.done) == ("valid", 2, ["restarted"]), done.reasons
+    assert (done.status, done.attempt, deployment.done) == ("valid", 2, ["restarted"]), done.reasons
 
 
 @pytest.mark.parametrize("fake", ["dies"], indirect=True)
@@ -359,7 +359,7 @@ def test_a_server_that_died_and_starts_anew_was_lost(
     monkeypatch.setattr(watch, "SETTLE_S", 1.0)
     monkeypatch.setattr(running, "MOST_ATTEMPTS", 1)
     made = runner(fake, in_process, Ear(), tmp_path)
-    made.site = Restartable(fake)
+    made.deployment = Restartable(fake)
     (done,) = made.measure([CELL])
     assert (done.status, done.reasons[0]) == ("failed", f"server-died: {watch.LOST}")
 
@@ -368,19 +368,19 @@ def test_a_server_that_restarted_between_two_cells_is_waited_for(
     fake: FakeOpenAI, in_process: store.Writer, tmp_path: Path
 ) -> None:
     made = runner(fake, in_process, Ear(), tmp_path)
-    made.site = site = Restartable(fake)
+    made.deployment = deployment = Restartable(fake)
     first, second = [], []
     for done in made.measure([CELL, replace(CELL, repeat=2)]):
         (second if first else first).append(done.status)
         fake.restart()
-    assert (first, second, site.done) == (["valid"], ["valid"], ["waited"])
+    assert (first, second, deployment.done) == (["valid"], ["valid"], ["waited"])
 
 
 def test_a_server_that_is_dying_between_two_cells_is_waited_for(
     fake: FakeOpenAI, in_process: store.Writer, tmp_path: Path
 ) -> None:
     made = runner(fake, in_process, Ear(), tmp_path)
-    made.site = site = Restartable(fake)
+    made.deployment = deployment = Restartable(fake)
 
     def come_back() -> None:
         fake.restart()
@@ -391,21 +391,21 @@ def test_a_server_that_is_dying_between_two_cells_is_waited_for(
         found.append(done.status)
         fake.dying = True
         threading.Timer(1.0, come_back).start()
-    assert (found, site.done) == (["valid", "valid"], ["waited"])
+    assert (found, deployment.done) == (["valid", "valid"], ["waited"])
 
 
 def test_a_stack_is_back_when_its_server_says_so(fake: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
     """Docker's last look at a server whose engine died was healthy."""
     serve = State(service="serve", id="1", status="running", health="healthy", exit_code=0, restarts=0,
                   started_at="", last_probe="", ports={"8000/tcp": fake.url.removeprefix("http://")})  # fmt: skip
-    site = ComposeSite.__new__(ComposeSite)
-    site.config, site._services, site._found = {"name": "p"}, {"serve": {}}, None
-    monkeypatch.setattr(site, "serving", lambda: serve)
+    deployment = ComposeDeployment.__new__(ComposeDeployment)
+    deployment.config, deployment._services, deployment._found = {"name": "p"}, {"serve": {}}, None
+    monkeypatch.setattr(deployment, "serving", lambda: serve)
     fake.dying = True
     with pytest.raises(ServerDied, match=r"The stack p did not come back within 0\.2 s"):
-        site.wait_healthy(0.2)
+        deployment.wait_healthy(0.2)
     fake.dying = False
-    site.wait_healthy(0.2)
+    deployment.wait_healthy(0.2)
 
 
 def test_a_client_that_fails_is_no_lost_server(

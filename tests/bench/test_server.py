@@ -6,12 +6,12 @@ import threading
 import pytest
 from bench.fake_openai import FakeOpenAI
 
+from ernie_deploy.bench.measure.compose_deployment import speed_variables
+from ernie_deploy.bench.measure.deployment import checked
 from ernie_deploy.bench.measure.gpus import read_amd, read_nvidia
 from ernie_deploy.bench.measure.local_client import environment
 from ernie_deploy.bench.measure.secrecy import masked
 from ernie_deploy.bench.measure.server import Endpoint, Look, moved_only_by_canary, read_metrics
-from ernie_deploy.bench.measure.site import checked
-from ernie_deploy.bench.measure.site_compose import speed_variables
 from ernie_deploy.errors import ServerDied, UsageError
 
 # Lines of a real vLLM 0.32.0 with two engines, cut to what matters.

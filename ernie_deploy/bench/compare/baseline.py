@@ -32,15 +32,15 @@ class LocalBaseline(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def accept(journal: Journal) -> LocalBaseline:
     """The valid attempts of the configuration measured last; raises `BenchInvalid` where there is none."""
-    found = series(journal)
-    valid = [a for a in (found[-1].attempts if found else []) if a.status == "valid"]
+    all_series = series(journal)
+    valid = [a for a in (all_series[-1].attempts if all_series else []) if a.status == "valid"]
     if not valid:
         raise BenchInvalid(
             "There is no valid attempt to accept as the baseline.",
             cause="every attempt of the last configuration is suspect, invalid, failed or interrupted",
             next_step="see why with: ernie-deploy bench report",
         )
-    environment = found[-1].environment
+    environment = all_series[-1].environment
     return LocalBaseline(
         environment=environment, attempts=tuple(_kept(attempt, environment.id) for attempt in valid)
     )
@@ -95,7 +95,7 @@ def _kept(attempt: Attempt, environment: str) -> Attempt:
 
 
 def _flat(attempt: Attempt) -> Mapping[str, Any] | dict[str, Any]:
-    return {key: found for key, found in attempt.result.items() if not isinstance(found, list)}
+    return {key: figure for key, figure in attempt.result.items() if not isinstance(figure, list)}
 
 
 def _ends(server: Server | None) -> Server | None:

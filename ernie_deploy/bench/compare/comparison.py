@@ -126,10 +126,10 @@ def tolerance_of(path: Path | None) -> Tolerance:
 
 
 def _newest(journal: Journal, side: str) -> Series:
-    found = series(journal)
-    if not found:
+    all_series = series(journal)
+    if not all_series:
         raise NotComparable(f"{side} holds no attempt.", next_step="measure with: ernie-deploy bench run")
-    return found[-1]
+    return all_series[-1]
 
 
 def _must_ask_the_same(a: Environment, b: Environment) -> None:
@@ -147,7 +147,7 @@ def _must_ask_the_same(a: Environment, b: Environment) -> None:
 
 
 def _no_common_cell(a: Series, b: Series) -> NotComparable:
-    sides = [f"{side} has {_names(found)}" for side, found in (("A", a), ("B", b))]
+    sides = [f"{side} has {_names(measured)}" for side, measured in (("A", a), ("B", b))]
     return NotComparable(
         "A and B have no cell in common.",
         cause="; ".join(sides),
@@ -155,8 +155,8 @@ def _no_common_cell(a: Series, b: Series) -> NotComparable:
     )
 
 
-def _names(found: Series) -> str:
-    names = [group.name for group in found.groups]
+def _names(measured: Series) -> str:
+    names = [group.name for group in measured.groups]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004
 
 
@@ -180,25 +180,25 @@ def _lost(sides: tuple[dict[str, Group], dict[str, Group]]) -> Iterator[str]:
 
 def _unjudged(sides: tuple[dict[str, Group], dict[str, Group]], names: tuple[str, str]) -> Iterator[str]:
     for key in dict.fromkeys([*sides[0], *sides[1]]):
-        found = [side.get(key) for side in sides]
+        values = [side.get(key) for side in sides]
         faults = [
             f"{group.standing if group else 'missing'} in {name}"
-            for name, group in zip(names, found, strict=True)
+            for name, group in zip(names, values, strict=True)
             if group is None or group.standing != "valid"
         ]
         if faults:
-            yield f"{next(filter(None, found)).name}: {', '.join(faults)}"
+            yield f"{next(filter(None, values)).name}: {', '.join(faults)}"
 
 
 def _pair(a: Group, b: Group, tolerance: Tolerance) -> Pair:
-    found = []
+    differences = []
     for key in (*GATED, *SHOWN):
         if key.startswith("p99") and a.cell.num_prompts < P99_REQUESTS:
             continue
         sides = figure(a.usable, key), figure(b.usable, key)
         if sides[0] and sides[1] and sides[0].median:
-            found.append(difference(key, sides[0], sides[1], getattr(tolerance, key, None)))
-    return Pair(cell=a.name, num_prompts=a.cell.num_prompts, differences=tuple(found))
+            differences.append(difference(key, sides[0], sides[1], getattr(tolerance, key, None)))
+    return Pair(cell=a.name, num_prompts=a.cell.num_prompts, differences=tuple(differences))
 
 
 def difference(key: str, a: Figure, b: Figure, limit_percent: float | None) -> Difference:

@@ -77,8 +77,8 @@ def series(journal: Journal) -> list[Series]:
         by_configuration[key] = [*by_configuration.pop(key, []), line]
         lives.setdefault(key, []).append(environment)
     return [
-        Series(environment=lives[key][-1], lives=len({e.id for e in lives[key]}), groups=_groups(found))
-        for key, found in by_configuration.items()
+        Series(environment=lives[key][-1], lives=len({e.id for e in lives[key]}), groups=_groups(attempts))
+        for key, attempts in by_configuration.items()
     ]
 
 
@@ -96,7 +96,7 @@ def _groups(lines: Sequence[Attempt | Start]) -> tuple[Group, ...]:
     cells: dict[str, list[Attempt | Start]] = {}
     for line in lines:
         cells.setdefault(_key(line.cell), []).append(line)
-    return tuple(sorted((_group(found) for found in cells.values()), key=_order))
+    return tuple(sorted((_group(attempts) for attempts in cells.values()), key=_order))
 
 
 def _group(lines: Sequence[Attempt | Start]) -> Group:

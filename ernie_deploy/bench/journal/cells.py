@@ -91,12 +91,12 @@ def lengths_of(shape: str, matrix: Matrix) -> tuple[str, int, int]:
     """Name, input and output length of `prompt-heavy` or of `8000/1000`; raises `UsageError`."""
     if shape in matrix.shapes:
         return (shape, *matrix.shapes[shape])
-    if not (found := re.fullmatch(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,6})", shape)):
+    if not (match := re.fullmatch(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,6})", shape)):
         raise UsageError(
             f"{shape!r} is no shape.",
             next_step=f"use {', '.join(matrix.shapes)}, or tokens in and out such as 2000/500",
         )
-    lengths = int(found[1]), int(found[2])
+    lengths = int(match[1]), int(match[2])
     known = next((name for name, pair in matrix.shapes.items() if pair == lengths), shape)
     return (known, *lengths)
 

@@ -64,8 +64,12 @@ METRICS = {
 
 def value(attempt: Attempt, key: str) -> float | None:
     """One figure of an attempt, or None where it has none."""
-    found = FOUND[key](attempt) if key in FOUND else attempt.result.get(key)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+    figure_value = FOUND[key](attempt) if key in FOUND else attempt.result.get(key)
+    return (
+        float(figure_value)
+        if isinstance(figure_value, int | float) and not isinstance(figure_value, bool)
+        else None
+    )
 
 
 def _slowest_ttft_ms(attempt: Attempt) -> float | None:
@@ -139,7 +143,7 @@ class Figure(Struct, frozen=True, kw_only=True):
 
 def figure(attempts: Sequence[Attempt], key: str) -> Figure | None:
     """The figure `key` over attempts that are repeats of one another."""
-    values = [found for attempt in attempts if (found := value(attempt, key)) is not None]
+    values = [measured for attempt in attempts if (measured := value(attempt, key)) is not None]
     if not values:
         return None
     return Figure(median=statistics.median(values), count=len(values), interval=interval(values))

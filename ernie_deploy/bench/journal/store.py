@@ -76,8 +76,8 @@ def _decoded(text: bytes, path: Path) -> Line:
     try:
         line = _DECODER.decode(text)
     except msgspec.ValidationError as fault:
-        told = msgspec.json.decode(text)
-        if isinstance(told, dict) and told.get("schema") == SCHEMA:
+        table = msgspec.json.decode(text)
+        if isinstance(table, dict) and table.get("schema") == SCHEMA:
             # Of this version, and unreadable: one bad line must not take the others with it.
             raise msgspec.DecodeError(str(fault)) from fault
         raise _of_another_schema(path, str(fault)) from fault

@@ -24,9 +24,9 @@ from ernie_deploy.bench.journal.record import (
 )
 from ernie_deploy.bench.journal.result_types import type_fault
 from ernie_deploy.bench.measure import client
+from ernie_deploy.bench.measure.compose_deployment import fresh_name
+from ernie_deploy.bench.measure.deployment import Deployment
 from ernie_deploy.bench.measure.secrecy import masked
-from ernie_deploy.bench.measure.site import Site
-from ernie_deploy.bench.measure.site_compose import fresh_name
 from ernie_deploy.bench.measure.watch import Job, Progress, Watched, watch
 from ernie_deploy.safe_io.reading import MIB, read_bounded
 from ernie_deploy.safe_io.redaction import redacted
@@ -41,7 +41,7 @@ class RunContext(Struct, frozen=True, kw_only=True):
     """What every attempt of a run shares."""
 
     run: str
-    site: Site
+    deployment: Deployment
     environment: Environment
     folder: Path
     dataset: Path | None
@@ -65,7 +65,7 @@ def attempt(context: RunContext, start: Start) -> Attempt:
     folder = _fresh_folder(context.folder)
     try:
         words = words_of(context, start, folder)
-        command = context.site.command(words, folder, context.dataset)
+        command = context.deployment.command(words, folder, context.dataset)
         watched = watch(_job(context, start.cell, words, folder, context.dataset))
         measured = _measured(context, start, watched, folder / RESULT)
     finally:
@@ -81,15 +81,15 @@ def attempt(context: RunContext, start: Start) -> Attempt:
 
 def words_of(context: RunContext, start: Start, folder: Path) -> list[str]:
     """The client's arguments for one attempt."""
-    place = context.site.place(folder, context.dataset)
-    return client.words(context.site.base_words(), start.cell, start.seed, RESULT, place)
+    place = context.deployment.place(folder, context.dataset)
+    return client.words(context.deployment.base_words(), start.cell, start.seed, RESULT, place)
 
 
 def warm_up(context: RunContext, cell: Cell, seed: int) -> float:
     """Run the same shape for a moment and return its mean TPOT in ms; 0 where it has none."""
     folder = _fresh_folder(context.folder)
-    place = context.site.place(folder, context.dataset)
-    words = client.warm_up_words(context.site.base_words(), cell, seed, RESULT, place)
+    place = context.deployment.place(folder, context.dataset)
+    words = client.warm_up_words(context.deployment.base_words(), cell, seed, RESULT, place)
     short = client.warm_up_cell(cell)
     try:
         watch(_job(context, short, words, folder, None))
@@ -101,7 +101,12 @@ def warm_up(context: RunContext, cell: Cell, seed: int) -> float:
 
 def _job(context: RunContext, cell: Cell, words: list[str], folder: Path, dataset: Path | None) -> Job:
     return Job(
-        site=context.site, cell=cell, words=words, folder=folder, dataset=dataset, progress=context.progress
+        deployment=context.deployment,
+        cell=cell,
+        words=words,
+        folder=folder,
+        dataset=dataset,
+        progress=context.progress,
     )
 
 
@@ -155,7 +160,7 @@ def _log_tail(context: RunContext, watched: Watched, measured: Measured) -> tupl
     """vLLM's client loses the cause of a failure, so the server's last words are kept, and the client's."""
     if measured.status in ("valid", "suspect"):
         return ()
-    lines = (*(f"client: {line}" for line in watched.log[-10:]), *context.site.log_tail())
+    lines = (*(f"client: {line}" for line in watched.log[-10:]), *context.deployment.log_tail())
     return tuple(map(redacted, lines))
 
 

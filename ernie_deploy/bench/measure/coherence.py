@@ -32,10 +32,10 @@ def require(
         return f"{repeated}; known answers skipped: random weights"
     if not environment.model:
         return f"{repeated}; known answers skipped: not a model of the catalog"
-    told = [_knows(endpoint, name, question, words, chat=chat) for question, words in QUESTIONS.items()]
+    answers = [_knows(endpoint, name, question, words, chat=chat) for question, words in QUESTIONS.items()]
     if vision:
-        told.append(_sees(endpoint, name))
-    return "; ".join([repeated, *told])
+        answers.append(_sees(endpoint, name))
+    return "; ".join([repeated, *answers])
 
 
 def red_square() -> str:
@@ -75,10 +75,10 @@ def _sees(endpoint: Endpoint, name: str) -> str:
 
 
 def _one_of(words: tuple[str, ...], text: str, question: str) -> str:
-    found = next((word for word in words if word in text.lower()), None)
-    if found is None:
+    expected = next((word for word in words if word in text.lower()), None)
+    if expected is None:
         raise _garbage(f"to {question!r} it said {text.strip()[-80:]!r}")
-    return f"{question.split('?', maxsplit=1)[0]}? {found}"
+    return f"{question.split('?', maxsplit=1)[0]}? {expected}"
 
 
 def _completed(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import msgspec
 
 from ernie_deploy import __version__
 from ernie_deploy.bench.journal.record import Environment
+from ernie_deploy.bench.measure.deployment import Deployment
 from ernie_deploy.bench.measure.server import Look, ModelCard, is_name
-from ernie_deploy.bench.measure.site import Site
 from ernie_deploy.errors import ServerDied
 
 SIZES = {
@@ -23,13 +23,13 @@ SIZES = {
 }
 
 
-def capture(site: Site, known: dict[str, Any]) -> Environment:
+def capture(deployment: Deployment, known: dict[str, Any]) -> Environment:
     """The environment of the running server; `known` are facts of the plan or the user (model, target, ...).
 
     Raises `ServerDied` where nothing answers.
     """
-    card, look = site.endpoint.model_card(), site.endpoint.look()
-    facts = {**_of_server(site, card, look), **site.facts()}
+    card, look = deployment.endpoint.model_card(), deployment.endpoint.look()
+    facts = {**_of_server(deployment, card, look), **deployment.facts()}
     facts |= {name: value for name, value in known.items() if value not in ("", None, 0)}
     sizes: dict[str, Any] = {name: _size(facts.get("argv", ()), words) for name, words in SIZES.items()}
     facts.setdefault("gpu_count", len(facts.get("gpus", ())) and _product(sizes.values()))
@@ -40,16 +40,16 @@ def capture(site: Site, known: dict[str, Any]) -> Environment:
     )
 
 
-def life(site: Site) -> str:
+def life(deployment: Deployment) -> str:
     """What differs between two lives of a server: its process's start time, as far as it can be seen."""
-    look = site.endpoint.look()
+    look = deployment.endpoint.look()
     return look.started if look else ""
 
 
-def _of_server(site: Site, card: ModelCard, look: Look | None) -> dict[str, Any]:
+def _of_server(deployment: Deployment, card: ModelCard, look: Look | None) -> dict[str, Any]:
     cache, engines = (look.cache, look.engines) if look else ({}, 1)
     return {
-        "vllm_version": _version(site),
+        "vllm_version": _version(deployment),
         "max_model_len": card.max_model_len or 0,
         "cache": cache,
         "kv_cache_tokens": _number(cache, "num_gpu_blocks") * _number(cache, "block_size") * engines,
@@ -57,9 +57,9 @@ def _of_server(site: Site, card: ModelCard, look: Look | None) -> dict[str, Any]
     }
 
 
-def _version(site: Site) -> str:
+def _version(deployment: Deployment) -> str:
     with suppress(OSError, ValueError, LookupError, TypeError):
-        version = site.endpoint.get("/version")["version"]
+        version = deployment.endpoint.get("/version")["version"]
         return version if isinstance(version, str) and is_name(version) else ""
     return ""
 
@@ -72,8 +72,8 @@ def _number(labels: dict[str, str], name: str) -> int:
 def _size(argv: Sequence[str], names: Sequence[str]) -> int:
     """A parallel size in a command line, written with `=` or as two words; 1 where it is not there."""
     words = [part for word in argv for part in word.split("=", 1)]
-    found = [value for name, value in pairwise(words) if name in names]
-    return int(found[-1]) if found and re.fullmatch(r"[0-9]{1,9}", found[-1]) else 1
+    sizes = [value for name, value in pairwise(words) if name in names]
+    return int(sizes[-1]) if sizes and re.fullmatch(r"[0-9]{1,9}", sizes[-1]) else 1
 
 
 def _product(numbers: Any) -> int:
@@ -95,9 +95,9 @@ def require_same(before: Environment, after: Environment) -> None:
     """Raise `ServerDied` where a server came back as another one."""
     from ernie_deploy.bench.journal.cells import changes
 
-    if told := changes(before, after):
+    if changed := changes(before, after):
         raise ServerDied(
             "The server came back as another one.",
-            cause="; ".join(told),
+            cause="; ".join(changed),
             next_step="run the command again: it starts a new series",
         )

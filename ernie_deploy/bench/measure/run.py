@@ -16,7 +16,7 @@ from ernie_deploy.bench.journal.record import Attempt, Cell, Environment, Journa
 from ernie_deploy.bench.journal.store import Writer
 from ernie_deploy.bench.measure import environment
 from ernie_deploy.bench.measure.attempt import CLIENT_FAILED, RunContext, attempt, interrupted, warm_up
-from ernie_deploy.bench.measure.site import Site, answers
+from ernie_deploy.bench.measure.deployment import Deployment, answers
 from ernie_deploy.bench.measure.watch import Progress, is_stuck
 from ernie_deploy.errors import Interrupted, KitError, ServerDied, ToolFailed
 
@@ -29,7 +29,7 @@ RUNNING = "running"
 
 Known = dict[str, Any]
 # Asked before a server's first cell; returns what it showed or raises `BenchInvalid`.
-Coherence = Callable[[Site, Environment], str]
+Coherence = Callable[[Deployment, Environment], str]
 
 
 class RunOptions(Struct, frozen=True, kw_only=True):
@@ -53,12 +53,17 @@ class Reporter(Struct, frozen=True, kw_only=True):
 
 
 class Runner:
-    """One run over the cells of one site; `journal` is what earlier runs left."""
+    """One run over the cells of one deployment; `journal` is what earlier runs left."""
 
     def __init__(
-        self, site: Site, options: RunOptions, writer: Writer, journal: Journal, reporter: Reporter
+        self,
+        deployment: Deployment,
+        options: RunOptions,
+        writer: Writer,
+        journal: Journal,
+        reporter: Reporter,
     ) -> None:
-        self.site, self.options, self.writer, self.reporter = site, options, writer, reporter
+        self.deployment, self.options, self.writer, self.reporter = deployment, options, writer, reporter
         self.run = options.run or secrets.token_hex(4)
         self.journal = journal
         self.environment: Environment | None = None
@@ -71,7 +76,7 @@ class Runner:
         Raises `ServerDied` where the server does not come back, `Interrupted` on Ctrl-C and SIGTERM.
         """
         if self.environment is None:
-            self.site.clear_leftovers()
+            self.deployment.clear_leftovers()
             shutil.rmtree(self.options.folder / RUNNING, ignore_errors=True)
             self._inspect_server()
             self._say_what_changed()
@@ -86,29 +91,29 @@ class Runner:
         """What an attempt needs, in the server's present life."""
         assert self.environment, "met before the first attempt"
         return RunContext(
-            run=self.run, site=self.site, environment=self.environment, folder=self.options.folder / RUNNING,
+            run=self.run, deployment=self.deployment, environment=self.environment, folder=self.options.folder / RUNNING,
             dataset=self.options.dataset, progress=self.reporter.progress,
         )  # fmt: skip
 
     def _inspect_server(self) -> None:
         """Capture the environment of this life of the server; a known one keeps its coherence answer."""
-        self.site.endpoint.wait_idle()
-        found = environment.capture(self.site, self.options.known)
+        self.deployment.endpoint.wait_idle()
+        captured = environment.capture(self.deployment, self.options.known)
         shown = self.environment.coherence if self.environment else ""
         if not shown and self.options.coherence:
-            shown = self.options.coherence(self.site, found)
+            shown = self.options.coherence(self.deployment, captured)
             self.reporter.say(f"coherence: {shown}")
         if self.environment:
-            environment.require_same(self.environment, found)
-        self.environment = msgspec.structs.replace(found, coherence=shown or "skipped: as asked")
+            environment.require_same(self.environment, captured)
+        self.environment = msgspec.structs.replace(captured, coherence=shown or "skipped: as asked")
         self.writer.write(self.environment)
-        self._generation, self._warm = environment.life(self.site), set()
+        self._generation, self._warm = environment.life(self.deployment), set()
 
     def _say_what_changed(self) -> None:
         """Tell why cells of an earlier environment are measured again."""
         earlier = list(self.journal.environments.values())
-        if earlier and self.environment and (told := cells.changes(earlier[-1], self.environment)):
-            self.reporter.say(f"a new series, since the journal's last server differs: {'; '.join(told)}")
+        if earlier and self.environment and (changed := cells.changes(earlier[-1], self.environment)):
+            self.reporter.say(f"a new series, since the journal's last server differs: {'; '.join(changed)}")
 
     def _identity(self, cell: Cell) -> str:
         assert self.environment, "met before the first attempt"
@@ -133,8 +138,8 @@ class Runner:
         self._make_cold(cell)
         self._warm_up(cell)
         if cell.cold == "reset":
-            self.site.endpoint.reset_caches()
-        self.site.endpoint.wait_idle()
+            self.deployment.endpoint.reset_caches()
+        self.deployment.endpoint.wait_idle()
         start = self._start(cell, number)
         self.writer.write(start)
         try:
@@ -143,7 +148,7 @@ class Runner:
             self.writer.write(interrupted(start))
             raise self._interruption() from stop
         self.writer.write(done)
-        if done.status == "failed" and done.reasons[0].startswith(CLIENT_FAILED) and self.site.alive():
+        if done.status == "failed" and done.reasons[0].startswith(CLIENT_FAILED) and self.deployment.alive():
             raise ToolFailed(
                 f"vLLM's client failed at {cell.name}.",
                 cause=done.reasons[0].removeprefix(CLIENT_FAILED),
@@ -162,15 +167,19 @@ class Runner:
         """A life of its own for each cell, or the notice that the server took one by itself."""
         if cell.cold == "restart":
             self.reporter.say(f"restarting the server for {cell.name}")
-            self.site.restart()
+            self.deployment.restart()
             self._inspect_server()
         elif self._is_lost():
             self._restart_server()
 
     def _is_lost(self) -> bool:
         """Whether the server of this life is gone, or going: it answers questions while its engine is dead."""
-        site = self.site
-        return not (site.alive() and answers(site.endpoint) and environment.life(site) == self._generation)
+        deployment = self.deployment
+        return not (
+            deployment.alive()
+            and answers(deployment.endpoint)
+            and environment.life(deployment) == self._generation
+        )
 
     def _warm_up(self, cell: Cell) -> None:
         """Once a life and shape; a life's first until two TPOTs agree. The published replay had none."""
@@ -198,15 +207,15 @@ class Runner:
         """
         self.reporter.say("the server is lost; waiting for it to come back")
         try:
-            if stuck and self.site.can_restart:
-                self.site.restart()
+            if stuck and self.deployment.can_restart:
+                self.deployment.restart()
             else:
-                self.site.wait_healthy(COME_BACK_S)
+                self.deployment.wait_healthy(COME_BACK_S)
             self._inspect_server()
         except ServerDied:
-            if not self.site.can_restart:
+            if not self.deployment.can_restart:
                 raise
-            self.site.restart()
+            self.deployment.restart()
             self._inspect_server()
 
     def _interruption(self) -> Interrupted:

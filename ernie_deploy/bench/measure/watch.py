@@ -11,8 +11,9 @@ import msgspec
 from msgspec import Struct
 
 from ernie_deploy.bench.journal.record import Cell, Sample, Server
+from ernie_deploy.bench.journal.samples import thinned
+from ernie_deploy.bench.measure.deployment import Deployment
 from ernie_deploy.bench.measure.server import Look, moved_only_by_canary
-from ernie_deploy.bench.measure.site import Site
 
 # A look costs the server's event loop 15 ms: four a second made a small model's TPOT a third longer.
 SAMPLE_S = 2.0
@@ -36,7 +37,7 @@ Progress = Callable[[Cell, float, Look | None, Look | None], None]
 class Job(Struct, frozen=True, kw_only=True):
     """One run of the client: its arguments, the folder for its result, and who hears of its progress."""
 
-    site: Site
+    deployment: Deployment
     cell: Cell
     words: Sequence[str]
     folder: Path
@@ -77,30 +78,33 @@ def watch(job: Job) -> Watched:
     """Run the client on one cell to its end, or to the moment the server is lost."""
     log = job.folder.parent / f"{job.folder.name}.log"
     now = time.monotonic()
-    seen = Seen(begun=now, before=job.site.endpoint.look(), moved_at=now, answered_at=now)
+    seen = Seen(begun=now, before=job.deployment.endpoint.look(), moved_at=now, answered_at=now)
     try:
-        with log.open("w+") as file, job.site.client(job.words, job.folder, job.dataset, file) as process:
+        with (
+            log.open("w+") as file,
+            job.deployment.client(job.words, job.folder, job.dataset, file) as process,
+        ):
             fault = _follow(job, process, seen)
             fault = fault or _settle(job, seen)
             returncode = process.poll()
-            told = _last_lines(file)
+            log_lines = _last_lines(file)
     finally:
         log.unlink(missing_ok=True)
     return Watched(
         returncode=-1 if returncode is None else returncode,
         fault=fault,
         server=_server(seen, job.cell),
-        log=told,
+        log=log_lines,
     )
 
 
 def _follow(job: Job, process: "subprocess.Popen[str]", seen: Seen) -> str:
     """Sample until the client ends; returns why it had to be given up, or ''."""
     while not _ended(process, SAMPLE_S):
-        look = job.site.endpoint.look()
+        look = job.deployment.endpoint.look()
         _note(seen, look)
         job.progress(job.cell, time.monotonic() - seen.begun, seen.before, look)
-        if fault := _fault(job.site, seen, look):
+        if fault := _fault(job.deployment, seen, look):
             return fault
     return ""
 
@@ -139,7 +143,7 @@ def _sample(seen: Seen, look: Look, now: float) -> Sample:
     )
 
 
-def _fault(site: Site, seen: Seen, look: Look | None) -> str:
+def _fault(deployment: Deployment, seen: Seen, look: Look | None) -> str:
     """Why the run is lost: the server restarted, is silent, or stands still."""
     now = time.monotonic()
     if seen.before is None:
@@ -147,7 +151,7 @@ def _fault(site: Site, seen: Seen, look: Look | None) -> str:
         return "the client did not end" if now - seen.begun > BLIND_S else ""
     if look is None:
         silent = now - seen.answered_at
-        return f"{SILENT} for {silent:.0f} s" if silent > SILENT_S or not site.alive() else ""
+        return f"{SILENT} for {silent:.0f} s" if silent > SILENT_S or not deployment.alive() else ""
     if look.started != seen.before.started or _fell(seen.before, look):
         return "the server was restarted"
     still = now - seen.moved_at
@@ -179,9 +183,9 @@ def _settle(job: Job, seen: Seen) -> str:
     """
     end, silent = time.monotonic() + SETTLE_S, False
     while seen.before and time.monotonic() < end:
-        look = job.site.endpoint.look()
+        look = job.deployment.endpoint.look()
         _note(seen, look)
-        if (look is None and not job.site.alive()) or (look and look.started != seen.before.started):
+        if (look is None and not job.deployment.alive()) or (look and look.started != seen.before.started):
             return LOST
         if look and look.idle and _finished(seen.before, look) >= job.cell.num_prompts:
             return ""
@@ -200,7 +204,7 @@ def _server(seen: Seen, cell: Cell) -> Server | None:
     server = Server(
         before=seen.before.counters,
         after=seen.last.counters,
-        samples=tuple(thinned(seen.samples, MOST_SAMPLES)),
+        samples=thinned(seen.samples, MOST_SAMPLES),
     )
     return msgspec.structs.replace(server, canary_requests=_canary_requests(server, cell))
 
@@ -208,10 +212,3 @@ def _server(seen: Seen, cell: Cell) -> Server | None:
 def _canary_requests(server: Server, cell: Cell) -> int:
     """One request too many is the health check's; more are somebody else's, and no check forgives them."""
     return int(server.delta("request_success") == cell.num_prompts + 1)
-
-
-def thinned(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """Evenly chosen samples, the first and the last among them."""
-    if len(samples) <= most:
-        return list(samples)
-    return [samples[round(i * (len(samples) - 1) / (most - 1))] for i in range(most)]

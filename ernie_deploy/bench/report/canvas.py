@@ -167,6 +167,6 @@ def _inlined(text: str, name: str, title: str) -> str:
         body = body.replace(mark, f"{mark}{name}-")
     # The page's own font, which is narrower than the one that matplotlib measures with.
     body = re.sub(r"font: ([\d.]+)px[^;\"]*", r"font-size: \1px", body)
-    body = COLOUR.sub(lambda found: f"var({VARIABLES[found[0]]})", body)
+    body = COLOUR.sub(lambda match: f"var({VARIABLES[match[0]]})", body)
     label = f'<title id="{name}-title">{escape(title)}</title>'
     return f'<svg {view_box[0]} role="img" aria-labelledby="{name}-title">{label}{body}'

@@ -86,7 +86,7 @@ def _blocks(view: View) -> list[tuple[str, list[str]]]:
 
 def _telling(row: Row, key: str) -> bool:
     """Whether a row has the figure, and it is worth a column: preemptions where there were any."""
-    found = row.figure(key)
+    measured = row.figure(key)
     if key == "tok_s_gpu":
-        return found != row.figure("output_throughput")
-    return found is not None and (key != "preemptions" or found.median > 0)
+        return measured != row.figure("output_throughput")
+    return measured is not None and (key != "preemptions" or measured.median > 0)

@@ -31,17 +31,19 @@ def _case(row: Row, troubles: list[FailedAttempt]) -> ET.Element:
     case = ET.Element("testcase", classname=_clean(row.load), name=_clean(row.name), time=seconds)
     broken = [t for t in troubles if t.status in ("invalid", "failed")]
     if broken:
-        said = f"{counted(len(broken), 'repeat')} {broken[0].status}"
-        ET.SubElement(case, "failure", message=said).text = _clean("\n".join(_told(t) for t in broken))
+        message = f"{counted(len(broken), 'repeat')} {broken[0].status}"
+        ET.SubElement(case, "failure", message=message).text = _clean("\n".join(_told(t) for t in broken))
     elif troubles:
-        said = _clean("; ".join(_told(t) for t in troubles))
-        ET.SubElement(case, "skipped", message=said)
+        message = _clean("; ".join(_told(t) for t in troubles))
+        ET.SubElement(case, "skipped", message=message)
     return case
 
 
 def _told(trouble: FailedAttempt) -> str:
-    found = [f"{check.id} ({check.level}): {check.text}" for check in trouble.checks] or list(trouble.reasons)
-    return f"{trouble.cell} {trouble.status}: {'; '.join(found)}"
+    reasons = [f"{check.id} ({check.level}): {check.text}" for check in trouble.checks] or list(
+        trouble.reasons
+    )
+    return f"{trouble.cell} {trouble.status}: {'; '.join(reasons)}"
 
 
 def _clean(text: str) -> str:

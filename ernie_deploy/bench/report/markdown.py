@@ -48,7 +48,7 @@ def _head(view: View) -> Iterator[str]:
         yield ""
     yield f"**{escaped(view.verdict.headline)}** {escaped(view.verdict.sentence)}"
     yield ""
-    yield from (f"- {escaped(said)}" for said in view.verdict.unknown)
+    yield from (f"- {escaped(sentence)}" for sentence in view.verdict.unknown)
     yield ""
 
 
@@ -76,21 +76,21 @@ def _baseline(view: View) -> Iterator[str]:
         return
     yield "## Against the baseline"
     yield ""
-    yield from (f"- stale: {escaped(said)}" for said in view.baseline.stale)
-    found = view.baseline.comparison
-    if not found:
+    yield from (f"- stale: {escaped(sentence)}" for sentence in view.baseline.stale)
+    compared = view.baseline.comparison
+    if not compared:
         yield f"- {escaped(view.baseline.not_comparable)}"
         return
-    yield from (f"- not judged: {escaped(said)}" for said in found.unjudged)
+    yield from (f"- not judged: {escaped(sentence)}" for sentence in compared.unjudged)
     yield ""
     rows = [["cell", "figure", "baseline", "now", "change", "verdict"]]
-    for pair in found.pairs:
+    for pair in compared.pairs:
         for d in pair.differences:
             metric = METRICS[d.metric]
             sides = [number(side.median, metric.decimals) for side in (d.a, d.b)]
             rows.append([pair.cell, metric.title, *sides, percent(d.change_percent), d.verdict])
     yield from _table(rows, 2)
-    yield escaped(conclusion(found))
+    yield escaped(conclusion(compared))
     yield ""
 
 
@@ -118,6 +118,6 @@ def _setup(view: View) -> Iterator[str]:
     yield "## Again"
     yield ""
     yield from (f"- {escaped(fact.name)}: {code(fact.value)}" for fact in view.commands)
-    yield from (f"- left out: {escaped(said)}" for said in view.others)
+    yield from (f"- left out: {escaped(sentence)}" for sentence in view.others)
     if view.torn:
         yield f"- left out: {counted(view.torn, 'torn line')} of the journal"

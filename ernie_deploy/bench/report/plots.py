@@ -52,12 +52,12 @@ def colour(at: int) -> str:
 
 def points(rows: Sequence[Row], x: str, y: str) -> list[Point]:
     """The rows that have both figures; what is not positive has no place on a logarithmic axis."""
-    found = []
+    drawn_points = []
     for row in rows:
         across, up = row.figure(x), row.figure(y)
         if across and up and across.median > 0 and up.median > 0:
-            found.append((row, across.median, up.median))
-    return found
+            drawn_points.append((row, across.median, up.median))
+    return drawn_points
 
 
 def dominated(point: Point, others: Sequence[Point]) -> bool:
@@ -69,9 +69,9 @@ def dominated(point: Point, others: Sequence[Point]) -> bool:
 def _trade_offs(loads: Sequence[Load]) -> Iterator[Plot]:
     per_gpu = any(row.figure("tok_s_gpu") for load in loads for row in load.rows)
     up = "tok_s_gpu" if per_gpu else "output_throughput"
-    found = [points(load.rows, "tok_s_user", up) for load in loads]
-    limits = canvas.limits([p[1:] for each in found for p in each])
-    for at, (load, drawn) in enumerate(zip(loads, found, strict=True)):
+    curves = [points(load.rows, "tok_s_user", up) for load in loads]
+    limits = canvas.limits([p[1:] for each in curves for p in each])
+    for at, (load, drawn) in enumerate(zip(loads, curves, strict=True)):
         if drawn:
             yield _trade_off(at, load, drawn, up, limits)
 
@@ -118,16 +118,16 @@ def _against_concurrency(loads: Sequence[Load]) -> Iterator[Plot]:
 def _lines(name: str, title: str, loads: Sequence[Load], key: str, across: str) -> Iterator[Plot]:
     """One line a load, logarithmic both ways; what is on the x axis follows from `across`."""
     take = _requested if across == "num-prompts" else partial(points, x="mean_concurrency")
-    found = [take(load.rows, y=key) for load in loads]
-    if not any(found):
+    curves = [take(load.rows, y=key) for load in loads]
+    if not any(curves):
         return
     figure, axes = canvas.one()
-    limits = canvas.limits([p[1:] for each in found for p in each])
+    limits = canvas.limits([p[1:] for each in curves for p in each])
     canvas.log_log(axes, limits)
     if across == "num-prompts":
         ends = max(limits[0][0], limits[1][0]), min(limits[0][1], limits[1][1])
         axes.plot(ends, ends, color=MUTED, linewidth=1, linestyle=(0, (2, 3)))
-    for at, drawn in enumerate(found):
+    for at, drawn in enumerate(curves):
         axes.plot(
             [x for _, x, _ in drawn], [y for _, _, y in drawn], color=colour(at), linewidth=1.5,
             gid=f"points-{at}", **_marker(at),
@@ -135,7 +135,7 @@ def _lines(name: str, title: str, loads: Sequence[Load], key: str, across: str) 
     canvas.name_axes(axes, across, METRICS[key].title)
     table: list[tuple[str, ...]] = [
         (load.name, str(row.num_prompts), number(x), number(y, METRICS[key].decimals))
-        for load, drawn in zip(loads, found, strict=True)
+        for load, drawn in zip(loads, curves, strict=True)
         for row, x, y in drawn
     ]
     table.insert(0, ("load", "num-prompts", across, METRICS[key].title))
@@ -147,9 +147,9 @@ def _lines(name: str, title: str, loads: Sequence[Load], key: str, across: str) 
 
 def _requested(rows: Sequence[Row], y: str) -> list[Point]:
     return [
-        (row, float(row.num_prompts), found.median)
+        (row, float(row.num_prompts), measured.median)
         for row in rows
-        if (found := row.figure(y)) and found.median > 0
+        if (measured := row.figure(y)) and measured.median > 0
     ]
 
 

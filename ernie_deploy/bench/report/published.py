@@ -41,12 +41,12 @@ class Published(Struct, frozen=True, kw_only=True):
     published_over_floor: float | None
 
 
-def published(found: Series) -> Iterator[Published]:
+def published(measured: Series) -> Iterator[Published]:
     """Each published block whose model, lengths, num-prompts and rate were measured; none for a rehearsal."""
-    if found.environment.rehearsal:
+    if measured.environment.rehearsal:
         return
-    for baseline in _of_model(found.environment):
-        for group in found.groups:
+    for baseline in _of_model(measured.environment):
+        for group in measured.groups:
             if group.usable and _same_load(baseline, group):
                 yield _beside(baseline, group)
 

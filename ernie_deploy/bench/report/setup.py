@@ -22,15 +22,15 @@ class Fact(Struct, frozen=True, kw_only=True):
     code: bool = False
 
 
-def title(found: Series) -> tuple[str, str]:
+def title(measured: Series) -> tuple[str, str]:
     """The model, and where, with what and when it was measured."""
-    environment = found.environment
+    environment = measured.environment
     engine = f"vLLM {environment.vllm_version}" if environment.vllm_version else "vLLM of unknown version"
-    return environment.hf_id or "Unknown model", " · ".join([machine(environment), engine, _when(found)])
+    return environment.hf_id or "Unknown model", " · ".join([machine(environment), engine, _when(measured)])
 
 
-def _when(found: Series) -> str:
-    times = [at for a in found.attempts for at in (a.start_unix_s, a.end_unix_s)]
+def _when(measured: Series) -> str:
+    times = [at for a in measured.attempts for at in (a.start_unix_s, a.end_unix_s)]
     if not times:
         return "nothing ended"
     first, last = moment(min(times)), moment(max(times))
@@ -38,9 +38,9 @@ def _when(found: Series) -> str:
     return f"{first[:-4]} to {last[11:] if first[:10] == last[:10] else last}"
 
 
-def environment_facts(found: Series) -> Iterator[Fact]:
+def environment_facts(measured: Series) -> Iterator[Fact]:
     """Everything captured about the server, in an order a reader looks for it."""
-    e = found.environment
+    e = measured.environment
     parallel = (
         f"tensor {e.tensor_parallel_size}, pipeline {e.pipeline_parallel_size}, data {e.data_parallel_size}"
     )
@@ -55,7 +55,7 @@ def environment_facts(found: Series) -> Iterator[Fact]:
         ("vLLM of the client", e.client_version),
         ("KV cache", kv),
         ("Longest context", f"{e.max_model_len:,} tokens" if e.max_model_len else ""),
-        ("Server lives measured", str(found.lives)),
+        ("Server lives measured", str(measured.lives)),
         ("Server started", e.server_started),
         ("Kit", f"ernie-deploy {e.kit_version}" if e.kit_version else ""),
     )
@@ -75,14 +75,14 @@ def _facts(*pairs: tuple[str, str], code: bool = False) -> Iterator[Fact]:
         yield Fact(name=name, value=value or UNSEEN, code=code and bool(value))
 
 
-def commands(found: Series) -> Iterator[Fact]:
+def commands(measured: Series) -> Iterator[Fact]:
     """The kit's command for the whole, then vLLM's own client for each cell."""
-    cells = [group.cell for group in found.groups]
-    repeats = max((a.cell.repeat for a in found.attempts), default=1)
+    cells = [group.cell for group in measured.groups]
+    repeats = max((a.cell.repeat for a in measured.attempts), default=1)
     for cell in {_settings(cell): cell for cell in cells}.values():
         same = [other for other in cells if _settings(other) == _settings(cell)]
         yield Fact(name="All of it, checked", value=shlex.join(_run_words(same, repeats)), code=True)
-    for group in found.groups:
+    for group in measured.groups:
         if group.attempts and group.attempts[0].argv:
             first = group.attempts[0]
             yield Fact(name=first.cell.name, value=shlex.join(first.argv), code=True)
@@ -127,9 +127,9 @@ def _shape(cell: Cell) -> str:
     return cell.shape if known and tuple(known) == lengths else "/".join(map(str, lengths))
 
 
-def other_series(found: Sequence[Series]) -> Iterator[str]:
+def other_series(all_series: Sequence[Series]) -> Iterator[str]:
     """Earlier configurations in the same journal, which this report leaves out."""
-    newest = found[-1].environment
-    for earlier in found[:-1]:
+    newest = all_series[-1].environment
+    for earlier in all_series[:-1]:
         changed = changes(earlier.environment, newest)
         yield f"{counted(len(earlier.groups), 'cell')} of another configuration ({listed(changed, 3)})"

@@ -28,10 +28,10 @@ def _lines(row: Row) -> Iterator[list[object]]:
     cell: list[object] = [row.name, row.load, row.num_prompts, row.status]
     if not row.figures:
         yield [*cell, 0, "", "", "", "", "", ""]
-    for key, found in row.figures.items():
-        interval = found.interval
+    for key, measured in row.figures.items():
+        interval = measured.interval
         spread = [interval.low, interval.high, 100 * interval.cv] if interval else ["", "", ""]
-        yield [*cell, found.count, key, METRICS[key].unit, found.median, *spread]
+        yield [*cell, measured.count, key, METRICS[key].unit, measured.median, *spread]
 
 
 def _safe(item: object) -> object:

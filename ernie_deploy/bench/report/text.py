@@ -77,8 +77,8 @@ def _tail(view: View, width: int | None = None) -> Iterator[str]:
     yield from _published(view, width)
     yield from _baseline(view, width)
     yield from _troubles(view)
-    yield from (f"not known: {said}" for said in view.verdict.unknown)
-    yield from (f"left out: {said}" for said in view.others)
+    yield from (f"not known: {sentence}" for sentence in view.verdict.unknown)
+    yield from (f"left out: {sentence}" for sentence in view.others)
     if view.torn:
         yield f"left out: {counted(view.torn, 'torn line')} of the journal"
 
@@ -105,7 +105,7 @@ def _published(view: View, width: int | None) -> Iterator[str]:
 def _baseline(view: View, width: int | None) -> Iterator[str]:
     if not view.baseline:
         return
-    yield from (f"the baseline is stale: {said}" for said in view.baseline.stale)
+    yield from (f"the baseline is stale: {sentence}" for sentence in view.baseline.stale)
     if view.baseline.comparison:
         yield comparison(view.baseline.comparison, width)
     else:
@@ -123,15 +123,17 @@ def _troubles(view: View) -> Iterator[str]:
     yield from (f"odd: {odd.cell}: {odd.check.id}: {odd.check.text}" for odd in view.across)
 
 
-def comparison(found: Comparison, width: int | None = None) -> str:
+def comparison(compared: Comparison, width: int | None = None) -> str:
     """B against A, a line a figure, and what it comes to; with a `width` no line is longer."""
     rows = [["cell", "figure", "A", "B", "change", "verdict"]]
-    rows += [[pair.cell, *_difference(d)] for pair in found.pairs for d in pair.differences]
-    lines = [f"under test: {said}" for said in found.under_test] or ["the same configuration on both sides"]
-    lines += ["", *_comparison_table(rows, width), ""] if found.pairs else []
-    lines += [f"not judged: {said}" for said in found.unjudged]
-    marked = any(d.marked for pair in found.pairs for d in pair.differences)
-    lines.append(conclusion(found) + (" * differs by more than 2 %." if marked else ""))
+    rows += [[pair.cell, *_difference(d)] for pair in compared.pairs for d in pair.differences]
+    lines = [f"under test: {sentence}" for sentence in compared.under_test] or [
+        "the same configuration on both sides"
+    ]
+    lines += ["", *_comparison_table(rows, width), ""] if compared.pairs else []
+    lines += [f"not judged: {sentence}" for sentence in compared.unjudged]
+    marked = any(d.marked for pair in compared.pairs for d in pair.differences)
+    lines.append(conclusion(compared) + (" * differs by more than 2 %." if marked else ""))
     return "\n".join(_folded(lines, width))
 
 
@@ -147,20 +149,23 @@ def _comparison_table(rows: Sequence[Sequence[str]], width: int | None) -> list[
     return table(columns, rows[1:], width)
 
 
-def _difference(found: Difference) -> list[str]:
-    metric = METRICS[found.metric]
-    sides = [f"{number(side.median, metric.decimals)} {spread(side)}".rstrip() for side in (found.a, found.b)]
-    mark = "*" if found.marked else ""
-    return [metric.title, *sides, percent(found.change_percent) + (mark or " "), found.verdict]
+def _difference(difference: Difference) -> list[str]:
+    metric = METRICS[difference.metric]
+    sides = [
+        f"{number(side.median, metric.decimals)} {spread(side)}".rstrip()
+        for side in (difference.a, difference.b)
+    ]
+    mark = "*" if difference.marked else ""
+    return [metric.title, *sides, percent(difference.change_percent) + (mark or " "), difference.verdict]
 
 
-def conclusion(found: Comparison) -> str:
+def conclusion(compared: Comparison) -> str:
     """The last line: what somebody reads who reads nothing else."""
-    judged = counted(len(found.pairs), "cell")
-    if not found.pairs:
+    judged = counted(len(compared.pairs), "cell")
+    if not compared.pairs:
         return "No cell is valid on both sides, so nothing was judged."
-    if found.regressions:
-        return f"{counted(len(found.regressions), 'regression')} in {judged}."
+    if compared.regressions:
+        return f"{counted(len(compared.regressions), 'regression')} in {judged}."
     return f"No regression in {judged}."
 
 

@@ -44,21 +44,21 @@ class Highlight(Struct, frozen=True, kw_only=True):
     context: str
 
 
-def verdict(found: Series, odd: int) -> Verdict:
+def verdict(measured: Series, odd: int) -> Verdict:
     """The verdict on what one configuration measured, `odd` checks across cells having failed."""
-    counts = _counts(found)
+    counts = _counts(measured)
     return Verdict(
         level=_level(counts, odd),
         counts=counts,
         headline=_headline(counts, odd),
-        sentence=_sentence(found),
-        unknown=tuple(_unknown(found)),
+        sentence=_sentence(measured),
+        unknown=tuple(_unknown(measured)),
     )
 
 
-def _counts(found: Series) -> dict[Status, int]:
-    counts = Counter(attempt.status for attempt in found.attempts)
-    counts["interrupted"] += sum(len(group.cut) for group in found.groups)
+def _counts(measured: Series) -> dict[Status, int]:
+    counts = Counter(attempt.status for attempt in measured.attempts)
+    counts["interrupted"] += sum(len(group.cut) for group in measured.groups)
     return {status: counts[status] for status in STATUSES}
 
 
@@ -72,29 +72,29 @@ def _headline(counts: dict[Status, int], odd: int) -> str:
     total = sum(counts.values())
     across = f" {counted(odd, 'check')} across cells failed." if odd else ""
     if counts["valid"] == total:
-        said = "The measurement is valid." if total == 1 else f"All {total} measurements are valid."
-        return said + across
+        sentence = "The measurement is valid." if total == 1 else f"All {total} measurements are valid."
+        return sentence + across
     others = [f"{counts[status]} {status}" for status in STATUSES[1:] if counts[status]]
     return f"{counts['valid']} of {total} measurements valid, {listed(others)}." + across
 
 
-def _sentence(found: Series) -> str:
+def _sentence(measured: Series) -> str:
     """What a machine delivers, for somebody who pays for it."""
-    if found.environment.rehearsal:
+    if measured.environment.rehearsal:
         return "This was a rehearsal: it shows that the measuring works, and nothing about what a server delivers."
-    valid = [group for group in found.groups if group.standing == "valid"]
+    valid = [group for group in measured.groups if group.standing == "valid"]
     best = max(valid, key=lambda group: _median(group, "output_throughput"), default=None)
     if best is None:
         return "No measurement is valid, so nothing can be said about what this server delivers."
-    said = (
-        f"{machine(found.environment)} writes up to {number(_median(best, 'output_throughput'), 0)} tokens a second "
+    sentence = (
+        f"{machine(measured.environment)} writes up to {number(_median(best, 'output_throughput'), 0)} tokens a second "
         f"({best.name})"
     )
     lone = _quickest(valid)
     if lone is None:
-        return f"{said}."
+        return f"{sentence}."
     return (
-        f"{said}; a user alone on it gets {number(_median(lone, 'tok_s_user'), 0)} a second, "
+        f"{sentence}; a user alone on it gets {number(_median(lone, 'tok_s_user'), 0)} a second, "
         f"and at that highest output each user gets {number(_median(best, 'tok_s_user'), 0)}."
     )
 
@@ -116,31 +116,31 @@ def machine(environment: Environment) -> str:
 
 
 def _median(group: Group, key: str) -> float:
-    found = figure(group.usable, key)
-    return found.median if found else 0.0
+    measured = figure(group.usable, key)
+    return measured.median if measured else 0.0
 
 
-def _unknown(found: Series) -> Iterator[str]:
+def _unknown(measured: Series) -> Iterator[str]:
     """What the figures do not say, the gravest first."""
-    hidden = [what for name, what in TELLING.items() if not getattr(found.environment, name)]
+    hidden = [what for name, what in TELLING.items() if not getattr(measured.environment, name)]
     if hidden:
         yield f"Not seen from here: {listed(hidden, 8)}."
-    if all(group.cell.repeat == 1 and len(group.usable) <= 1 for group in found.groups):
+    if all(group.cell.repeat == 1 and len(group.usable) <= 1 for group in measured.groups):
         yield "Each cell was measured once, so how much of a difference is noise is not known."
-    if any(group.cell.dataset == "random" for group in found.groups):
+    if any(group.cell.dataset == "random" for group in measured.groups):
         yield (
             "The prompts are random tokens: real text repeats itself, routes to other experts, ends when it is done "
             "and is accepted more often by speculative decoding."
         )
-    if any(group.cell.num_prompts < P99_REQUESTS for group in found.groups):
+    if any(group.cell.num_prompts < P99_REQUESTS for group in measured.groups):
         yield f"A p99 takes {P99_REQUESTS} requests to be stated; smaller cells give the slowest request instead."
 
 
-def highlights(found: Series) -> Iterator[Highlight]:
+def highlights(measured: Series) -> Iterator[Highlight]:
     """At most four figures, of valid measurements only; none of a rehearsal."""
-    if found.environment.rehearsal:
+    if measured.environment.rehearsal:
         return
-    valid = [group for group in found.groups if group.standing == "valid"]
+    valid = [group for group in measured.groups if group.standing == "valid"]
     if best := max(valid, key=lambda group: _median(group, "output_throughput"), default=None):
         yield _highlight("Highest output", best, "output_throughput", "tok/s", 0)
     if lone := _quickest(valid):

@@ -10,6 +10,7 @@ from ernie_deploy.bench.compare.comparison import Comparison, Tolerance, compare
 from ernie_deploy.bench.compare.repeats import Group, Series, plain_name, series
 from ernie_deploy.bench.journal.figures import METRICS, P99_REQUESTS, Figure, figure
 from ernie_deploy.bench.journal.record import Attempt, Check, Journal, Sample, Status
+from ernie_deploy.bench.journal.samples import thinned
 from ernie_deploy.bench.report.published import Published, published
 from ernie_deploy.bench.report.setup import Fact, commands, environment_facts, other_series, title
 from ernie_deploy.bench.report.verdict import Highlight, Verdict, highlights, verdict
@@ -18,6 +19,8 @@ from ernie_deploy.errors import NotComparable, UsageError
 
 # What the sides of a comparison are called in a report.
 SIDES = ("the baseline", "this run")
+# Of a drawing as wide as the page.
+MOST_POINTS = 60
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -120,10 +123,10 @@ class View(Struct, frozen=True, kw_only=True):
 
 def view(journal: Journal, baseline: LocalBaseline | None = None) -> View:
     """What is shown of the configuration measured last; raises `UsageError` where nothing was measured."""
-    found = series(journal)
-    if not found:
+    all_series = series(journal)
+    if not all_series:
         raise UsageError("The journal holds no attempt.", next_step="measure with: ernie-deploy bench run")
-    newest = found[-1]
+    newest = all_series[-1]
     ladders = across(newest.usable)
     odd = tuple(_odd(newest, ladders))
     return View(
@@ -140,14 +143,14 @@ def view(journal: Journal, baseline: LocalBaseline | None = None) -> View:
         timelines=tuple(_timelines(newest)),
         facts=tuple(environment_facts(newest)),
         commands=tuple(commands(newest)),
-        others=tuple(other_series(found)),
+        others=tuple(other_series(all_series)),
         torn=journal.torn,
     )
 
 
-def _loads(found: Series) -> Iterator[Load]:
+def _loads(measured: Series) -> Iterator[Load]:
     by_load: dict[str, list[Group]] = {}
-    for group in found.groups:
+    for group in measured.groups:
         by_load.setdefault(load_name(group), []).append(group)
     for name, groups in by_load.items():
         lengths = f"{groups[0].cell.input_len:,} in / {groups[0].cell.output_len:,} out"
@@ -171,10 +174,10 @@ def _row(group: Group) -> Row:
 
 
 def _tally(group: Group) -> dict[Status, int]:
-    found: list[Status] = [attempt.status for attempt in group.attempts]
-    found += ["interrupted"] * len(group.cut)
+    statuses: list[Status] = [attempt.status for attempt in group.attempts]
+    statuses += ["interrupted"] * len(group.cut)
     order: tuple[Status, ...] = ("valid", "suspect", "invalid", "failed", "interrupted")
-    return {status: found.count(status) for status in order if status in found}
+    return {status: statuses.count(status) for status in order if status in statuses}
 
 
 def _against(baseline: LocalBaseline, newest: Series, journal: Journal) -> Baseline:
@@ -185,14 +188,14 @@ def _against(baseline: LocalBaseline, newest: Series, journal: Journal) -> Basel
         return Baseline(stale=changed, comparison=None, not_comparable=fault.what)
 
 
-def _odd(found: Series, ladders: dict[str, tuple[Check, ...]]) -> Iterator[CrossCellWarning]:
-    names = {attempt.identity: attempt.cell.name for attempt in found.usable}
+def _odd(measured: Series, ladders: dict[str, tuple[Check, ...]]) -> Iterator[CrossCellWarning]:
+    names = {attempt.identity: attempt.cell.name for attempt in measured.usable}
     for identity, checks in ladders.items():
         yield from (CrossCellWarning(cell=names[identity], check=check) for check in checks if not check.ok)
 
 
-def _troubles(found: Series) -> Iterator[FailedAttempt]:
-    for group in found.groups:
+def _troubles(measured: Series) -> Iterator[FailedAttempt]:
+    for group in measured.groups:
         yield from (_trouble(attempt) for attempt in group.attempts if attempt.status != "valid")
         yield from (
             _trouble(attempt, superseded=True) for attempt in group.superseded if attempt.status != "valid"
@@ -226,23 +229,16 @@ def _never_ended(group: Group, repeat: int) -> FailedAttempt:
     )
 
 
-def _timelines(found: Series) -> Iterator[Timeline]:
+def _timelines(measured: Series) -> Iterator[Timeline]:
     """Of each load the largest cell: there the KV cache fills and the queue grows."""
-    largest = {load_name(group): group for group in found.groups if _sampled(group)}
+    largest = {load_name(group): group for group in measured.groups if _sampled(group)}
     for load, group in largest.items():
         attempt = _sampled(group)[-1]
         assert attempt.server
-        yield Timeline(load=load, cell=plain_name(attempt.cell), samples=thinned(attempt.server.samples))
+        yield Timeline(
+            load=load, cell=plain_name(attempt.cell), samples=thinned(attempt.server.samples, MOST_POINTS)
+        )
 
 
 def _sampled(group: Group) -> Sequence[Attempt]:
     return [a for a in group.usable if a.server and len(a.server.samples) > 1]
-
-
-def thinned(samples: Sequence[Sample], most: int = 60) -> tuple[Sample, ...]:
-    """At most about `most` samples, evenly taken, with the fullest and the last one."""
-    step = max(1, -(-len(samples) // most))
-    kept = {*range(0, len(samples), step), len(samples) - 1}
-    kept |= {max(range(len(samples)), key=lambda i: samples[i].kv_cache_use)}
-    kept |= {max(range(len(samples)), key=lambda i: samples[i].waiting)}
-    return tuple(samples[i] for i in sorted(kept))

@@ -13,14 +13,14 @@ def number(value: float | None, decimals: int = 1) -> str:
     return ABSENT if value is None else f"{value:,.{decimals}f}"
 
 
-def figure(found: Figure | None, key: str) -> str:
+def figure(measured: Figure | None, key: str) -> str:
     """The median of a figure with its metric's decimals."""
-    return number(found.median if found else None, METRICS[key].decimals)
+    return number(measured.median if measured else None, METRICS[key].decimals)
 
 
-def spread(found: Figure | None) -> str:
+def spread(measured: Figure | None) -> str:
     """`±1.2 %`: half of the 95 % interval of the mean; empty where one repeat gives none."""
-    half = found.half_width_percent if found else None
+    half = measured.half_width_percent if measured else None
     return "" if half is None else f"±{half:.1f} %"
 
 

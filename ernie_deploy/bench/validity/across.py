@@ -6,11 +6,11 @@ from itertools import pairwise
 import msgspec
 
 from ernie_deploy.bench.journal.record import Attempt, Check
+from ernie_deploy.bench.validity.basis import KV_FULL
 
 TOLERANCE = 0.03
 # A first token of a short prompt comes in tens of ms, which vary more.
 TTFT_TOLERANCE = 0.10
-KV_FULL = 0.9
 
 Pairwise = Callable[[Attempt, Attempt], Check | None]
 
@@ -20,12 +20,12 @@ def across(attempts: Iterable[Attempt]) -> dict[str, tuple[Check, ...]]:
 
     An attempt without figures is left out; the smallest of each shape has nothing to be compared with.
     """
-    found: dict[str, tuple[Check, ...]] = {}
+    by_identity: dict[str, tuple[Check, ...]] = {}
     for ladder in _ladders(attempts):
         for smaller, larger in pairwise(ladder):
             checks = (compare(smaller, larger) for compare in COMPARISONS)
-            found[larger.identity] = tuple(check for check in checks if check is not None)
-    return found
+            by_identity[larger.identity] = tuple(check for check in checks if check is not None)
+    return by_identity
 
 
 def _ladders(attempts: Iterable[Attempt]) -> list[list[Attempt]]:

@@ -11,6 +11,8 @@ Judgement = Callable[[Evidence], Check | None]
 
 # JSON keeps every digit; what is left is the order of summation.
 EXACT = 1e-6
+# Share of the KV cache above which vLLM may keep requests waiting or preempt them.
+KV_FULL = 0.9
 STATISTIC = re.compile(r"(mean|median|std|p[\d.]{1,8})_([a-z0-9_]{1,40})_ms")
 
 
@@ -24,9 +26,9 @@ def number(evidence: Evidence, name: str) -> float | None:
 
 def numbers(evidence: Evidence, *names: str) -> tuple[float, ...] | None:
     """All of these figures, or None where one is absent."""
-    found = [number(evidence, name) for name in names]
-    present = tuple(value for value in found if value is not None)
-    return present if len(present) == len(found) else None
+    values = [number(evidence, name) for name in names]
+    present = tuple(value for value in values if value is not None)
+    return present if len(present) == len(values) else None
 
 
 def statistics_of(evidence: Evidence, metric: str) -> Iterator[tuple[str, str, float]]:

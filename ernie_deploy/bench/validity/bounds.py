@@ -48,12 +48,12 @@ def wall_time(evidence: Evidence) -> Check | None:
 
 def little(evidence: Evidence) -> Check | None:
     """B2 and B3: by Little's law no more requests in flight than there are, or than the client allows."""
-    latency_s, found = mean_latency_s(evidence), numbers(evidence, "duration", "completed")
-    if latency_s is None or found is None or found[0] <= evidence.rounding:
+    latency_s, values = mean_latency_s(evidence), numbers(evidence, "duration", "completed")
+    if latency_s is None or values is None or values[0] <= evidence.rounding:
         return None
-    in_flight = found[1] * (latency_s - _slack_s(evidence)) / (found[0] + evidence.rounding)
+    in_flight = values[1] * (latency_s - _slack_s(evidence)) / (values[0] + evidence.rounding)
     limit = min(evidence.cell.num_prompts, evidence.cell.max_concurrency or math.inf)
-    text = f"{found[1] * latency_s / found[0]:.2f} of at most {limit:g} requests in flight on average"
+    text = f"{values[1] * latency_s / values[0]:.2f} of at most {limit:g} requests in flight on average"
     return hard("little", text, ok=in_flight <= limit * (1 + EXACT))
 
 
@@ -77,10 +77,10 @@ def last_token(evidence: Evidence) -> Check | None:
 
     B6 of the reference, the same with median ITL, is a reading and no bound.
     """
-    cell, found = evidence.cell, numbers(evidence, "duration", "p99_ttft_ms", "p99_tpot_ms")
-    if found is None or rows(evidence.figures) or cell.num_prompts >= P99_IS_SLOWEST or cell.max_concurrency:
+    cell, values = evidence.cell, numbers(evidence, "duration", "p99_ttft_ms", "p99_tpot_ms")
+    if values is None or rows(evidence.figures) or cell.num_prompts >= P99_IS_SLOWEST or cell.max_concurrency:
         return None
-    duration_s, ttft_ms, tpot_ms = found
+    duration_s, ttft_ms, tpot_ms = values
     sent_s = cell.num_prompts / cell.request_rate if cell.request_rate else 0.0
     latest_s = sent_s + (ttft_ms + (cell.output_len - 1) * tpot_ms) / 1000
     text = f"{duration_s:.2f} s in all, the slowest request sent last would end at {latest_s:.2f} s"
@@ -102,11 +102,11 @@ def duration(evidence: Evidence) -> Check | None:
 
 def latency_identity(evidence: Evidence) -> Check | None:
     """Mean latency = mean TTFT + (tokens - 1) x mean TPOT, exactly where all answers are as long."""
-    found = numbers(evidence, "mean_e2el_ms", "mean_ttft_ms", "mean_tpot_ms")
+    values = numbers(evidence, "mean_e2el_ms", "mean_ttft_ms", "mean_tpot_ms")
     done = {row.output_tokens for row in rows_of(evidence)}
-    if found is None or len(done) > 1 or not evidence.cell.lengths_fixed:
+    if values is None or len(done) > 1 or not evidence.cell.lengths_fixed:
         return None
-    latency, ttft, tpot = found
+    latency, ttft, tpot = values
     put_together = ttft + (evidence.cell.output_len - 1) * tpot
     text = f"mean latency {latency:.3f} ms, from TTFT and TPOT {put_together:.3f} ms"
     return hard("latency-identity", text, ok=same(latency, put_together))
@@ -128,12 +128,12 @@ def merged_chunks(evidence: Evidence) -> Check | None:
 
 def _tokens_per_event(evidence: Evidence) -> float | None:
     """From mean ITL over mean TPOT; where answers differ in length, as counted from their lists."""
-    tokens, found = evidence.cell.output_len - 1, numbers(evidence, "mean_itl_ms", "mean_tpot_ms")
+    tokens, values = evidence.cell.output_len - 1, numbers(evidence, "mean_itl_ms", "mean_tpot_ms")
     if not evidence.cell.lengths_fixed:
         return evidence.derived.tokens_per_chunk if evidence.derived else None
-    if found is None or found[1] <= 0 or not tokens:
+    if values is None or values[1] <= 0 or not tokens:
         return None
-    return found[0] / found[1] * (tokens + extra_chunks(evidence)) / tokens
+    return values[0] / values[1] * (tokens + extra_chunks(evidence)) / tokens
 
 
 def tail(evidence: Evidence) -> Check:

@@ -30,8 +30,8 @@ CHECKS: tuple[Judgement, ...] = (
 
 def judge(evidence: Evidence) -> tuple[Check, ...]:
     """Every check that applies."""
-    found = (check(evidence) for check in CHECKS)
-    return tuple(check for check in found if check is not None)
+    verdicts = (check(evidence) for check in CHECKS)
+    return tuple(check for check in verdicts if check is not None)
 
 
 def status_of(checks: Sequence[Check]) -> Status:

@@ -109,15 +109,15 @@ def chunk_counts(evidence: Evidence) -> Check | None:
 
 def errors(evidence: Evidence) -> Check | None:
     """No request has an error."""
-    told = evidence.figures.get("errors")
-    if not isinstance(told, list):
+    messages = evidence.figures.get("errors")
+    if not isinstance(messages, list):
         return None
     faults = [
         f"request {i}: {str(error).strip().splitlines()[-1]}"
-        for i, error in enumerate(told)
+        for i, error in enumerate(messages)
         if str(error).strip()
     ]
-    return listed("errors", faults, f"none of {len(told)} requests has an error")
+    return listed("errors", faults, f"none of {len(messages)} requests has an error")
 
 
 def start_times(evidence: Evidence) -> Check | None:

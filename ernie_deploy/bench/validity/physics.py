@@ -8,21 +8,21 @@ UNIFORM_SHARE = 0.9
 
 def collapsed_floor(evidence: Evidence) -> Check | None:
     """No step is faster than reading the weights of identical experts."""
-    found = _median_itl_ms(evidence)
-    if found is None or not evidence.floor:
+    itl_ms = _median_itl_ms(evidence)
+    if itl_ms is None or not evidence.floor:
         return None
-    text = f"median ITL {found:.3f} ms, the memory needs {evidence.floor.collapsed_ms:.3f} ms at the least"
-    return hard("physics-collapsed-floor", text, ok=found >= evidence.floor.collapsed_ms)
+    text = f"median ITL {itl_ms:.3f} ms, the memory needs {evidence.floor.collapsed_ms:.3f} ms at the least"
+    return hard("physics-collapsed-floor", text, ok=itl_ms >= evidence.floor.collapsed_ms)
 
 
 def uniform_floor(evidence: Evidence) -> Check | None:
     """Steps much faster than uniformly routed experts allow are possible, but want an explanation."""
-    found = _median_itl_ms(evidence)
-    if found is None or not evidence.floor:
+    itl_ms = _median_itl_ms(evidence)
+    if itl_ms is None or not evidence.floor:
         return None
     least = UNIFORM_SHARE * evidence.floor.uniform_ms
-    text = f"median ITL {found:.3f} ms, with uniform routing {evidence.floor.uniform_ms:.3f} ms at full bandwidth"
-    return soft("physics-uniform-floor", text, ok=found >= least)
+    text = f"median ITL {itl_ms:.3f} ms, with uniform routing {evidence.floor.uniform_ms:.3f} ms at full bandwidth"
+    return soft("physics-uniform-floor", text, ok=itl_ms >= least)
 
 
 def prefill_peak(evidence: Evidence) -> Check | None:

@@ -21,8 +21,8 @@ def ttft(evidence: Evidence) -> Check | None:
 
 def tpot(evidence: Evidence) -> Check | None:
     """Statistics of TPOT, of the answers with more than one token."""
-    found = [row.tpot_s for row in rows_of(evidence)]
-    return _recomputed(evidence, "tpot", [value for value in found if value is not None])
+    tpots_s = [row.tpot_s for row in rows_of(evidence)]
+    return _recomputed(evidence, "tpot", [value for value in tpots_s if value is not None])
 
 
 def latency(evidence: Evidence) -> Check | None:

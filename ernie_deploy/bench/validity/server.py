@@ -4,13 +4,22 @@ from itertools import pairwise
 
 from ernie_deploy.bench.journal.record import Check, Evidence, Server
 from ernie_deploy.bench.journal.rows import rows
-from ernie_deploy.bench.validity.basis import EXACT, differing, hard, listed, number, rows_of, same, soft
+from ernie_deploy.bench.validity.basis import (
+    EXACT,
+    KV_FULL,
+    differing,
+    hard,
+    listed,
+    number,
+    rows_of,
+    same,
+    soft,
+)
 
 PROMPT_TOLERANCE = 0.01
 # A health check asks one token with a prompt of a few.
 CANARY_PROMPT_TOKENS = 64
 SEEDED_LIMIT, EMPTY_LIMIT = 0.02, 0.005
-KV_FULL = 0.9
 
 
 def counters_rise(evidence: Evidence) -> Check | None:
@@ -141,16 +150,16 @@ def samples(evidence: Evidence) -> Check | None:
 
 def speculation(evidence: Evidence) -> Check | None:
     """The client's figures of speculative decoding agree with each other and with the server."""
-    told = {key: value for key, value in evidence.figures.items() if key.startswith("spec_decode_")}
-    drafts, accepted = told.get("spec_decode_num_drafts"), told.get("spec_decode_accepted_tokens")
+    recorded = {key: value for key, value in evidence.figures.items() if key.startswith("spec_decode_")}
+    drafts, accepted = recorded.get("spec_decode_num_drafts"), recorded.get("spec_decode_accepted_tokens")
     if not drafts or accepted is None:
         return None
     wanted = {
         "spec_decode_acceptance_length": 1 + accepted / drafts,
-        "spec_decode_acceptance_rate": 100 * accepted / told["spec_decode_draft_tokens"],
+        "spec_decode_acceptance_rate": 100 * accepted / recorded["spec_decode_draft_tokens"],
     }
-    faults = differing({name: told[name] for name in wanted}, wanted)
-    by_position = sum(told.get("spec_decode_per_position_acceptance_rates") or [accepted / drafts])
+    faults = differing({name: recorded[name] for name in wanted}, wanted)
+    by_position = sum(recorded.get("spec_decode_per_position_acceptance_rates") or [accepted / drafts])
     faults += (
         [] if same(by_position, accepted / drafts) else [f"by position {by_position:.4f} accepted a draft"]
     )

@@ -69,10 +69,10 @@ def total_throughput(evidence: Evidence) -> Check | None:
 
 
 def _throughput(evidence: Evidence, name: str, *counts: str) -> Check | None:
-    found = numbers(evidence, name, "duration", *counts)
-    if found is None:
+    values = numbers(evidence, name, "duration", *counts)
+    if values is None:
         return None
-    rate, duration_s, *parts = found
+    rate, duration_s, *parts = values
     low, high = rate_bounds(sum(parts), duration_s, evidence.rounding)
     text = f"{name} {rate:,.2f}/s, and {sum(parts):,.0f} in {duration_s:.3f} s are {low:,.2f} to {high:,.2f}"
     return hard(name.replace("_", "-"), text, ok=low <= rate <= high)
@@ -89,8 +89,12 @@ def settings(evidence: Evidence) -> Check | None:
         # Of audio only.
         "rtfx": 0.0,
     }
-    told = {name: figures[name] for name in asked if name in figures}
-    return listed("settings", differing(told, asked), f"{len(told)} settings as asked for") if told else None
+    recorded = {name: figures[name] for name in asked if name in figures}
+    return (
+        listed("settings", differing(recorded, asked), f"{len(recorded)} settings as asked for")
+        if recorded
+        else None
+    )
 
 
 def positive(evidence: Evidence) -> Check:

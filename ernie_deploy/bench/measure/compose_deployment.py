@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ernie_deploy.bench.measure.client import DATASET_MOUNT, RESULTS_MOUNT, Place, base_words
+from ernie_deploy.bench.measure.deployment import answers, wait_until
 from ernie_deploy.bench.measure.gpus import visible_gpus
 from ernie_deploy.bench.measure.secrecy import is_secret_variable, masked, without_secrets
 from ernie_deploy.bench.measure.server import Endpoint
-from ernie_deploy.bench.measure.site import answers, wait_until
 from ernie_deploy.errors import ServerDied, UsageError
 from ernie_deploy.safe_io.reading import MIB, read_bounded
 from ernie_deploy.stack import containers
@@ -33,7 +33,7 @@ CLIENT_NAME = re.compile(r"-bench-[0-9a-f]{8}$")
 SPEED = ("VLLM_", "CUDA_", "HIP_", "ROCR_", "NCCL_", "RCCL_", "OMP_", "SAFETENSORS_", "TORCH", "TRITON_")
 
 
-class ComposeSite:
+class ComposeDeployment:
     """One stack; what needs its server raises `ServerDied` where it is not up."""
 
     can_restart = True
@@ -73,9 +73,9 @@ class ComposeSite:
 
     def serving(self) -> containers.State:
         """The container that serves; raises `ServerDied` where there is none."""
-        found = containers.states(self._engine, self.project)
+        states = containers.states(self._engine, self.project)
         serve = next(
-            (state for state in found if state.service == "serve" and state.status == "running"), None
+            (state for state in states if state.service == "serve" and state.status == "running"), None
         )
         if serve is None:
             raise ServerDied(
@@ -89,7 +89,7 @@ class ComposeSite:
         """The command of the service `bench` without what a cell decides."""
         return base_words(self._services["bench"]["command"] or ())
 
-    def place(self, results: Path, dataset: Path | None) -> Place:  # noqa: ARG002 - the site's shape
+    def place(self, results: Path, dataset: Path | None) -> Place:  # noqa: ARG002 - the deployment's shape
         """The container's mounts."""
         return Place()
 
@@ -120,8 +120,8 @@ class ComposeSite:
     def clear_leftovers(self) -> None:
         """Remove the clients of a run that was killed."""
         label = [f"{containers.PROJECT}={self.project}", f"{containers.SERVICE}=bench"]
-        found = self._engine.containers.list(all=True, filters={"label": label})
-        for container in found:
+        clients = self._engine.containers.list(all=True, filters={"label": label})
+        for container in clients:
             # Not what the user ran by hand with `docker compose run`.
             if CLIENT_NAME.search(container.name or ""):
                 self._remove(container.id or "")
@@ -176,8 +176,8 @@ class ComposeSite:
 
     def log_tail(self) -> tuple[str, ...]:
         """The end of the server's log."""
-        found = containers.states(self._engine, self.project)
-        serve = containers.of_service(found, "serve")
+        states = containers.states(self._engine, self.project)
+        serve = containers.of_service(states, "serve")
         return tuple(containers.log(self._engine, serve.id, LOG_LINES).splitlines()) if serve else ()
 
     def _published(self) -> Endpoint:

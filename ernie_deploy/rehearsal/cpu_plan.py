@@ -15,7 +15,7 @@ UNPROFILED = "skip-mm-profiling"
 TINY_LAYERS = 4
 
 
-def fitted(plan: Plan, cores: int = 0) -> tuple[Plan, tuple[str, ...]]:
+def for_cpu(plan: Plan, cores: int = 0) -> tuple[Plan, tuple[str, ...]]:
     """The plan that is rehearsed, and a sentence for each word that differs; raises `Refused`."""
     if plan.topology.pipeline_parallel_size > TINY_LAYERS:
         raise Refused(
@@ -26,10 +26,10 @@ def fitted(plan: Plan, cores: int = 0) -> tuple[Plan, tuple[str, ...]]:
     cannot = {s.flag: s.why for s in Catalog().substitutions if s.flag and not s.by}
     dropped = [setting for setting in plan.settings if setting.name in cannot]
     kept = tuple(setting for setting in plan.settings if setting.name not in cannot)
-    said = tuple(f"{_word(setting)} -> left out: {cannot[setting.name]}" for setting in dropped)
+    sentences = tuple(f"{_word(setting)} -> left out: {cannot[setting.name]}" for setting in dropped)
     smaller, resized = _narrower(replace(plan, settings=kept), cores or os.cpu_count() or 1)
     unprofiled, skipped = _unprofiled(smaller)
-    return unprofiled, said + resized + skipped
+    return unprofiled, sentences + resized + skipped
 
 
 def _unprofiled(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
@@ -50,8 +50,8 @@ def _narrower(plan: Plan, cores: int) -> tuple[Plan, tuple[str, ...]]:
     new = Setting(name=TENSOR, value=size, origin="rehearsal")
     settings = tuple(new if setting is old else setting for setting in plan.settings)
     topology = replace(plan.topology, tensor_parallel_size=size)
-    said = f"{_word(old)} -> {_word(new)}: {plan.topology.ranks} ranks are too many for {cores} cores"
-    return replace(plan, settings=settings, topology=topology), (said,)
+    sentence = f"{_word(old)} -> {_word(new)}: {plan.topology.ranks} ranks are too many for {cores} cores"
+    return replace(plan, settings=settings, topology=topology), (sentence,)
 
 
 def _divisor(plan: Plan, cores: int) -> int:

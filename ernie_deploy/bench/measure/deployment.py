@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import subprocess
 
 
-class Site(Protocol):
+class Deployment(Protocol):
     """What the runner needs of a place; a server that cannot be restarted has `can_restart` False."""
 
     can_restart: bool
@@ -92,7 +92,7 @@ class Attached:
         """The host's own paths, whole: the client has a working directory of its own."""
         return Place(results=str(results.absolute()), dataset=str(dataset.absolute()) if dataset else "")
 
-    def command(self, words: Sequence[str], results: Path, dataset: Path | None) -> list[str]:  # noqa: ARG002 - the site's shape
+    def command(self, words: Sequence[str], results: Path, dataset: Path | None) -> list[str]:  # noqa: ARG002 - the deployment's shape
         """vLLM's own client."""
         return ["vllm", "bench", "serve", *words]
 
@@ -137,7 +137,7 @@ class Attached:
         wait_until(self.alive, limit_s, f"the server at {self.endpoint.url}")
 
     def restart(self) -> None:
-        """Not this site's to do."""
+        """Not this deployment's to do."""
         raise NotImplementedError
 
     def log_tail(self) -> tuple[str, ...]:
