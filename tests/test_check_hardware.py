@@ -1,7 +1,9 @@
 """`check` on GPUs, replicas, swarms and the host's ports: what fits together, and what only looks as if."""
 
 import pytest
-from check_files import CPU, CUDA, MODEL, ROCM, found, serve, service, severities, stack
+from check_files import CATALOG, CPU, CUDA, MODEL, ROCM, found, serve, service, severities, stack
+
+from ernie_deploy.check import judge
 
 from ernie_deploy.check import hardware_rules
 from ernie_deploy.check.hardware import held
@@ -354,3 +356,39 @@ def test_where_weights_are_kept_on_windows(mount, kept):
 )
 def test_quotes_that_stay_in_a_value(line, expected):
     assert severities(serve(line), "ED148") == expected
+
+
+# --- other forms
+
+
+LINE = "docker run --rm --gpus '\"device=%d\"' -p 127.0.0.1:%d:8000 --shm-size 1g " + CUDA + " some-org/m\n"
+
+
+def of_lines(text):
+    return {finding.id for finding in judge(text.encode(), "start.sh", CATALOG)}
+
+
+def test_lines_of_docker_run_are_one_host():
+    assert {"ED144", "ED326"} <= of_lines(LINE % (0, 8000) + LINE % (0, 8000))
+    assert not {"ED144", "ED326"} & of_lines(LINE % (0, 8000) + LINE % (1, 8001))
+
+
+def test_pods_are_not():
+    pod = """
+kind: Pod
+metadata: {name: %s}
+spec:
+  hostNetwork: true
+  containers:
+    - name: vllm
+      image: vllm/vllm-openai:v0.32.0
+      args: [some-org/m]
+      ports: [{containerPort: 8000, hostPort: 8000}]
+      resources: {limits: {nvidia.com/gpu: 1}}
+    - name: ui
+      image: ghcr.io/example/ui:1
+      env: [{name: BASE, value: "http://vllm:80/v1"}, {name: SELF, value: "http://localhost:8000/v1"}]
+"""
+    text = "---".join(pod % name for name in ("a", "b"))
+    found_ids = {finding.id for finding in judge(text.encode(), "pods.yml", CATALOG)}
+    assert not {"ED134", "ED144", "ED145", "ED147", "ED154", "ED326"} & found_ids

@@ -25,7 +25,7 @@ MAX_REFUSAL = 400
 # What a vLLM without a container can be told, and what a cluster sees to itself.
 OF_A_PROCESS = re.compile(r"ED1|ED20[12]|ED21[12]|ED22[01]|ED24|ED4")
 OF_COMPOSE = {
-    "ED130", "ED221", "ED222", "ED306", "ED308", "ED309", "ED310", "ED311", "ED325", "ED326", "ED327", "ED328", "ED329",
+    "ED130", "ED134", "ED145", "ED147", "ED149", "ED154", "ED221", "ED222", "ED306", "ED308", "ED309", "ED310", "ED311", "ED325", "ED326", "ED327", "ED328", "ED329",
 }  # fmt: skip
 SAY_THE_SAME = ("ED320", "ED401")
 # How Compose names the place that it means.

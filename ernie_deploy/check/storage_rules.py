@@ -192,8 +192,7 @@ def port_twice(service: Service) -> Iterator[Spot]:
     for port in service.host_ports:
         for number in port.numbers[:MOST_COMPARED] if known(port.address) else ():
             if other := _rival(service, port, number):
-                how = "listened on" if service.host_network else "published"
-                yield Spot(port.line, f"port {number} is {how} by {shown(other.name)} too")
+                yield Spot(port.line, f"port {number} of the host is taken by {shown(other.name)} too")
                 break
 
 
