@@ -5,6 +5,7 @@ import json
 import pytest
 from check_files import CATALOG, CUDA, MODEL, found, serve, severities
 
+from ernie_deploy.check import judge
 from ernie_deploy.check.model_names import as_published, model_named, repository
 
 THINKING = "baidu/ERNIE-4.5-21B-A3B-Thinking"
@@ -185,3 +186,7 @@ def test_a_vl_model_as_it_was_published_needs_its_code(name, missing):
 
 def test_a_configuration_file_may_say_that_the_code_is_trusted():
     assert not found(serve(command=words(VL, "--config", "/etc/vllm.yaml")), "ED124")
+
+
+def test_a_plain_line_without_the_code_is_one_too():
+    assert "ED124" in {f.id for f in judge(f"vllm serve {VL}".encode(), "start.sh", CATALOG)}

@@ -3,9 +3,7 @@
 import pytest
 from check_files import CATALOG, CPU, CUDA, MODEL, ROCM, found, serve, service, severities, stack
 
-from ernie_deploy.check import judge
-
-from ernie_deploy.check import hardware_rules
+from ernie_deploy.check import hardware_rules, judge
 from ernie_deploy.check.hardware import held
 
 RESERVED = "deploy: {resources: {reservations: {devices: [%s]}}}"
