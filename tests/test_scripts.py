@@ -70,6 +70,17 @@ def test_a_folder_and_a_configmap_carry_the_same_bytes(target: str, options: dic
     }
 
 
+def with_imports(names: set[str], texts: dict[str, str]) -> set[str]:
+    """These scripts, and those of the stack that they import, and that these import."""
+    imports = {
+        f"{module}.py"
+        for name in names
+        for module in re.findall(r"^\s*(?:from|import) (\w+)", texts[name], re.MULTILINE)
+    }
+    more = names | (imports & texts.keys())
+    return more if more == names else with_imports(more, texts)
+
+
 @pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
 def test_a_folders_file_has_no_script_in_it_and_mounts_each_that_it_names(
     target: str, options: dict[str, object]
@@ -78,7 +89,11 @@ def test_a_folders_file_has_no_script_in_it_and_mounts_each_that_it_names(
     text = made["compose.yml"]
     assert "import " not in text
     named = set(re.findall(r"/scripts/[0-9a-f]{12}/(\w+\.py)", text))
-    assert {f"scripts/{name}" for name in named} == {name for name in made if name.startswith("scripts/")}
+    texts = {
+        name.removeprefix("scripts/"): text for name, text in made.items() if name.startswith("scripts/")
+    }
+    assert named <= texts.keys()
+    assert with_imports(named, texts) == texts.keys()
     services = yaml.safe_load(interpolated(text))["services"]
     for service in services.values():
         if "/scripts/" in str(
