@@ -12,7 +12,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError, Refused
 from ernie_deploy.plan.candidates import LayoutRefused
 from ernie_deploy.plan.plan import Plan
-from ernie_deploy.plan.request import Request
+from ernie_deploy.plan.request import LOOPBACK, Request
 from ernie_deploy.plan.resolve import resolve
 
 CATALOG = Catalog()
@@ -58,6 +58,11 @@ def pieces(plan: Plan) -> Iterator[str]:
         )
 
 
+ODD = [
+    Request(target="h100", bind="0.0.0.0"), Request(target="mi300x", bind="10.0.0.4", api_key_file=True),
+    Request(target="h100", model="300b", nodes=2, tp=16, pp=1), Request(target="h100", model="vl-28b"),
+    Request(target="h100", model="vl-28b", pairs=("revision=main",)),
+]  # fmt: skip
 OUTCOMES = [(request, outcome(request)) for request in MATRIX]
 
 
@@ -86,6 +91,26 @@ def _promise(plan: Plan, after: Plan, advice: str) -> str:
     assert "avoids it" in advice, f"an advice that no promise is known of: {advice}"
     assert not [note for note in after.notes if "avoids it" in note]
     return "no pipeline"
+
+
+# What a sentence says of an option, and the request that follows it: the sentence is gone then.
+OTHER_PROMISES: dict[str, dict[str, object]] = {
+    "--security strict does not.": {"security": "strict"},
+    "Leave --bind out": {"bind": LOOPBACK},
+    "Without --rdma it goes over TCP.": {"rdma": True},
+    "then pin it with --set revision=COMMIT": {"pairs": (f"revision={'0' * 40}",)},
+}
+
+
+def test_every_other_option_that_a_sentence_names_does_what_it_says() -> None:
+    kept = set()
+    for asked, plan in [*OUTCOMES, *((one, outcome(one)) for one in ODD)]:
+        for sentence in (*plan.notes, *plan.warnings) if isinstance(plan, Plan) else ():
+            for promise in (promise for promise in OTHER_PROMISES if promise in sentence):
+                after = resolve(CATALOG, replace(asked, **OTHER_PROMISES[promise]))
+                assert not [other for other in (*after.notes, *after.warnings) if promise in other], asked
+                kept.add(promise)
+    assert kept == set(OTHER_PROMISES)
 
 
 def test_every_advice_of_a_refused_layout_resolves() -> None:
