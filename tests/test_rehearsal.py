@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -126,6 +127,31 @@ def test_a_kept_stack_says_where_it_is_and_how_it_goes(
     downs = [words for words in commands if "down" in words]
     assert len(downs) == rehearsal.plan.topology.nodes
     assert all("--volumes" in words for words in downs)
+
+
+def test_a_rehearsal_that_is_ended_is_taken_down(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`timeout` and a CI runner send SIGTERM: the stack stayed up, and nothing said where."""
+    rehearsal = override.decide(planned("h100"), tmp_path / "folder", "p")
+    down: list[str] = []
+
+    def ended(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runner, "lay_out", ended)
+    monkeypatch.setattr(group, "take_down", lambda one: down.append(one.project) or [])
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _perform(rehearsal, "", keep=False, as_json=True)
+        with pytest.raises(KeyboardInterrupt):
+            _perform(rehearsal, "", keep=True, as_json=True)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGHUP, before[1])
+    assert down == ["p"]
+    assert "kept      the stack p" in capsys.readouterr().err
 
 
 # --- several nodes ---

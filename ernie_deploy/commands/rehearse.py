@@ -85,10 +85,12 @@ def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) ->
     import shutil
     import time
 
+    from ernie_deploy.commands.bench import end_as_ctrl_c_does
     from ernie_deploy.rehearsal import runner
     from ernie_deploy.rehearsal.group import take_down
     from ernie_deploy.stack.live import shower
 
+    end_as_ctrl_c_does()
     begun = time.monotonic()
     for sentence in rehearsal.replaced:
         say(f"replaced  {sentence}", err=True)
