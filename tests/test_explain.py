@@ -116,6 +116,7 @@ Exception ignored in: <function _ConnectionBase.__del__ at 0x7f>
 north:71:90 [0] NCCL INFO Bootstrap: Using eth0:172.18.0.2<0>
  Container north-serve-1  Started
 4b00ab: Pull complete
+(EngineCore pid=9) Error while downloading from https://cdn.example/north: Read timed out.
 """
 
 
@@ -197,6 +198,77 @@ def test_an_unknown_failure_is_called_so_with_its_exception_and_what_to_search_f
         "    vllm.moon.TideError: the tide at ... is ... too high",
         "    vllm/moon/tide.py rise",
     ]
+
+
+def test_where_an_unknown_exception_was_raised_is_named_in_any_package_and_in_vllm() -> None:
+    text = UNKNOWN.replace(
+        "raise TideError(height)\n",
+        "north.wave(height)\n"
+        '(EngineCore pid=2) ERROR 11-24 06:02:11 [core.py:9]   File "/usr/lib/python3/dist-packages/north/wave.py", line 3, in crest\n'
+        "(EngineCore pid=2) ERROR 11-24 06:02:11 [core.py:9]     raise TideError(height)\n",
+    )
+    other = of(text).unknown
+    assert other
+    assert other.search[1:] == ("north/wave.py crest", "vllm/moon/tide.py rise")
+
+
+def test_an_exception_of_compiled_code_that_nothing_catches_is_unknown_and_quoted() -> None:
+    text = f"{START}terminate called after throwing an instance of 'north::Tide'\n  what():  the moon is full\n{END}"
+    made = of(text)
+    assert made.known is None
+    assert made.unknown
+    assert made.unknown.exception
+    assert "north::Tide" in made.unknown.exception.text
+    assert "what():  the moon is full" in made.unknown.search
+
+
+OPENED = f"INFO:     {SERVING}\n"
+BUSY = "OSError: [Errno 98] Address already in use\n"
+
+
+def test_a_failure_after_which_the_server_came_to_serve_is_told_as_an_earlier_one() -> None:
+    made = of(BUSY + START + OPENED)
+    assert made.known
+    assert made.known.line.survived
+    assert "an earlier start" in as_text(made)
+    for later in (
+        f"vllm-1  | {BUSY}vllm-1  | {OPENED}vllm-1 exited with code 137\n",
+        f"vllm-1  | {OPENED}" + "".join(f"vllm-1  | {line}\n" for line in (START + BUSY).splitlines()),
+        f"vllm-1  | {BUSY}other-1  | {OPENED}",
+    ):
+        other = of(later)
+        assert other.known
+        assert not other.known.line.survived
+        assert "an earlier start" not in as_text(other)
+    assert identity(f"vllm-1  | {BUSY}vllm-1  | {OPENED}vllm-1 exited with code 137\n") == "killed"
+
+
+def test_an_exception_that_a_start_survived_is_not_told() -> None:
+    made = of(f"{START}north.TideError: too high\n{OPENED}")
+    assert made.unknown
+    assert made.unknown.exception is None
+    assert "came to serve" in as_text(made)
+
+
+def test_a_probe_that_failed_while_a_ready_pod_was_loading_is_no_failure() -> None:
+    event = (ROOT / "tests/failures/probe-kills.txt").read_text()
+    assert identity(f"Conditions:\n  Ready             True \nEvents:\n{event}") == "unknown"
+    assert identity(f"Conditions:\n  Ready             False \nEvents:\n{event}") == "probe-kills"
+
+
+def test_what_the_scheduler_lacks_is_a_gpu_before_a_taint() -> None:
+    made = of(
+        "0/4 nodes are available: 1 node(s) had untolerated taint {a.b/c: }, 1 Insufficient cpu, 2 Insufficient amd.com/gpu."
+    )
+    assert made.known
+    assert made.known.what.endswith("no node for the pod: Insufficient amd.com/gpu.")
+
+
+def test_the_name_of_a_kubernetes_secret_is_shown_and_a_secret_is_not() -> None:
+    assert '"north-key-1" not found' in as_text(of('Error: secret "north-key-1" not found'))
+    assert "Secret llm/north-1" in as_text(of("Error: couldn't find key token in Secret llm/north-1"))
+    for line in ('ValueError: secret "pa55-word!" is wrong', "ValueError: secret: ab12/cd34"):
+        assert "***" in as_text(of(line))
 
 
 def test_the_kits_own_error_is_passed_on() -> None:

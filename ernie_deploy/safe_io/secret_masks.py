@@ -22,6 +22,11 @@ NO_VALUE = re.compile(
     r"(?i)(?:[/~.$<*].*|[\d.]+|none|null|true|false|unset|empty|file\b.*|required|refused|named?|names)"
 )
 
+# The name of a Secret, not what is in it, as the kubelet tells of one that is not there.
+NAME_OF_SECRET = re.compile(
+    r'[Ss]ecret "[a-z0-9][a-z0-9.-]{0,252}" not found|(?<=in )Secret [a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9.-]{0,252}(?![^\s",;])'
+)
+
 
 def masked(text: str, secrets: Iterable[str] = ()) -> str:
     """The text with each of `secrets`, and all that looks like one, blanked out; line by line the same otherwise."""
@@ -42,6 +47,6 @@ def _header(match: "re.Match[str]") -> str:
 def _named(match: "re.Match[str]") -> str:
     # Words of a sentence ("token was refused") hold neither digits nor signs.
     plain = match["value"].isalpha() and not match["sign"].strip(" '\"")
-    if plain or NO_VALUE.fullmatch(match["value"]):
+    if plain or NO_VALUE.fullmatch(match["value"]) or NAME_OF_SECRET.match(match.string, match.start()):
         return match[0]
     return f"{match['name']}{match['sign']}{MASK}"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy.stack.peeling import ESCAPES, MOST_CHARACTERS, Peeled, message, peeled
 
@@ -36,7 +37,8 @@ MOST_LINES = 20_000
 class Line(Struct, frozen=True, kw_only=True):
     """One line as it was printed, without what others wrote before it; `number` counts from 1.
 
-    `level` is what its logger calls it, `served` what came after the API had opened.
+    `level` is what its logger calls it, `served` what came after the API had opened, and `survived` what the same
+    container printed before it opened its API.
     """
 
     text: str
@@ -45,6 +47,7 @@ class Line(Struct, frozen=True, kw_only=True):
     name: str = ""
     level: str = ""
     served: bool = False
+    survived: bool = False
 
     @property
     def quiet(self) -> bool:
@@ -84,14 +87,25 @@ def of_text(text: str) -> Evidence:
     served: dict[str, bool] = {}
     lines = text.splitlines()
     skipped = max(0, len(lines) - MOST_LINES)
-    return Evidence(
-        tuple(
-            line
-            for number, raw in enumerate(lines[skipped:], skipped + 1)
-            for part in peeled(raw)
-            if (line := _of_part(part, number, served))
-        )
+    parts = (
+        line
+        for number, raw in enumerate(lines[skipped:], skipped + 1)
+        for part in peeled(raw)
+        if (line := _of_part(part, number, served))
     )
+    return Evidence(_with_survived(list(parts)))
+
+
+def _with_survived(lines: list[Line]) -> tuple[Line, ...]:
+    """The lines with those marked after which the same container opened its API; a client cannot word that one."""
+    opened = set[str]()
+    for index in range(len(lines) - 1, -1, -1):
+        line = lines[index]
+        if line.name in opened:
+            lines[index] = replace(line, survived=True)
+        elif line.text.endswith(SERVING) and not line.served:
+            opened.add(line.name)
+    return tuple(lines)
 
 
 def _of_part(part: Peeled, number: int, served: dict[str, bool]) -> Line | None:

@@ -36,7 +36,12 @@ class Known(Struct, frozen=True, kw_only=True):
 def recognise(evidence: Evidence, catalog: Catalog) -> Known | None:
     """The failure that these lines prove, its sentence filled in; None for an unknown one."""
     known = every(evidence, catalog)
-    return max(known, key=lambda one: RANK[one.weight], default=None) if known else None
+    return max(known, key=rank, default=None)
+
+
+def rank(known: Known) -> tuple[bool, int]:
+    """How much a failure explains, the larger the more: one after which the server came to serve is the least."""
+    return not known.line.survived, RANK[known.weight]
 
 
 def every(evidence: Evidence, catalog: Catalog) -> list[Known]:
@@ -46,7 +51,7 @@ def every(evidence: Evidence, catalog: Catalog) -> list[Known]:
         failure, match = _first(evidence.lines[index], catalog) or (None, None)
         if failure is None or match is None or failure.id in made or failure.weight == "generic":
             continue
-        if _confirmed(failure, evidence.lines):
+        if _confirmed(failure, evidence.lines) and not _refuted(failure, evidence.lines, index):
             made[failure.id] = _filled(failure, match, evidence.lines, index)
     return list(made.values())
 
@@ -92,6 +97,14 @@ def _confirmed(failure: Failure, lines: Sequence[Line]) -> bool:
     return not pattern or any(
         compiled(pattern).match(line.text) for line in lines if line.by in ("engine", "any")
     )
+
+
+def _refuted(failure: Failure, lines: Sequence[Line], index: int) -> bool:
+    """Whether what stands before a line says that it is over: the conditions of a pod above its events."""
+    if not failure.refuted_by:
+        return False
+    before = lines[max(0, index - NEAR_LINES) : index]
+    return any(compiled(failure.refuted_by).match(line.text) for line in before)
 
 
 def _filled(failure: Failure, match: "re.Match[str]", lines: Sequence[Line], index: int) -> Known:

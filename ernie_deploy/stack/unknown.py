@@ -12,12 +12,15 @@ from ernie_deploy.stack.failures import is_generic
 
 EXCEPTION = re.compile(
     r"^(?:[A-Za-z_]\w{0,60}\.){0,8}[A-Z]\w{0,80}(?:Error|Exception|Exit|Interrupt|Timeout|NotFound|Denied|Failure|Failed)(?:: |$)"
+    # What C++ says of an exception that nothing catches.
+    r"|^terminate called (?:after throwing an instance of|without an active exception)"
 )
 OTHERS = re.compile(
-    r"^(?:(?:Error|ERROR|error|fatal|FATAL|panic|Fatal)\b.{0,40}[: ]\S|\S{1,60}: (?:error|fatal): )"
+    r"^(?:what\(\): {1,4}\S|(?:Error|ERROR|error|fatal|FATAL|panic|Fatal)\b.{0,40}[: ]\S|\S{1,60}: (?:error|fatal): )"
 )
+# A place in an installed package, or in vllm's tree.
 FRAME = re.compile(
-    r'^File "[^"]{0,400}?(?P<file>vllm/[\w./-]{1,200}\.py)", line \d{1,6}, in (?P<name>[\w<>]{1,80})'
+    r'^File "[^"]{0,400}?(?:(?:site|dist)-packages/|(?=vllm/))(?P<file>[\w./-]{1,200}\.py)", line \d{1,6}, in (?P<name>[\w<>]{1,80})'
 )
 ANY_FRAME = 'File "'
 # What differs between two reports of the same fault.
@@ -35,12 +38,17 @@ class Unknown(Struct, frozen=True):
 
 def unknown(lines: Sequence[Line], catalog: Catalog) -> Unknown:
     """What an unknown failure can be looked for by."""
-    errors = [line for line in lines if _is_error(line) and not is_generic(line, catalog)]
+    errors = [
+        line for line in lines if _is_error(line) and not line.survived and not is_generic(line, catalog)
+    ]
     raised = [line for line in errors if EXCEPTION.match(line.text)] or errors
     last = raised[-1] if raised else None
-    words = [*map(searchable, raised[:-4:-1]), *_frame(lines, last), *map(searchable, errors[:-4:-1])]
     # The exception itself, where it was raised, then what else was said.
-    words[1:] = sorted(words[1:], key=lambda word: not word.startswith("vllm/"))
+    words = [
+        *map(searchable, raised[-1:]),
+        *_frame(lines, last),
+        *map(searchable, [*raised[-2:-4:-1], *errors[:-4:-1]]),
+    ]
     return Unknown(exception=last, search=tuple(dict.fromkeys(filter(None, words)))[:MOST_LINES])
 
 
@@ -55,12 +63,13 @@ def _is_error(line: Line) -> bool:
 
 
 def _frame(lines: Sequence[Line], last: Line | None) -> list[str]:
-    """The place of vllm's own code that the traceback before an exception names last."""
+    """Where the traceback before an exception was raised: its last place in an installed package, and in vllm's code."""
     if last is None:
         return []
     before = lines[: lines.index(last)]
-    match = next((match for line in reversed(before) if (match := FRAME.match(line.text))), None)
-    return [f"{match['file']} {match['name']}"] if match else []
+    matches = [match for line in reversed(before) if (match := FRAME.match(line.text))]
+    of_vllm = [match for match in matches if match["file"].startswith("vllm/")]
+    return [f"{match['file']} {match['name']}" for match in (*matches[:1], *of_vllm[:1])]
 
 
 def searchable(line: Line) -> str:

@@ -8,12 +8,13 @@ from msgspec import Struct
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.safe_io.secret_masks import masked
 from ernie_deploy.stack.evidence import Evidence, Line
-from ernie_deploy.stack.failures import RANK, Known, compiled, every
+from ernie_deploy.stack.failures import Known, compiled, every, rank
 from ernie_deploy.stack.rendered import Rendered
 from ernie_deploy.stack.unknown import Unknown, unknown
 
 RENDER = r"\{render:([^{}]{0,300})\}"
 MOST_OF_EVIDENCE = 400
+SURVIVED = "an earlier start: the server came to serve after this line"
 KIT_ERROR, KIT_NEXT, KIT_CAUSE = "error: ", "next:", "cause:"
 
 
@@ -30,7 +31,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 def judge(evidence: Evidence, catalog: Catalog, rendered: Rendered | None = None) -> Verdict:
     """The verdict on some lines; `rendered` is the stack's file where the kit made it."""
-    named = sorted(every(evidence, catalog), key=lambda one: -RANK[one.weight])
+    named = sorted(every(evidence, catalog), key=rank, reverse=True)
     known = _of_kit(evidence.lines, named) or (named[0] if named else None)
     return Verdict(
         known=known,
@@ -77,6 +78,7 @@ def as_data(verdict: Verdict) -> dict[str, Any]:
         ],
         "search": list(other.search) if other else [],
         "served": verdict.served,
+        "survived": bool(known and known.line.survived),
     }
 
 
@@ -102,6 +104,8 @@ def as_text(verdict: Verdict) -> str:
         f"  {_place(known.line)}: {shown(known.line)}",
         f"  next: {masked(verdict.next)}",
     ]
+    if known.line.survived:
+        lines.insert(2, f"  {SURVIVED}")
     lines += [f"  also: {one.id} ({_place(one.line)})" for one in verdict.also[:3]]
     return "\n".join(lines)
 
