@@ -44,7 +44,7 @@ def _ranks(request: Request, topology: Topology) -> list[Setting]:
 
 
 def _fixed(opened: Sequence[Port]) -> list[Setting]:
-    """Ports said aloud, although they are vLLM's defaults: a firewall must know them."""
+    """Ports written explicitly, although they are vLLM's defaults: a firewall must know them."""
     return [
         Setting(name=port.flag, value=port.number, origin=f"kit: {port.summary}")
         for port in opened

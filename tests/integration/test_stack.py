@@ -57,6 +57,13 @@ def test_rehearsal(docker_engine: None, words: list[str]) -> None:
     ) + 3 * ("vl-28b" in words)
 
 
+def test_what_docker_shows_of_the_server_is_short(running: Running) -> None:
+    # Half of it is Docker's own; scripts in the commands once made it 77 kB.
+    shown = demand(["docker", "inspect", "--format", "{{json .}}", running.serve().id])
+    assert json.loads(shown)["Config"]["Healthcheck"]
+    assert len(shown) < 12_000
+
+
 def test_engine_killed_while_streaming(running: Running) -> None:
     before = running.serve().restarts
     with ThreadPoolExecutor(1) as pool:

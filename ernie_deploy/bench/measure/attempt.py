@@ -150,7 +150,7 @@ def _measured(context: RunContext, start: Start, watched: Watched, path: Path) -
 def _failure(watched: Watched) -> str:
     if watched.fault:
         return f"server-died: {watched.fault}"
-    last = next((line.strip() for line in reversed(watched.log) if line.strip()), "it said nothing")
+    last = next((line.strip() for line in reversed(watched.log) if line.strip()), "its log is empty")
     return (
         f"{CLIENT_FAILED}vLLM's client ended with {watched.returncode} and left no result: {redacted(last)}"
     )

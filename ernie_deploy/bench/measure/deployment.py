@@ -52,10 +52,10 @@ class Deployment(Protocol):
         """Wait for a server that restarts by itself; raises `ServerDied` at the limit."""
 
     def restart(self) -> None:
-        """Give the server a fresh life."""
+        """Restart the server and wait for it."""
 
     def log_tail(self) -> tuple[str, ...]:
-        """The last lines that the server said."""
+        """The last lines of the server's log."""
 
 
 class Attached:
