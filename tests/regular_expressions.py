@@ -27,7 +27,7 @@ CALLS = ("compile", "search", "match", "fullmatch", "sub", "subn", "findall", "f
 # How many arguments stand before `flags` when it is given by position.
 FLAGS_AT = {"compile": 1, "sub": 4, "subn": 4, "split": 3}
 # Keys of the catalog's tables whose values are patterns; `_text` names what the code searches with otherwise.
-PATTERN_KEYS = ("host", "script", "engine", "near", "confirmed_by", "image")
+PATTERN_KEYS = ("host", "script", "engine", "near", "confirmed_by", "refuted_by", "image")
 # Where a pattern is put together from a name that only a call knows.
 ANY_NAME = "NAME"
 FILLERS = (" ", "a", "1", "=", '"', "'", "\n", "a\n", "/", "-", ".", ":", "{", "}", "\\", "`", "x: ", "a1_")
