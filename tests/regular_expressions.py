@@ -100,8 +100,10 @@ def _text(node: ast.expr, module: ModuleType) -> str:
     except (NameError, AttributeError):
         assert isinstance(node, ast.FormattedValue), ast.unparse(node)
         return ANY_NAME
-    assert isinstance(value, str), ast.unparse(node)
-    return value
+    # A pattern over bytes is tried as one over the same characters.
+    text = value.decode() if isinstance(value, bytes) else value
+    assert isinstance(text, str), ast.unparse(node)
+    return text
 
 
 def _value(node: ast.expr, module: ModuleType) -> Any:

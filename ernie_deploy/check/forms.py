@@ -14,23 +14,23 @@ from ernie_deploy.check.stacks import MAX_SERVICES, stack_of
 from ernie_deploy.check.tree import MAX_BYTES, Table, too_large
 from ernie_deploy.errors import UsageError
 
-YAML_NAME = re.compile(r".*\.(?:ya?ml|json)", re.IGNORECASE | re.DOTALL)
+YAML_NAME = re.compile(r"\.(?:ya?ml|json)\Z", re.IGNORECASE)
 COMMANDS = re.compile(
     rb"(?:docker|podman|nerdctl)\s+(?:container\s+)?(?:run|create)\b|vllm\s+serve\b|vllm\.entrypoints\."
 )
 COMPOSE = re.compile(rb"^[\"']?(?:services|include|name|volumes|networks|x-[\w-]+)[\"']?\s*:", re.MULTILINE)
 FENCE = re.compile(rb"^[ \t]{0,8}(?:```|~~~)", re.MULTILINE)
 MANIFEST = re.compile(rb"^(?:apiVersion|kind)\s*:", re.MULTILINE)
-SHELL_NAME = re.compile(r".*\.(?:sh|bash|zsh|md|markdown|rst|txt|service)", re.IGNORECASE | re.DOTALL)
+SHELL_NAME = re.compile(r"\.(?:sh|bash|zsh|md|markdown|rst|txt|service)\Z", re.IGNORECASE)
 
 
 def form_of(data: bytes, name: str) -> Form:
     """How the text is to be read; a compose file where nothing tells."""
     if len(MANIFEST.findall(data[:MAX_BYTES])) > 1 and not re.search(rb"^services\s*:", data, re.MULTILINE):
         return "kubernetes"
-    if YAML_NAME.fullmatch(name):
+    if YAML_NAME.search(name):
         return "compose"
-    if SHELL_NAME.fullmatch(name) or data.startswith(b"#!"):
+    if SHELL_NAME.search(name) or data.startswith(b"#!"):
         return "command"
     shown_in_blocks = FENCE.search(data) or not COMPOSE.search(data)
     return "command" if COMMANDS.search(data) and shown_in_blocks else "compose"

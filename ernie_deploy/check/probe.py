@@ -16,7 +16,8 @@ URL = re.compile(
     r"(?P<path>/[^\s'\"|;&<>()]*)?(?=[\s'\"|;&<>(),]|$)"
 )
 # `curl localhost:8000/health`, `HTTPConnection("localhost", 8000)`.
-BARE = r"(?<![\w./@:-])(?P<host>{hosts})(?::|['\"]\s*,\s*)(?P<port>\d{{1,5}})(?P<path>/[^\s'\"|;&<>()]*)?(?![\w.])"
+BEFORE_HOST = r"(?<![\w./@:-])"
+AFTER_HOST = r"(?::|['\"]\s*,\s*)(?P<port>\d{1,5})(?P<path>/[^\s'\"|;&<>()]*)?(?![\w.])"
 STANDARD_PORTS = {"http": 80, "https": 443}
 # A longer word is a program of somebody's.
 LONGEST_WORD = 4096
@@ -49,7 +50,7 @@ def _bare(text: str, service: Service) -> Iterator[Asked]:
         ["127\\.0\\.0\\.1", "localhost", *(re.escape(name) for name in sorted(own_names(service)))]
     )
     rest = URL.sub(" ", text)
-    for match in re.finditer(BARE.format(hosts=hosts), rest, re.IGNORECASE):
+    for match in re.finditer(rf"{BEFORE_HOST}(?P<host>{hosts}){AFTER_HOST}", rest, re.IGNORECASE):
         yield Asked("", match["host"], int(match["port"]), match["path"] or "/")
 
 
