@@ -22,8 +22,8 @@ from serve import Stamp, differences, hashed, load_json, read_stamp, wanted, wan
 CACHE = Path("/cache/hf")
 ENGINE = Path("/cache/engine")
 # What mkfs leaves at the top of a disk, and what huggingface_hub, its relatives and the kit leave in HF_HOME.
-NOTHING = r"lost\+found"
-HF_HOME = (
+NOTHING = re.compile(r"lost\+found")
+HF_HOME = re.compile(
     r"lost\+found|ernie|hub|xet|assets|token|stored_tokens|datasets|modules|metrics|evaluate|accelerate"
     r"|\.check_for_(skill_)?update_done|\.agent_harnesses\.json"
 )
@@ -51,13 +51,13 @@ class Volumes:
         self.options = dict(word.removeprefix("--").split("=", 1) for word in words)
         self.uid, self.gid = map(int, self.options["owner"].split(":"))
 
-    def require_own(self, folder: Path, variable: str, ours: str) -> None:
+    def require_own(self, folder: Path, variable: str, ours: "re.Pattern[str]") -> None:
         """Refuse root's folder of other things, such as /etc: its new owner could replace them."""
         if not folder.exists() or not (info := folder.stat()).st_uid == os.geteuid() == 0:
             return
         # A serving user that is root gets what looks like root's; so does whoever comes after it.
         handed = info.st_mode & 0o7777 == HANDED_MODE and info.st_gid in (0, self.gid)
-        others = sorted(path.name for path in folder.iterdir() if not re.fullmatch(ours, path.name))
+        others = sorted(path.name for path in folder.iterdir() if not ours.fullmatch(path.name))
         if others and not handed:
             reason = f"{variable} names a folder of root's that holds {others[0]!r:.80}"
             raise KnownError(NOT_WRITABLE, f"{reason}, so it is not handed to the serving user")
