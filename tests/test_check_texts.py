@@ -302,3 +302,43 @@ def test_files_of_every_form_are_judged_in_one_call(tmp_path, monkeypatch, capsy
     assert caught.value.code == 10
     assert "start.sh:8: error ED110" in out
     assert "pod.yml:13: error ED101" in out
+
+
+# --- next steps in the words of the form
+
+WORDS_OF_COMPOSE = (
+    "shm_size:",
+    "devices:",
+    "`secrets`",
+    "`entrypoint`",
+    "cap_drop:",
+    "security_opt:",
+    "logging:",
+)
+
+
+@pytest.mark.parametrize(
+    ("identity", "step"),
+    [("ED307", "--shm-size 16g"), ("ED303", "--restart unless-stopped"), ("ED328", "--log-opt max-size"), ("ED220", "--env-file")],
+)  # fmt: skip
+def test_next_steps_for_docker_run_are_its_options(identity, step):
+    text = f"docker run --gpus all -e HF_TOKEN=hf_abcdefghijklmnopqrstuv {IMAGE} {MODEL} -tp 2\n"
+    findings = judge(text.encode(), "run.sh", CATALOG)
+    assert step in next(f.remedy for f in findings if f.id == identity)
+    assert not [f for f in findings if any(word in f.remedy for word in WORDS_OF_COMPOSE)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "identity", "step"),
+    [
+        ("{name: shm, mountPath: /dev/shm}, ", "", "ED307", "medium: Memory"),
+        ("vllm-openai:", "vllm-openai-rocm:", "ED141", "amd.com/gpu"),
+        ('value: "$(HF_TOKEN)$B"', "value: hf_abcdefghijklmnopqrstuv", "ED220", "secretKeyRef"),
+        ("        - baidu", "        - serve\n        - baidu", "ED106", "container's `command`"),
+        ("name: shm", "name: shm", "ED112", "nvidia.com/gpu: N"),
+    ],
+)
+def test_next_steps_for_a_manifest_are_its_keys(old, new, identity, step):
+    findings = judge(POD.replace(old, new).encode(), "pod.yml", CATALOG)
+    assert step in next(f.remedy for f in findings if f.id == identity)
+    assert not [f for f in findings if any(word in f.remedy for word in WORDS_OF_COMPOSE)]

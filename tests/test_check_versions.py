@@ -257,6 +257,7 @@ def test_a_pair_of_0_33_means_what_it_says():
         ("--tensor-paralel-size", "--tensor-parallel-size"),
         ("--gpu-memory-utilisation", "--gpu-memory-utilization"),
         ("--enable-prefixcaching", "--enable-prefix-caching"),
+        ("--max-model-length", "--max-model-len"),
         ("--guided-decode-backend", ""),
         ("--disable-sleep-mode", ""),
         ("--max-lora-len", ""),

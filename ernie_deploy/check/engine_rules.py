@@ -20,6 +20,8 @@ PARSER = "the flag tables in catalog/engines, read from vLLM's own parsers, and 
 MOST_SUGGESTED = 20
 # Below it two words are different words; `guided` and `decode` are.
 SAME_WORD = 0.75
+# Fewer letters begin words of any meaning.
+SHORTEST = 3
 
 
 @rule(
@@ -78,8 +80,14 @@ def _same_matter(spelling: str, near: str) -> bool:
     mine, theirs = spelling.strip("-").split("-"), near.strip("-").split("-")
     if len(mine) != len(theirs):
         return "".join(mine) == "".join(theirs) or {*mine} <= {*theirs} or {*theirs} <= {*mine}
-    pairs = (difflib.SequenceMatcher(None, a, b).ratio() for a, b in zip(mine, theirs, strict=True))
-    return all(ratio >= SAME_WORD for ratio in pairs)
+    return all(map(_same_word, mine, theirs))
+
+
+def _same_word(one: str, other: str) -> bool:
+    """Whether one is the other misspelt, or written out: `length` is `len`."""
+    short, long = sorted((one, other), key=len)
+    written_out = len(short) >= SHORTEST and long.startswith(short)
+    return written_out or difflib.SequenceMatcher(None, one, other).ratio() >= SAME_WORD
 
 
 @rule(

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct, structs
 
 from ernie_deploy.check.line import file_of
+from ernie_deploy.check.next_steps import next_step
 from ernie_deploy.check.service import Service
 
 Severity: TypeAlias = Literal["error", "warning", "note"]
@@ -66,7 +67,8 @@ class Rule(Struct, frozen=True, kw_only=True):
         if self.of_absence and service.partial:
             return
         for spot in self.search(service):
-            finding = self.finding(spot, service.name, file)
+            remedy = spot.remedy or next_step(self.id, service.form)
+            finding = self.finding(structs.replace(spot, remedy=remedy), service.name, file)
             # What stands in the file, wrong as it is, has a line of its own.
             absent = self.lacks and finding.severity != "error" and _same(spot.line, service.line)
             yield structs.replace(finding, lacks=self.lacks) if absent else finding

@@ -25,7 +25,8 @@ from ernie_deploy.check.hardware import (
     requests,
     reserved,
 )
-from ernie_deploy.check.service import Service, Stack, never_together, replicas
+from ernie_deploy.check.next_steps import next_step
+from ernie_deploy.check.service import Form, Service, Stack, never_together, replicas
 from ernie_deploy.check.tree import Items, Table, Value, Word
 from ernie_deploy.check.values import shown, version
 
@@ -80,10 +81,10 @@ def foreign_gpu(service: Service) -> Iterator[Spot]:
         what = (
             f"an NVIDIA reservation on an image for {_title(platform)}: it gets no {_title(platform)} device"
         )
-        yield Spot(nvidia.line, what, _remedy(platform))
+        yield Spot(nvidia.line, what, _remedy(platform, service.form))
     elif platform == "rocm" and _of_nobody(service):
         what = "Docker hands out NVIDIA GPUs by this request; AMD's only where AMD's container toolkit is installed"
-        remedy = f"{_remedy(platform)}; with the toolkit say driver: amd"
+        remedy = f"{_remedy(platform, service.form)}; with the toolkit say driver: amd"
         yield Spot(requests(service)[0].line, what, remedy)
     elif platform == "cuda" and amd and not nvidia and not requests(service):
         what = f"an image for CUDA finds no NVIDIA GPU behind {shown(amd.text)}"
@@ -102,10 +103,11 @@ def _title(platform: str) -> str:
     return {"rocm": "AMD", "xpu": "Intel"}[platform]
 
 
-def _remedy(platform: str) -> str:
+def _remedy(platform: str, form: Form) -> str:
     if platform == "xpu":
         return "devices: [/dev/dri] and no reservation"
-    return "devices: [/dev/kfd, /dev/dri] with group_add and the host's numbers, and no reservation"
+    compose = "devices: [/dev/kfd, /dev/dri] with group_add and the host's numbers, and no reservation"
+    return next_step("ED141", form) or compose
 
 
 def _nvidia(service: Service) -> Word | None:

@@ -51,7 +51,7 @@ def refused_shape(service: Service) -> Iterator[Spot]:
     "ED321",
     "warning",
     "The image's tag may name another image tomorrow.",
-    remedy="name a release, such as vllm/vllm-openai:v0.32.0, or a digest",
+    remedy="name a release of this image in the tag, or a digest",
     source="OWASP Docker Cheat Sheet rule 13; flags come and go between vLLM's releases",
     of_absence=True,
 )
