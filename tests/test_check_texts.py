@@ -342,3 +342,21 @@ def test_next_steps_for_a_manifest_are_its_keys(old, new, identity, step):
     findings = judge(POD.replace(old, new).encode(), "pod.yml", CATALOG)
     assert step in next(f.remedy for f in findings if f.id == identity)
     assert not [f for f in findings if any(word in f.remedy for word in WORDS_OF_COMPOSE)]
+
+
+def test_each_probe_that_asks_another_port_is_named():
+    probes = "readinessProbe: {httpGet: {path: /health, port: 9001}}\n      livenessProbe:"
+    findings = judge(POD.replace("livenessProbe:", probes).encode(), "pod.yml", CATALOG)
+    sentences = [(f.line, f.sentence.split(",")[0]) for f in findings if f.id == "ED132"]
+    assert sentences == [(18, "readinessProbe asks port 9001"), (19, "livenessProbe asks port 9000")]
+
+
+@pytest.mark.parametrize(
+    ("command", "model"),
+    [(f"a/b --model {MODEL}", "a/b"), (f"--model {MODEL}", MODEL), (f"--no-flag-of-any-day a/b --model {MODEL}", MODEL)],
+)  # fmt: skip
+def test_a_model_without_a_flag_wins_over_one_with_it(command, model):
+    text = f"docker run {IMAGE} {command}\n"
+    assert service(text).model_word.text == model
+    (finding,) = (f for f in judge(text.encode(), "run.sh", CATALOG) if f.id == "ED103")
+    assert (f"the command names {model}, which wins" in finding.sentence) is (model == "a/b")

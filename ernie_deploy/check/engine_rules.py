@@ -148,8 +148,18 @@ def deprecated(service: Service) -> Iterator[Spot]:
     for life in _lifetimes(service):
         for argument in service.serve.arguments if service.serve else ():
             if argument.name == life.flag and _holds(life, argument, service):
+                if life.flag == "model" and (named := _named_first(service)):
+                    sentence = f"--model {shown(argument.value)} is passed over: the command names {shown(named)}, which wins"
+                    yield Spot(argument.line, sentence, "name one model, as the first word of the command")
+                    continue
                 what = f"--{life.flag} {life.value}".rstrip()
                 yield Spot(argument.line, f"{what} is deprecated since vLLM {life.since}", life.remedy)
+
+
+def _named_first(service: Service) -> str:
+    """The model that stands without a flag: in vLLM's serve.py it takes precedence over --model."""
+    word = service.model_word
+    return word.text if word and service.argv and word in service.argv.positionals else ""
 
 
 def _lifetimes(service: Service) -> list[Lifetime]:

@@ -192,11 +192,15 @@ class _Container:
         self._set("security_opt", Items(tuple(options), options[0].line) if options else None)
 
     def _probe(self) -> None:
-        """The first probe there is, as a health check."""
-        probe = next((found for key in PROBES if (found := _at(self.container, key))), None)
-        test = self._test(probe) if probe else None
-        if probe and test:
-            self._set("healthcheck", Table({"test": test}, {"test": probe.line}, probe.line))
+        """The first probe there is as a health check, and each by its name."""
+        given = {key: probe for key in PROBES if (probe := _at(self.container, key))}
+        tests: dict[str, Value] = {key: test for key, probe in given.items() if (test := self._test(probe))}
+        lines = {key: given[key].line for key in tests}
+        if tests:
+            first = next(iter(tests))
+            line = lines[first]
+            self._set("healthcheck", Table({"test": tests[first]}, {"test": line}, line))
+            self._set("probes", Table(tests, lines, line))
 
     def _test(self, probe: Value) -> Items | None:
         words = _at(probe, "exec", "command")

@@ -1,13 +1,13 @@
 """What a health check asks: addresses of its own container and of others, and the words that ask."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
-from ernie_deploy.check.tree import Items, Table, Value
+from ernie_deploy.check.tree import Items, Table, Value, Word
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OWN = re.compile(r"127(?:\.\d{1,3}){3}|localhost|0\.0\.0\.0|\[?::1?\]?|ip6-localhost", re.IGNORECASE)
@@ -32,9 +32,10 @@ class Asked(Struct, frozen=True):
     path: str
 
 
-def addresses(service: Service) -> list[Asked]:
-    """Every address that the health check asks, as far as the file says."""
-    texts = [word.text for word in service.health_test if len(word.text) < LONGEST_WORD]
+def addresses(service: Service, test: Sequence[Word] | None = None) -> list[Asked]:
+    """Every address that the health check, or another `test`, asks, as far as the file says."""
+    words = service.health_test if test is None else test
+    texts = [word.text for word in words if len(word.text) < LONGEST_WORD]
     return [asked for text in texts for asked in (*urls(text), *_bare(text, service))]
 
 
@@ -72,11 +73,11 @@ def is_own(asked: Asked, service: Service) -> bool:
     return bool(OWN.fullmatch(asked.host)) or asked.host.lower() in own_names(service)
 
 
-def own(service: Service) -> list[Asked]:
+def own(service: Service, test: Sequence[Word] | None = None) -> list[Asked]:
     """The addresses of the container itself; none where it shares another's network or has a second server."""
     if service.text("network_mode").startswith(("service:", "container:")) or _has_company(service):
         return []
-    return [asked for asked in addresses(service) if is_own(asked, service)]
+    return [asked for asked in addresses(service, test) if is_own(asked, service)]
 
 
 def _has_company(service: Service) -> bool:

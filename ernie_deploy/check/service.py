@@ -189,10 +189,12 @@ class Service:
         """What the command calls the model."""
         if not self.argv:
             return None
-        flagged = self.argv.last("model")
-        if flagged:
+        flagged, positionals = self.argv.last("model"), self.argv.positionals
+        # A word behind an unknown flag may be its value.
+        certain = not self.process.module and all(argument.flag for argument in self.argv.arguments)
+        if flagged and not (positionals and certain):
             return Word(flagged.value.replace("$", "$$"), flagged.line)
-        return self.argv.positionals[0] if self.argv.positionals else None
+        return positionals[0] if positionals else None
 
     @cached_property
     def model(self) -> Model | None:

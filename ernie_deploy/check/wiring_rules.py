@@ -8,6 +8,7 @@ from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.probe import own, speaks_tls
 from ernie_deploy.check.service import API_PORT, Service, neighbours
+from ernie_deploy.check.tree import Table, Word
 from ernie_deploy.check.values import shown, whole
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -108,10 +109,20 @@ def deaf_health_check(service: Service) -> Iterator[Spot]:
     port = service.api_port
     if not service.answers or port is None:
         return
-    asked = {address.port for address in own(service)}
-    if asked and port not in asked:
-        line = service.line_of("healthcheck")
-        yield Spot(line, f"it asks port {', '.join(map(str, sorted(asked)))}, vLLM listens on {port}")
+    for name, line, test in _health_tests(service):
+        asked = {address.port for address in own(service, test)}
+        if asked and port not in asked:
+            ports = ", ".join(map(str, sorted(asked)))
+            yield Spot(line, f"{name} asks port {ports}, vLLM listens on {port}")
+
+
+def _health_tests(service: Service) -> Iterator[tuple[str, int, tuple[Word, ...]]]:
+    """The health check, or each probe of a pod, with its line."""
+    probes = service.value("probes")
+    if isinstance(probes, Table):
+        yield from ((name, probes.lines[name], service.words("probes", name)) for name in probes.values)
+    else:
+        yield "it", service.line_of("healthcheck"), service.health_test
 
 
 @rule(
