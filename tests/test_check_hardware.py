@@ -301,7 +301,7 @@ def swarm(*lines, gpus=4, command=f"{MODEL} -tp 4"):
 
 def test_a_swarm_hands_out_gpus_and_restarts():
     assert not {"ED114", "ED303", "ED112"} & {f.id for f in found(swarm())}
-    assert [f.sentence for f in found(swarm(gpus=2), "ED112")] == ["vLLM takes 4 GPUs and the service gets 2"]
+    assert [f.sentence for f in found(swarm(gpus=2), "ED112")] == ["vLLM needs 4 GPUs and the service gets 2"]
 
 
 @pytest.mark.parametrize(

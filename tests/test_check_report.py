@@ -7,6 +7,7 @@ import pytest
 from check_files import found, serve, service, stack
 
 from ernie_deploy.check import report, rules
+from ernie_deploy.check.findings import Finding
 from ernie_deploy.cli import main
 
 ENTRY = re.compile(r"(\S+):(\d+): (error|warning|note) ", re.MULTILINE)
@@ -37,6 +38,19 @@ def test_errors_come_first_then_warnings_then_notes_each_by_file(written, option
         ((s, f) for f, _, s in entries), key=lambda e: (levels[e[0]], e[1] != "second.yml")
     )
     assert {severity for _, _, severity in entries} >= {"error", "warning"}
+
+
+def test_what_is_no_services_fault_names_none():
+    refusal = Finding(
+        id="ED401",
+        severity="error",
+        file="a.yml",
+        line=7,
+        service="",
+        sentence="Compose refuses it",
+        remedy="x",
+    )
+    assert report.as_text([refusal], ["a.yml"]).startswith("a.yml:7: error ED401: Compose refuses it\n")
 
 
 def test_what_a_service_lacks_is_one_line(written):

@@ -162,7 +162,7 @@ def test_a_server_of_an_own_build_is_judged_like_any():
     command = ["--model", "m", "--tensor-parallel-size", "8", "--host", "0.0.0.0"]
     keys = {"environment": {"HIP_VISIBLE_DEVICES": "4,5,6"}, "ports": ["9000:8000"], "shm_size": "32m"}
     found = {f.id: f.sentence for f in findings(command, "corp/vllm-gfx942:internal", **keys)}
-    assert found["ED112"] == "vLLM takes 8 GPUs and the service gets 3"
+    assert found["ED112"] == "vLLM needs 8 GPUs and the service gets 3"
     assert {"ED109", "ED201", "ED307"} <= found.keys()
 
 
@@ -188,8 +188,8 @@ def test_the_kits_own_file_is_judged_on_the_day_it_is_upgraded(target):
         ("vllm/vllm-openai:v0.32.4", "error", "--max-sequences is unknown to vLLM 0.32.0 and 0.33.0; this tag is 0.32.4"),
         ("vllm/vllm-openai:v0.41.0", "warning", "--max-sequences is unknown to vLLM 0.33.0; this tag is 0.41.0"),
         ("vllm/vllm-openai:latest", "warning", "--max-sequences is unknown to vLLM 0.33.0; latest may be newer"),
-        ("vllm/vllm-openai:${TAG}", "warning", "--max-sequences is unknown to vLLM 0.33.0; which vLLM this image holds is not known"),
-        ("corp/vllm:7", "warning", "--max-sequences is unknown to vLLM 0.33.0; which vLLM this image holds is not known"),
+        ("vllm/vllm-openai:${TAG}", "warning", "--max-sequences is unknown to vLLM 0.33.0; the version in use is unknown"),
+        ("corp/vllm:7", "warning", "--max-sequences is unknown to vLLM 0.33.0; the version in use is unknown"),
     ],
 )  # fmt: skip
 def test_a_version_without_a_table_is_judged_by_its_neighbours_and_the_finding_says_so(
@@ -436,7 +436,7 @@ def test_a_build_of_ones_own_may_have_vllm_for_its_entrypoint():
         ("vllm/vllm-openai:v0.33.0", "error", ""),
         ("vllm/vllm-openai:v0.31.0", "warning", "unknown to vLLM 0.32.0 and 0.33.0; this tag is 0.31.0"),
         ("vllm/vllm-openai:latest", "warning", "unknown to vLLM 0.33.0; latest may be newer"),
-        ("corp/vllm:3", "warning", "which vLLM this image holds is not known"),
+        ("corp/vllm:3", "warning", "the version in use is unknown"),
     ],
 )
 @pytest.mark.parametrize("words", [["--dtype", "fp16"], ["--kv-cache-dtype=fp9"]])

@@ -137,7 +137,7 @@ ok    gpu-containers  Docker has the runtime nvidia.
 ok    gpus            8 x NVIDIA H100 80GB HBM3; the plan uses GPU 0.
 ok    gpu-memory      79.6 GiB on each; the plan counts with 79.6 GiB.
 ok    gpu-free        Nobody holds memory of these GPUs.
-ok    gpu-errors      The kernel's log tells of no GPU error.
+ok    gpu-errors      The kernel's log shows no GPU error.
 ok    host            Linux 6.8.0-64-generic on x86_64.
 ok    clock           The clock is synchronised.
 ok    memory          2,015.6 GiB of memory, 1,990.4 GiB available.
@@ -160,7 +160,7 @@ ok    groups          Devices belong to group 993; the container serves as root,
 ok    gpus            8 x AMD Instinct MI300X OAM; the plan uses GPU 0,1,2,3.
 ok    gpu-memory      192.0 GiB on each; the plan counts with 192 GiB.
 ok    gpu-free        Nobody holds memory of these GPUs.
-ok    gpu-errors      The kernel's log tells of no GPU error.
+ok    gpu-errors      The kernel's log shows no GPU error.
 warn  numa-balancing  NUMA balancing is on; AMD asks to switch it off, since it stalls GPUs.
                       next: sudo sysctl kernel.numa_balancing=0, and the same line in /etc/sysctl.d to keep it
 ok    host            Linux 5.15.0-142-generic on x86_64.
@@ -659,7 +659,7 @@ def test_weights_of_the_users_own() -> None:
 def test_a_published_address_without_a_key() -> None:
     has(
         examined("h100", "h100", bind="0.0.0.0"),
-        "warn exposure The API is published on 0.0.0.0, and asks nobody for a key.",
+        "warn exposure The API is published on 0.0.0.0, and requires no key.",
         " next: set BIND_ADDR=127.0.0.1 in .env, and forward the port or put your own reverse proxy before it",
     )
 

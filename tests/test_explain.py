@@ -247,7 +247,7 @@ def test_an_exception_that_a_start_survived_is_not_told() -> None:
     made = of(f"{START}north.TideError: too high\n{OPENED}")
     assert made.unknown
     assert made.unknown.exception is None
-    assert "came to serve" in as_text(made)
+    assert "the server did start" in as_text(made)
 
 
 def test_a_probe_that_failed_while_a_ready_pod_was_loading_is_no_failure() -> None:

@@ -81,7 +81,7 @@ def test_a_node_that_is_no_target_stays_unknown() -> None:
 def test_the_key_file_takes_no_path_and_says_so(words: list[str], tmp_path: Path) -> None:
     done = kit(*words, cwd=tmp_path, env=OWN)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--api-key-file takes no path, and 'key.yaml' stands behind it." in done.stderr
+    assert "--api-key-file takes no path, and 'key.yaml' follows it." in done.stderr
     assert "API_KEY_FILE=key.yaml" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -99,6 +99,16 @@ def test_what_the_stack_sets_names_what_can_be_done(pair: str, next_step: str) -
         planned("h100", pairs=(pair,))
     assert told.value.next_step == next_step
     assert next_step not in told.value.cause
+
+
+@pytest.mark.parametrize(
+    ("pair", "hint"),
+    [("tp=3", "did you mean --tensor-parallel-size?"), ("max_model_lenn=4", "did you mean --max-model-len?"), ("a=b", ""), ("tpp=3", "")],
+)  # fmt: skip
+def test_a_hint_is_a_flag_that_can_be_typed_as_a_setting_or_none(pair: str, hint: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        planned("h100", pairs=(pair,))
+    assert raised.value.next_step == hint
 
 
 ERRORS = [

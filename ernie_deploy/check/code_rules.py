@@ -18,7 +18,7 @@ LIBRARIES = re.compile(r"(?:site|dist)-packages")
 @rule(
     "ED123",
     "warning",
-    "vLLM's own images lack a package that the model's code imports; the server ends while it starts.",
+    "vLLM's own images lack a package that the model's code imports; the server exits while it starts.",
     remedy="render the stack with ernie-deploy, whose `fetch` brings it; or build your own image that has it",
     source="vllm-project/vllm pull request 22514, comment of 2025-11-25, with the log",
     of_absence=True,

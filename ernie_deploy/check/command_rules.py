@@ -33,7 +33,7 @@ def doubled_entrypoint(service: Service) -> Iterator[Spot]:
     """`vllm serve vllm serve MODEL`, and `vllm serve bash -c ...`."""
     word = service.process.doubled
     if word:
-        sentence = f"the entrypoint runs the server, which takes {shown(word.text)} for the model"
+        sentence = f"the entrypoint already runs the server, so {shown(word.text)} is taken for the model"
         yield Spot(word.line, sentence)
 
 
@@ -81,21 +81,19 @@ def unknown_engine(service: Service) -> Iterator[Spot]:
     if service.argv is None or service.engine is not None:
         return
     kinds = {
-        "commit": "a nightly of one commit", "dated": "a nightly of one day", "digest": "a digest without a version",
-        "variable": "decided by a variable", "newest": "whatever was built last",
+        "commit": "a build of one commit", "dated": "a dated build", "digest": "pinned by a digest without a version",
+        "variable": "set by a variable", "newest": "whatever was built last",
     }  # fmt: skip
     image = service.image
     if service.form == "command":
-        sentence = (
-            f"which vLLM is installed is not known: its flags are judged by {judges(None)} with reserve"
-        )
-        yield Spot(service.line, sentence, "hold the command against `vllm --version`")
+        sentence = f"nothing says which vLLM is installed: its flags are checked against {judges(None)}"
+        yield Spot(service.line, sentence, "compare that with the output of `vllm --version`")
         return
-    kind = kinds.get(image.tag_kind, "the image's own") if image.name else "a build of your own"
+    kind = kinds.get(image.tag_kind, "the image's own tag") if image.name else "a build of your own"
     name = shown(image.tag or image.name) or "the image"
     yield Spot(
         service.line_of("image"),
-        f"{name} is {kind}: its vLLM version is unknown, and flags are judged by {judges(None)} with reserve",
+        f"{name} is {kind}: its vLLM version is unknown, so flags are checked against {judges(None)}",
     )
 
 
@@ -109,9 +107,7 @@ def unknown_engine(service: Service) -> Iterator[Spot]:
 def joined_words(service: Service) -> Iterator[Spot]:
     """`- --dtype auto`, and a whole command in one item."""
     for word in service.argv.joined if service.argv else ():
-        yield Spot(
-            word.line, f"{shown(word.text)} is one item, and reaches vLLM as one word with its blanks in it"
-        )
+        yield Spot(word.line, f"{shown(word.text)} is one item, and reaches vLLM as one word spaces included")
 
 
 @rule(

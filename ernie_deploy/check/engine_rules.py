@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from ernie_deploy.catalog.engine_schema import Lifetime
 from ernie_deploy.check.argv import Argument, Argv, Tool
+from ernie_deploy.check.caveat import caveat
 from ernie_deploy.check.findings import Severity, Spot, rule
 from ernie_deploy.check.interpolate import known
-from ernie_deploy.check.reserve import reserve
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import NEWEST, shown, version
 from ernie_deploy.check.versions import exact, judges, spelled, standing
@@ -66,7 +66,7 @@ def _absence(argument: Argument, tool: Tool, service: Service, state: str) -> st
         return f"vllm {tool} {judges(engine)} has no flag {flag}"
     if state == "later" and engine:
         return f"{flag} came with vLLM {history().first(argument.spelling)}; this tag is {spelled(engine)}"
-    return f"{flag} is unknown to vLLM {judges(engine)}; {reserve(service)}"
+    return f"{flag} is unknown to vLLM {judges(engine)}; {caveat(service)}"
 
 
 def _near(spelling: str, argv: Argv) -> str:
@@ -118,11 +118,9 @@ def _removal(argument: Argument, service: Service) -> str:
     end = history().end(argument.spelling, engine or NEWEST)
     sentence = f"--{argument.spelling} was removed by vLLM {end}"
     if engine is None:
-        return f"{sentence}; which vLLM this image holds is not known"
+        return f"{sentence}; the version in use is unknown"
     if engine == NEWEST:
-        return (
-            f"{sentence}, and {shown(service.image.tag or 'an image without a tag')} is newer if pulled since"
-        )
+        return f"{sentence}; {shown(service.image.tag or 'an image without a tag')} is newer unless pulled long ago"
     return sentence if exact(engine) else f"{sentence}; this tag is {spelled(engine)}"
 
 

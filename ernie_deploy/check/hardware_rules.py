@@ -82,19 +82,21 @@ def foreign_gpu(service: Service) -> Iterator[Spot]:
             f"an NVIDIA reservation on an image for {_title(platform)}: it gets no {_title(platform)} device"
         )
         yield Spot(nvidia.line, what, _remedy(platform, service.form))
-    elif platform == "rocm" and _of_nobody(service):
-        what = "Docker hands out NVIDIA GPUs by this request; AMD's only where AMD's container toolkit is installed"
-        remedy = f"{_remedy(platform, service.form)}; with the toolkit say driver: amd"
+    elif platform == "rocm" and _driverless(service):
+        what = "this request gets NVIDIA GPUs, and AMD's only where AMD's container toolkit is installed"
+        remedy = f"{_remedy(platform, service.form)}; with the toolkit, set driver: amd"
         yield Spot(requests(service)[0].line, what, remedy)
     elif platform == "cuda" and amd and not nvidia and not requests(service):
-        what = f"an image for CUDA finds no NVIDIA GPU behind {shown(amd.text)}"
+        what = f"a CUDA image finds no NVIDIA GPU behind {shown(amd.text)}"
         yield Spot(amd.line, what, f"for AMD: image: vllm/vllm-openai-rocm:{service.image.tag or 'TAG'}")
     elif platform == "cpu" and (given := nvidia or next(iter(requests(service)), None)):
-        yield Spot(given.line, "the image for CPUs uses no GPU, and keeps this one", severity="warning")
+        yield Spot(
+            given.line, "the CPU image uses no GPU, and no other service gets this one", severity="warning"
+        )
 
 
-def _of_nobody(service: Service) -> bool:
-    """Whether GPUs are asked for without a word whose."""
+def _driverless(service: Service) -> bool:
+    """Whether GPUs are requested without naming a driver."""
     drivers = [field(request, "driver") for request in requests(service)]
     return bool(drivers) and not any(drivers) and service.text("runtime") != "amd"
 
@@ -162,13 +164,13 @@ def ids_in_one_item(service: Service) -> Iterator[Spot]:
         for item in ids.values if isinstance(ids, Items) else ():
             if isinstance(item, Word) and "," in item.text:
                 count = len(device_ids(request) or ())
-                yield Spot(item.line, f"{shown(item.text)} hands over {count} GPUs in one item")
+                yield Spot(item.line, f"{shown(item.text)} names {count} GPUs in one item")
 
 
 @rule(
     "ED144",
     "error",
-    "Servers on one GPU ask for more than the whole of its memory; whichever starts last ends.",
+    "Servers that share a GPU ask for more than all of its memory; the last one to start fails.",
     remedy="--gpu-memory-utilization shares that add up to 0.95 at most, and depends_on with service_healthy,"
     " as each measures when it starts; or a GPU for each with device_ids",
     source="vLLM 0.32.0 vllm/v1/worker/utils.py request_memory: `Free memory on device ... is less than desired`",
@@ -275,7 +277,7 @@ def absent_gpu(service: Service) -> Iterator[Spot]:
 @rule(
     "ED146",
     "warning",
-    "The service gets more GPUs than vLLM takes; the others stand idle, and nobody else gets them.",
+    "The service gets more GPUs than vLLM uses; the others stand idle, and no other service gets them.",
     remedy="--tensor-parallel-size or --data-parallel-size with the number of GPUs, or reserve fewer",
     source="vLLM 0.32.0 takes tensor x pipeline x data parallel size GPUs, each 1 by default",
 )
@@ -284,7 +286,7 @@ def idle_gpus(service: Service) -> Iterator[Spot]:
     needed, given = ranks(service), reserved(service)
     several = service.process.script is not None and service.process.script.text.count("serve") > 1
     if needed and given and given > needed and platform_of(service) != "cpu" and not several:
-        yield Spot(_request_line(service), f"{given} GPUs are given to it, and vLLM takes {needed}")
+        yield Spot(_request_line(service), f"it gets {given} GPUs, and vLLM uses {needed}")
 
 
 def _request_line(service: Service) -> int:

@@ -55,7 +55,7 @@ def _line(service: Service) -> int:
 @rule(
     "ED150",
     "error",
-    "The health check's words do not reach a shell as they are meant.",
+    "The health check's command does not reach a shell as intended.",
     remedy='test: ["CMD", "curl", "-f", "URL"], or the whole command as one text after CMD-SHELL',
     source="run with Compose 2.40.3: must start either by CMD, CMD-SHELL or NONE; moby daemon/health.go: CMD runs no"
     " shell, and CMD-SHELL hands over its first word alone",
@@ -117,7 +117,7 @@ def _text(service: Service) -> str:
 @rule(
     "ED152",
     "warning",
-    "curl without --fail calls every answer healthy, 503 of a dead engine too.",
+    "curl without --fail accepts every answer, even the 503 of a dead engine.",
     remedy="curl -f",
     source="curl(1) --fail; vLLM 0.32.0 /health answers 503 when the engine has died",
 )
@@ -125,7 +125,7 @@ def every_answer_is_healthy(service: Service) -> Iterator[Spot]:
     """`curl URL || exit 1`."""
     text = _text(service)
     if service.answers and re.search(r"\bcurl\b", text) and not FAILS.search(text) and not READS.search(text):
-        yield Spot(_line(service), "curl without -f ends with 0 whatever the server answers")
+        yield Spot(_line(service), "curl without -f exits 0 whatever the server answers")
 
 
 @rule(
@@ -235,7 +235,7 @@ def key_without_certificate(service: Service) -> Iterator[Spot]:
 @rule(
     "ED158",
     "error",
-    "The health check shows no key at a path that wants one; it is answered with 401.",
+    "The health check sends no key to a path that requires one; vLLM answers 401.",
     remedy="ask /health, which needs no key, or send it: -H 'Authorization: Bearer KEY'",
     source="run with vLLM 0.32.0 (authenticate.py GUARDED_PREFIX): /v1 wants the key, /health does not",
 )

@@ -48,7 +48,7 @@ def shallow_health_check(service: Service) -> Iterator[Spot]:
     """/health alone."""
     texts = " ".join(word.text for word in service.health_test)
     if service.answers and HEALTH_PATHS.search(texts) and "completions" not in texts:
-        yield Spot(service.line_of("healthcheck"), "a hung engine stays healthy for this check")
+        yield Spot(service.line_of("healthcheck"), "this check still passes when the engine hangs")
 
 
 @rule(
@@ -173,7 +173,9 @@ def hasty_health_check(service: Service) -> Iterator[Spot]:
     patience = _patience(service)
     if service.answers and service.health_test and ready and patience is not None and patience < ready:
         line = service.line_of("healthcheck")
-        yield Spot(line, f"it is called unhealthy after {patience:g} s, vLLM waits {ready} s for its engine")
+        yield Spot(
+            line, f"it counts as unhealthy after {patience:g} s, but vLLM waits {ready} s for its engine"
+        )
 
 
 def _patience(service: Service) -> float | None:

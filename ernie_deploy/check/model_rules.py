@@ -67,7 +67,7 @@ def too_few_gpus(service: Service) -> Iterator[Spot]:
     """World sizes above the reservation."""
     needed, given = ranks(service), reserved(service)
     if needed and given is not None and needed > given and platform_of(service) != "cpu":
-        sentence = f"vLLM takes {needed} GPUs and the service gets {given}"
+        sentence = f"vLLM needs {needed} GPUs and the service gets {given}"
         yield Spot(_size_line(service), sentence)
 
 
@@ -121,7 +121,7 @@ def old_engine(service: Service) -> Iterator[Spot]:
     if service.serve and model and engine and lowest and engine < lowest:
         said = ".".join(map(str, engine))
         yield Spot(
-            service.line_of("image"), f"{model.id} needs vLLM {model.min_vllm} or later, this is {said}"
+            service.line_of("image"), f"{model.id} needs vLLM {model.min_vllm} or later; this is {said}"
         )
 
 
@@ -138,7 +138,9 @@ def long_context(service: Service) -> Iterator[Spot]:
     asked = argv.number("max-model-len") if argv else None
     stretched = argv and (argv.last("hf-overrides") or service.variable("VLLM_ALLOW_LONG_MAX_MODEL_LEN"))
     if argv and model and asked and asked > model.context_tokens and not stretched:
-        sentence = f"{model.id} has a context of {model.context_tokens:,} tokens, {asked:,} are asked for"
+        sentence = (
+            f"{model.id} has a context of {model.context_tokens:,} tokens; the command asks for {asked:,}"
+        )
         yield Spot(argv.line_of("max-model-len"), sentence)
 
 

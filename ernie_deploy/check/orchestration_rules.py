@@ -76,8 +76,8 @@ def ports_without_effect(service: Service) -> Iterator[Spot]:
 @rule(
     "ED149",
     "warning",
-    "`docker stack deploy` passes over this key.",
-    remedy="say it under `deploy`, or leave it out",
+    "`docker stack deploy` ignores this key.",
+    remedy="set it under `deploy`, or leave it out",
     source="docker/cli cli/compose/types UnsupportedProperties: devices, ipc, network_mode, privileged, restart,"
     " security_opt, shm_size",
 )

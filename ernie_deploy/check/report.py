@@ -46,7 +46,8 @@ class _Entry(Struct, frozen=True):
 
 
 def _entry(finding: Finding) -> _Entry:
-    text = f"{finding.id} {shown(finding.service)}: {finding.sentence}"
+    owner = f"{finding.id} {shown(finding.service)}".rstrip()
+    text = f"{owner}: {finding.sentence}"
     return _Entry(finding.severity, finding.file, finding.line, text, finding.remedy)
 
 

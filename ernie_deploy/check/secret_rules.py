@@ -33,12 +33,12 @@ def secret_in_clear(service: Service) -> Iterator[Spot]:
     said = [(what, word) for what, word in _secrets(service) if known(word.text)]
     said = [(what, word) for what, word in said if not is_placeholder(word.text)]
     for what, word in said:
-        yield Spot(word.line, f"{what} is written out here")
+        yield Spot(word.line, f"{what} stands here in clear text")
     for word in _all_words(service):
         match = TOKEN.search(word.text)
         if match and not is_placeholder(match[0]) and not any(match[0] in secret.text for _, secret in said):
             kind = "a Hugging Face token" if match[0].startswith("hf_") else "an API key"
-            yield Spot(word.line, f"{kind} is written out here")
+            yield Spot(word.line, f"{kind} stands here in clear text")
 
 
 @rule(
@@ -52,7 +52,7 @@ def secret_passed_through(service: Service) -> Iterator[Spot]:
     """`HF_TOKEN: ${HF_TOKEN}` and its like."""
     for what, word in _secrets(service):
         if not known(word.text):
-            yield Spot(word.line, f"{what} is readable by everyone who may inspect the container")
+            yield Spot(word.line, f"{what} is readable by anyone who can inspect the container")
 
 
 def _secrets(service: Service) -> Iterator[tuple[str, Word]]:

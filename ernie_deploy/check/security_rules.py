@@ -58,7 +58,7 @@ def open_api(service: Service) -> Iterator[Spot]:
     """A server that strangers may use."""
     if service.answers and not _has_key(service):
         for line, where in _exposures(service):
-            sentence = f"everyone who reaches {where} can use the model"
+            sentence = f"anyone who can reach {where} can use the model"
             # What an env_file holds cannot be seen here.
             yield Spot(line, sentence, severity="warning" if service.value("env_file") else "error")
 
@@ -227,7 +227,7 @@ def host_namespaces(service: Service) -> Iterator[Spot]:
     """`ipc: host` and `pid: host`."""
     for key in ("ipc", "pid"):
         if service.uses_vllm and service.text(key) == "host":
-            text = f"{key}: host reads what other processes of the host hold"
+            text = f"{key}: host lets the container read what other processes of the host hold"
             yield _of_the_recipe(service, service.line_of(key), text, key == "ipc")
 
 
@@ -235,7 +235,7 @@ def host_namespaces(service: Service) -> Iterator[Spot]:
     "ED209",
     "warning",
     "seccomp, AppArmor or SELinux is switched off.",
-    remedy="leave it out, as a stack rendered with --security strict does; on AMD nobody we know has run vLLM so",
+    remedy="leave it out, as --security strict does; on AMD we know of nobody who has run vLLM that way",
     source="CIS Docker Benchmark 5.2, 5.22; ROCm/jax#878: eight MI355X clean under the default profile",
 )
 def unconfined(service: Service) -> Iterator[Spot]:
@@ -250,7 +250,9 @@ def _of_the_recipe(service: Service, line: int, text: str, named: bool) -> Spot:
     """The finding; a note on a ROCm image where the recipe and vLLM's documentation name the setting."""
     if named and service.image.variant == "rocm":
         return Spot(
-            line, f"{text}; the recipe asks for it on AMD, --security strict renders without", severity="note"
+            line,
+            f"{text}; the recipe asks for it on AMD, --security strict renders without it",
+            severity="note",
         )
     return Spot(line, text)
 
@@ -297,4 +299,4 @@ def local_media(service: Service) -> Iterator[Spot]:
     """`--allowed-local-media-path`."""
     found = service.serve.last("allowed-local-media-path") if service.serve else None
     if found and found.value:
-        yield Spot(found.line, f"every file below {shown(found.value)} can be asked for")
+        yield Spot(found.line, f"clients can request any file below {shown(found.value)}")

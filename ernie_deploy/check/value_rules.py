@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable, Iterator
 
 from ernie_deploy.check.argv import Argument, Tool, unknown_words
+from ernie_deploy.check.caveat import caveat
 from ernie_deploy.check.engine_rules import PARSER
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
-from ernie_deploy.check.reserve import reserve
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import human, shown
 from ernie_deploy.check.versions import exact, judges, read_by_table
@@ -36,7 +36,7 @@ def refused_value(service: Service) -> Iterator[Spot]:
             if fault := _fault(argument, value, sure=sure):
                 yield Spot(argument.line, sentence + fault, _quoting(value))
             elif argv and not sure and (fault := _unheard_of(argument, value, argv.tool)):
-                hedge = f"unknown to vLLM {judges(service.engine)}; {reserve(service)}"
+                hedge = f"unknown to vLLM {judges(service.engine)}; {caveat(service)}"
                 yield Spot(argument.line, f"{sentence}{hedge}; {fault}", severity="warning")
 
 

@@ -32,7 +32,7 @@ def bench_finds_no_server(service: Service) -> Iterator[Spot]:
         yield Spot(line, f"{host} is the benchmark's own container, where nothing listens")
     if server and port is not None and server.api_port not in (None, port):
         line = service.bench.line_of("port", service.line)
-        yield Spot(line, f"port {port} is asked, {shown(server.name)} listens on {server.api_port}")
+        yield Spot(line, f"it asks port {port}, but {shown(server.name)} listens on {server.api_port}")
     if server and speaks_tls(server) and not service.bench.text("base-url").startswith("https"):
         line = service.bench.line_of("base-url", service.bench.line_of("host", service.line))
         sentence = f"it speaks http, and {shown(server.name)} has a certificate"
@@ -94,7 +94,7 @@ def dead_port(service: Service) -> Iterator[Spot]:
     targets = [whole(published.target) for published in service.ports]
     if port not in targets and None not in targets and not argv.has("uds"):
         names = ", ".join(map(str, targets[:4]))
-        yield Spot(service.line_of("ports"), f"vLLM listens on {port}, published is {names}")
+        yield Spot(service.line_of("ports"), f"vLLM listens on {port}, but {names} is published")
 
 
 @rule(
@@ -113,7 +113,7 @@ def deaf_health_check(service: Service) -> Iterator[Spot]:
         asked = {address.port for address in own(service, test)}
         if asked and port not in asked:
             ports = ", ".join(map(str, sorted(asked)))
-            yield Spot(line, f"{name} asks port {ports}, vLLM listens on {port}")
+            yield Spot(line, f"{name} asks port {ports}, but vLLM listens on {port}")
 
 
 def _health_tests(service: Service) -> Iterator[tuple[str, int, tuple[Word, ...]]]:

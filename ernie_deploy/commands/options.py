@@ -142,7 +142,7 @@ def refuse_path_of_key(options: dict[str, Any]) -> None:
 
     path = extra[0] if options["target"] in Catalog().ids("targets") else options["target"]
     raise UsageError(
-        f"--api-key-file takes no path, and {path[:80]!r} stands behind it.",
+        f"--api-key-file takes no path, and {path[:80]!r} follows it.",
         cause="the stack asks for a key; which file holds it is the host's to say, in .env",
         next_step=f"leave the path out, and write API_KEY_FILE={path[:80]} to .env beside the compose file",
     )

@@ -109,7 +109,7 @@ def _remedy(examination: Examination, holders: Sequence[Holder]) -> str:
 
 
 def errors(examination: Examination) -> Iterator[Finding]:
-    """The kernel's log tells of no GPU error since the last boot."""
+    """The kernel's log shows no GPU error since the last boot."""
     machine = examination.facts.machine
     if not machine.log_readable:
         yield unknown(
@@ -122,7 +122,7 @@ def errors(examination: Examination) -> Iterator[Finding]:
             "look the number up in the vendor's catalog of GPU errors; a reset or a reboot may be due",
         )  # fmt: skip
     else:
-        yield ok("gpu-errors", "The kernel's log tells of no GPU error.")
+        yield ok("gpu-errors", "The kernel's log shows no GPU error.")
 
 
 def numbers(values: Sequence[int]) -> str:

@@ -170,7 +170,7 @@ def exposure(examination: Examination) -> Iterator[Finding]:
     address = examination.values["BIND_ADDR"]
     if not beyond_loopback(address):
         return
-    asks = "asks nobody for a key"
+    asks = "requires no key"
     if examination.plan.request.api_key_file:
         asks = f"{', '.join(examination.engine.api_key.left_open({'disable-fastapi-docs'}))} ask for no key"
     yield warning(

@@ -107,7 +107,10 @@ def _known(word: str, engine: Engine) -> tuple[str, Flag]:
 
     name = word.removeprefix("--").replace("_", "-")
     remedy = history().remedy(name)
-    near = difflib.get_close_matches(word, names(engine.version, "serve"), n=1)
+    # `--tp` is the short `-tp` with a hyphen too many; else only long names come near.
+    short = find(f"-{name}", engine.version)
+    long = [flag for flag in names(engine.version, "serve") if flag.startswith("--")]
+    near = [f"--{short[0]}"] if short else difflib.get_close_matches(word, long, n=1, cutoff=0.75)
     raise UsageError(
         f"vLLM {engine.version} has no flag {_short(word)}.",
         cause=_whose(name, engine),

@@ -14,7 +14,7 @@ from ernie_deploy.stack.unknown import Unknown, unknown
 
 RENDER = r"\{render:([^{}]{0,300})\}"
 MOST_OF_EVIDENCE = 400
-SURVIVED = "an earlier start: the server came to serve after this line"
+SURVIVED = "an earlier start: the server went on to serve after this line"
 KIT_ERROR, KIT_NEXT, KIT_CAUSE = "error: ", "next:", "cause:"
 
 
@@ -120,7 +120,7 @@ def _unknown(verdict: Verdict) -> list[str]:
     if verdict.empty:
         return ["nothing to explain: every container is well, or the text is empty"]
     if other is None or other.exception is None:
-        served = ", and the server came to serve" if verdict.served else ""
+        served = "; the server did start" if verdict.served else ""
         return [f"unknown: no failure that the table knows, and no exception, stands in this text{served}"]
     lines = [
         "unknown: the table has no failure for this text",
