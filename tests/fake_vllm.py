@@ -17,11 +17,13 @@ ENGINES = {
     "long-prompt": [(1, 0, 1)],
     "one-of-two-stuck": [(1, 40, 1), (1, 0, 0)],
     "two-idle": [(0, 0, 0), (0, 0, 0)],
+    "long-steps": [(1, 40, 1)] + [(0, 0, 0)] * 7,
     "one-of-two-busy": [(1, 40, 1), (0, 0, 0)],
     "one-of-two-hung-idle": [(1, 40, 1), (0, 0, 0)],
 }
 NONSENSE = ("NaN", "+Inf", "-Inf", "1.2.3", "0x1", "many", "1e999")
 SILENT = {"saturated", "hung", "long-prompt", "hung-idle", "just-busy", "flooded", "slow"}
+LONG_STEP_S = 1.5
 LATE_S = {"flooded": 30.0, "slow": 0.1}
 
 
@@ -107,6 +109,8 @@ class Handler(BaseHTTPRequestHandler):
         status, body = self.server.complete(
             question, self.headers.get("Authorization", ""), self.headers.get("X-data-parallel-rank")
         )
+        if self.server.mood == "long-steps":
+            self.server.released.wait(LONG_STEP_S)
         self.reply(status, json.dumps(body))
 
     def flood(self) -> None:

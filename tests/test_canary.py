@@ -314,6 +314,16 @@ def test_an_engine_at_rest_beside_one_that_moves_answers_for_itself(probe: Probe
     assert server.ranks == ["1"] * 2
 
 
+def test_engines_at_rest_that_take_the_long_steps_of_another_are_no_hang(
+    probe: Probe, server: FakeVllm
+) -> None:
+    """One after another, seven that take a second and a half each need more than the whole probe."""
+    server.mood = "long-steps"
+    probe = probe._replace(text=probe.text.replace("\nPROBE_S = 9.0", "\nPROBE_S = 3.0"))
+    assert [probe(server.url) for _ in range(4)] == [(0, "healthy: one token answered")] * 4
+    assert sorted(server.ranks[-7:], key=str) == ["1", "2", "3", "4", "5", "6", "7"]
+
+
 def test_a_single_engine_is_asked_without_a_rank(probe: Probe, server: FakeVllm) -> None:
     probe(server.url)
     assert server.ranks == [None]

@@ -163,6 +163,12 @@ def missing(answer: Answer) -> None:
         }
 
 
+@named("file of another commit")
+def elsewhere(answer: Answer) -> None:
+    if answer.is_file:
+        answer.headers["X-Repo-Commit"] = "a" * 40
+
+
 @named("no weights")
 def none(answer: Answer) -> None:
     if not answer.is_file:
@@ -292,6 +298,10 @@ def test_a_token_is_sent_unencrypted_to_this_host_only(
     done = stack.fetch()
     assert ("use https, or name no token" in done.err) == refused, done
     assert done.code == (20 if refused else 22)
+
+
+def test_a_token_that_stays_on_this_host_passes_no_proxy(stack: Stack) -> None:
+    assert stack.fetch(HTTP_PROXY=NOWHERE, NO_PROXY="mirror.example").code == 0
 
 
 def test_a_rehearsals_hub_is_named(tmp_path: Path) -> None:

@@ -226,8 +226,8 @@ def test_the_health_check_outlives_its_probe() -> None:
 
 
 def test_what_scripts_and_the_kit_both_know_is_the_same() -> None:
-    texts = {name: (ROOT / "docker/scripts" / name).read_text() for name in ("weights.py", "node.py")}
-    assert f"\nBACK_OFF_S = {kubernetes.BACK_OFF_S}" in texts["weights.py"]
+    texts = {name: (ROOT / "docker/scripts" / name).read_text() for name in ("serve.py", "node.py")}
+    assert f"\nBACK_OFF_S = {kubernetes.BACK_OFF_S}" in texts["serve.py"]
     assert f"\nOBJECT_STORE_BYTES = {nodes.RAY_OBJECT_STORE_BYTES:_}\n" in texts["node.py"]
 
 

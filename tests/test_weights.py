@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import struct
 import subprocess
 import sys
@@ -324,6 +325,61 @@ def test_unreachable_hub(tmp_path: Path) -> None:
     assert done.err.startswith("fetch: the hub is out of reach: ConnectError: ")
 
 
+def test_a_hub_whose_certificate_nobody_knows_is_out_of_reach(stack: Stack, hub: FakeHub) -> None:
+    """OpenSSL's error has the number of EPERM, which would be a folder that is closed."""
+    key, bundle = stack.folder / "key.pem", stack.folder / "ca.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+            "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(bundle)]  # fmt: skip
+    subprocess.run(make, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(bundle, key)
+    hub.socket = context.wrap_socket(hub.socket, server_side=True)
+    secure = Stack(stack.folder, f"https://localhost:{hub.server_port}")
+    done = secure.fetch()
+    assert (done.code, "certificate verify failed" in done.err) == (22, True), done
+    assert secure.fetch(SSL_CERT_FILE=str(bundle)).code == 0
+    secure.stamp.unlink()
+    again = secure.fetch()
+    assert (again.code, "going on with the complete snapshot" in again.out) == (0, True), again
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [("RuntimeError('IO Error: No space left on device (os error 28)')", 23),
+     ("httpx.ConnectError('x') from PermissionError(1, 'Operation not permitted')", 22),
+     ("PermissionError(13, 'Permission denied', '/cache/hf/x')", 25)],
+    ids=["a disk that Rust finds full", "a socket that a firewall closes", "a closed folder"],
+)  # fmt: skip
+def test_a_failure_is_known_by_what_it_says(raised: str, code: int, stack: Stack) -> None:
+    text = f"import httpx, huggingface_hub\ndef fail(*_, **__):\n    raise {raised}\nhuggingface_hub.hf_hub_download = fail\n"
+    done = stack.fetch(PYTHONPATH=patched(stack.folder, "sitecustomize", text))
+    assert (done.code, done.err.count("\n")) == (code, 1), done
+
+
+def test_two_models_fetched_at_once_get_a_name_each(stack: Stack, hub: FakeHub) -> None:
+    fill(hub.folder / f"{MODEL}-2")
+    code = """
+import os, pathlib, time
+link = pathlib.Path.symlink_to
+def meet(path, *words):
+    link(path, *words)
+    if path.parent.name == "ernie":
+        path.with_name(f"met-{os.getpid()}").touch()
+        end = time.monotonic() + 30
+        while len(list(path.parent.glob("met-*"))) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+pathlib.Path.symlink_to = meet
+"""
+    path = patched(stack.folder, "sitecustomize", code)
+    with ThreadPoolExecutor() as pool:
+        every = [
+            pool.submit(stack.fetch, "--model", model, PYTHONPATH=path) for model in (MODEL, f"{MODEL}-2")
+        ]
+    assert [one.result().code for one in every] == [0, 0], [one.result() for one in every]
+    for name in ("ERNIE-tiny", "ERNIE-tiny-2"):
+        assert f"models--baidu--{name}/" in str((stack.cache / "ernie" / name).readlink())
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_refused_token(stack: Stack, hub: FakeHub, *, given: bool) -> None:
     hub.token = "another"
@@ -408,6 +464,18 @@ def test_folder_is_stamped_without_network(local: tuple[Stack, Path]) -> None:
     assert done == (0, f"fetch: 3 files in {folder} stamped, 3 of them new or changed\n", "")
     assert not stack.cache.exists()
     assert stack.serve(stamp=stack.state / "weights.json") == (0, "vllm serve --port=1\n", "")
+
+
+@needs_root
+@needs_setpriv
+def test_a_file_that_even_fetch_cannot_read_is_a_sentence(local: tuple[Stack, Path]) -> None:
+    """As on a network's file system, where root is nobody."""
+    stack, folder = local
+    os.chown(folder / LFS, 1000, 1000)
+    (folder / LFS).chmod(0o600)
+    done = stack.fetch(*ARGUMENTS, str(folder), before=("setpriv", "--bounding-set", "-all,+chown,+fowner"))
+    assert (done.code, done.err.count("\n")) == (25, 1), done
+    assert done.err.startswith("fetch: a folder is closed: PermissionError: ")
 
 
 def test_changed_folder_is_refused_by_serve_and_trusted_by_fetch(local: tuple[Stack, Path]) -> None:
@@ -609,7 +677,7 @@ def test_redaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_compose_passes_for_unset_variables_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    for bundle, kept in ((os.devnull, set()), (__file__, {"SSL_CERT_FILE"})):
+    for bundle, kept in ((os.devnull, {"NO_PROXY"}), (__file__, {"NO_PROXY", "SSL_CERT_FILE"})):
         given = {"HF_ENDPOINT": "", "HTTPS_PROXY": "", "SSL_CERT_FILE": bundle}
         monkeypatch.setattr(os, "environ", given)
         loaded("fetch").prepare_environment()

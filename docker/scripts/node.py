@@ -58,16 +58,11 @@ def check_rank(options: Any) -> None:
         write = f"ernie-deploy doctor TARGET --nodes {options.nodes} --write-env --node-rank R --head ADDR"
         raise KnownError(BAD_RANK, f"NODE_RANK is not set: write it into .env with `{write}`")
     if not options.rank.isascii() or not options.rank.isdigit() or int(options.rank) > last:
-        raise KnownError(
-            BAD_RANK,
-            f"NODE_RANK {options.rank!r} is not a number from 0 to {last}: correct it in .env",
-        )
+        reason = f"NODE_RANK {options.rank!r} is not a number from 0 to {last}: correct it in .env"
+        raise KnownError(BAD_RANK, reason)
     if (int(options.rank) == 0) != (options.role == "head"):
-        raise KnownError(
-            BAD_RANK,
-            f"NODE_RANK is {options.rank}, but this is the profile {options.role} and rank 0 is the head alone: "
-            f"correct NODE_RANK in .env, or choose the other profile",
-        )
+        reason = f"NODE_RANK is {options.rank}, but this is the profile {options.role} and rank 0 is the head alone"
+        raise KnownError(BAD_RANK, f"{reason}: correct NODE_RANK in .env, or choose the other profile")
 
 
 def check_secret(options: Any) -> None:
@@ -85,20 +80,15 @@ def check_interface(options: Any) -> None:
     """NCCL and gloo stop with a much longer text where the interface is not there."""
     there = sorted(name for _, name in socket.if_nameindex())
     if options.nic not in there:
-        raise KnownError(
-            NO_INTERFACE,
-            f"NIC {options.nic!r} is no interface of this host, which has {', '.join(there)}: correct it in .env",
-        )
+        reason = f"NIC {options.nic!r} is no interface of this host, which has {', '.join(there)}"
+        raise KnownError(NO_INTERFACE, f"{reason}: correct it in .env")
 
 
 def check_address(options: Any) -> None:
     """An address of another host makes the ranks meet nowhere."""
     if not is_here(options.host_ip):
-        raise KnownError(
-            NOT_MY_ADDRESS,
-            f"HOST_IP {options.host_ip!r} is no address of this host, likely from another node's .env: "
-            "correct it there (`ip -brief address` lists them)",
-        )
+        reason = f"HOST_IP {options.host_ip!r} is no address of this host, likely from another node's .env"
+        raise KnownError(NOT_MY_ADDRESS, f"{reason}: correct it there (`ip -brief address` lists them)")
 
 
 def check_head(options: Any) -> None:

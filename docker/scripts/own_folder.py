@@ -7,19 +7,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import STACK, KnownError, run, say
-from fetch import UNFIT, Volumes, write_stamp
+from fetch import UNFIT, Volumes, known_errors, write_stamp
 from serve import MOST_JSON_BYTES, hashed, load_json, looks, read_stamp, wanted, wanted_files
 
 
 def main(words: list[str], approve: Callable[[Path, Path], None] = lambda *_: None) -> None:
     """Look at the folder, and stamp it for `serve`."""
     volumes, path = Volumes(words), STACK / "weights.json"
-    volumes.prepare_engine()
-    volumes.hand_over(STACK)
-    try:
-        stamp_folder(volumes.options, path, approve)
-    finally:
+    with known_errors():
+        volumes.prepare_engine()
         volumes.hand_over(STACK)
+        try:
+            stamp_folder(volumes.options, path, approve)
+        finally:
+            volumes.hand_over(STACK)
     volumes.end_waits()
 
 
