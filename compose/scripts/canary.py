@@ -148,39 +148,44 @@ class Probe:
         moved = {label for label in known if seen[label].progress != before[label].progress}
         return seen or before, moved, sorted(label for label in known - moved if seen[label].running)
 
-    def ask(self, rank: str) -> tuple[int, str]:
-        """Ask an engine one token."""
+    def ask(self, rank: str) -> Iterator[tuple[int, str]]:
+        """Ask an engine one token at the first step, and wait for its answer at the second."""
         # As a token: text would wait for the one thread that tokenizes whatever anybody sends.
         question = json.dumps({"model": self.model, "prompt": [1], "max_tokens": 1, "temperature": 0})
-        begun, left_s = time.monotonic(), ANSWER_S
+        begun = time.monotonic()
         try:
             sent = self.send("/v1/completions", ANSWER_S, question, rank)
-            while left_s > 0 and not select.select([sent.sock], [], [], min(1.0, left_s))[0]:
-                if self.prompt:
-                    self.read_engines(PROMPT_S)
+            yield 0, ""
+            while True:
                 end = begun + (ANSWER_S if self.prompt else BUSY_ANSWER_S)
                 left_s = min(end, self.end) - time.monotonic()
-            status, text = self.receive(sent, left_s)
+                if select.select([sent.sock], [], [], min(1.0, max(left_s, 0.0)))[0]:
+                    break
+                if left_s <= 0:
+                    raise TimeoutError
+                if self.prompt:
+                    self.read_engines(PROMPT_S)
+            status, text = self.receive(sent, ANSWER_S)
             reply = json.loads(text) if status == 200 else {}
         except (OSError, HTTPException, ValueError) as error:
-            return 0, f"no answer to one token ({type(error).__name__})"
-        if status in (401, 403):
-            return status, f"the server refuses the API key (HTTP {status}): it was started with another one"
-        if status != 200:
-            return status, f"HTTP {status} to one token"
+            yield 0, f"no answer to one token ({type(error).__name__})"
+            return
         fine = isinstance(reply, dict) and reply.get("choices") and not reply.get("error")
-        return status, "" if fine else "an error instead of one token"
+        fault = f"HTTP {status} to one token" if status != 200 else "an error instead of one token"
+        if status in (401, 403):
+            fault = f"the server refuses the API key (HTTP {status}): it was started with another one"
+        yield status, "" if fine else fault
 
     def judge(self) -> tuple[State, Verdict]:
         """Judge by the metrics where they suffice: an engine that moves is never asked."""
         engines, moved, stuck = self.look(METRICS_S)
         # The API passes a question on by an engine's rank, and counts those that it has.
         ranks = sorted(engines, key=lambda label: (len(label), label))
-        answers: Answers = {}
-        for label in sorted(engines.keys() - moved) if engines else [""]:
-            answers[label] = self.ask(str(ranks.index(label)) if len(ranks) > 1 else "")
-            if not answers[label][0]:
-                break
+        quiet = sorted(engines.keys() - moved) if engines else [""]
+        # All before one is waited for: those at rest take the long steps of one at work with it.
+        asked = {label: self.ask(str(ranks.index(label)) if len(ranks) > 1 else "") for label in quiet}
+        sent = {label: next(one) for label, one in asked.items()}
+        answers: Answers = {label: next(one, sent[label]) for label, one in asked.items()}
         if answers:
             engines, moved, stuck = self.look(METRICS_S if self.prompt else PROMPT_S)
         silent = {

@@ -42,6 +42,8 @@ CAUSES: dict[object, tuple[int, str]] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), (DISK_FULL, "the disk is full")),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), (NOT_WRITABLE, "a folder is closed")),
 }
+# Who gets a token over http: this host, and the one that a rehearsal names. No proxy shall read it.
+PRIVATE = {"localhost", "127.0.0.1", "::1", os.environ.get("HF_TOKEN_HTTP_HOST") or "localhost"}
 
 
 class Volumes:
@@ -113,13 +115,8 @@ class Fetch(Volumes):
         self.require_own(CACHE, "HF_CACHE_DIR", HF_HOME)
         self.prepare_engine()
         self.prepare((CACHE, self.hub, self.stamp.parent), need=5)
-        made = (
-            self.stamp.parent,
-            self.storage,
-            CACHE / "xet",
-            self.hub / ".locks",
-            self.hub / "CACHEDIR.TAG",
-        )
+        hub, xet = self.hub, CACHE / "xet"
+        made = (self.stamp.parent, self.storage, xet, hub / ".locks", hub / "CACHEDIR.TAG")
         self.hand_over(*made)
         try:
             stamp = read_stamp(self.stamp)
@@ -129,7 +126,7 @@ class Fetch(Volumes):
                 self.hand_over(*made)
                 stamp = self.verified(folder)
             # A name that does not change, for clients that take no revision.
-            fresh = self.stamp.with_name(".link")
+            fresh = self.stamp.with_name(f".{self.stamp.name}")
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(stamp["folder"])
             fresh.replace(self.stamp.with_name(self.model.rpartition("/")[2]))
@@ -171,13 +168,9 @@ class Fetch(Volumes):
     def download_or_reuse(self) -> Path:
         """The folder of the snapshot; without the hub, of one that is already complete."""
         address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-        # This host, and the one that a rehearsal names.
-        private = {"localhost", "127.0.0.1", "::1", os.environ.get("HF_TOKEN_HTTP_HOST")}
-        if token() and address.scheme != "https" and address.hostname not in private:
-            reason = (
-                f"HF_ENDPOINT is {address.scheme}://{address.hostname}, where others could read the token"
-            )
-            raise KnownError(REFUSED, f"{reason} in HF_TOKEN_FILE: use https, or name no token")
+        if token() and address.scheme != "https" and address.hostname not in PRIVATE:
+            reason = f"HF_ENDPOINT is {address.scheme}://{address.hostname}, where others could read the"
+            raise KnownError(REFUSED, f"{reason} token in HF_TOKEN_FILE: use https, or name no token")
         try:
             with known_errors(), self.lock.open("a") as lock:
                 self.wait_for(lock.fileno())
@@ -215,10 +208,10 @@ class Fetch(Volumes):
         """Download what is missing, weights last, if it fits on the disk."""
         from huggingface_hub import HfApi, hf_hub_download
 
-        mistrust_headers()
         info = HfApi().model_info(self.model, revision=self.revision, files_metadata=True, timeout=30)
         files = [file for file in info.siblings or () if wanted(file.rfilename)]
         require_honest(info.sha or "", files)
+        mistrust_headers(info.sha)
         blobs, folder = self.storage / "blobs", self.storage / "snapshots" / str(info.sha)
         drop_partials(blobs)
         sizes = {file.lfs.sha256 if file.lfs else str(file.blob_id): int(file.size or 0) for file in files}
@@ -312,8 +305,8 @@ def require_honest(sha: str, files: Iterable[Any]) -> None:
         raise distrust("no weights (*.safetensors)")
 
 
-def mistrust_headers() -> None:
-    """Check the hashes in the headers of each file, of which huggingface_hub makes paths."""
+def mistrust_headers(commit: str | None) -> None:
+    """Check the commit and the hash in the headers of each file, of which huggingface_hub makes paths."""
     from huggingface_hub import file_download
 
     ask = file_download.get_hf_file_metadata
@@ -326,6 +319,8 @@ def mistrust_headers() -> None:
             require_hash(getattr(getattr(error, "response", None), "headers", {}).get("X-Repo-Commit"))
             raise
         require_hash(answer.commit_hash, answer.etag)
+        if answer.commit_hash not in (None, commit):
+            raise distrust(f"a file of {answer.commit_hash} at {commit}")
         return answer
 
     file_download.get_hf_file_metadata = checked
@@ -357,6 +352,10 @@ def known_errors() -> Iterator[None]:
         for cause in causes:
             status, module = getattr(cause, "response", None), type(cause).__module__
             status = getattr(status, "status_code", None) or getattr(cause, "errno", None)
+            # OpenSSL has numbers of its own, and a firewall closes sockets: a folder has a name. Rust gives none.
+            if CAUSES.get(status, (0,))[0] == NOT_WRITABLE and not getattr(cause, "filename", None):
+                continue
+            status = errno.ENOSPC if "No space left" in str(cause) else status
             code, line = CAUSES.get(status, (UNREACHABLE, "the hub is out of reach"))
             broken = module.startswith(("httpx", "huggingface_hub")) or "Consistency" in str(cause)
             if status in CAUSES or broken:
@@ -372,6 +371,8 @@ def prepare_environment() -> None:
             del os.environ[name]
     os.environ |= {"HF_HOME": str(CACHE), "HF_HUB_VERBOSITY": "error"}
     os.environ |= dict.fromkeys(("HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_SHARED_BLOBS"), "1")
+    if (around := os.environ.get("NO_PROXY", "")) != "*":
+        os.environ["NO_PROXY"] = ",".join([*filter(None, [around]), *sorted(PRIVATE)])
 
 
 def main(words: list[str], approve: Callable[[Path, Path], None] = lambda *_: None) -> None:
