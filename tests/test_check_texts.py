@@ -344,6 +344,20 @@ def test_next_steps_for_a_manifest_are_its_keys(old, new, identity, step):
     assert not [f for f in findings if any(word in f.remedy for word in WORDS_OF_COMPOSE)]
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "step"),
+    [
+        (f"docker run --gpus all -p 8000:8000 {IMAGE} {MODEL}\n", "run.sh", "-p 127.0.0.1:8000:8000"),
+        (f"vllm serve {MODEL}\n", "run.sh", "--host 127.0.0.1"),
+        (POD.replace("spec:", "spec:\n  hostNetwork: true", 1), "pod.yml", "hostNetwork"),
+    ],
+)
+def test_who_publishes_to_everybody_reads_how_this_form_does_not(text, name, step):
+    [remedy] = [f.remedy for f in judge(text.encode(), name, CATALOG) if f.id == "ED201"]
+    assert step in remedy
+    assert '"127.0.0.1' not in remedy
+
+
 def test_each_probe_that_asks_another_port_is_named():
     probes = "readinessProbe: {httpGet: {path: /health, port: 9001}}\n      livenessProbe:"
     findings = judge(POD.replace("livenessProbe:", probes).encode(), "pod.yml", CATALOG)

@@ -173,6 +173,14 @@ def test_without_a_compose_file_there_is_a_sentence(command: str, tmp_path: Path
     assert "There is no compose.yml here." in done.stderr
 
 
+def test_a_named_file_that_is_missing_is_not_called_the_folders(tmp_path: Path) -> None:
+    done = kit(
+        "up", "--file", "mine.yml", cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 2
+    assert "There is no mine.yml here.\n  cause: --file names it" in done.stderr
+
+
 def test_without_docker_the_exit_code_is_6(tmp_path: Path) -> None:
     (tmp_path / "compose.yml").write_text("services: {}\n")
     done = kit("down", cwd=tmp_path, env={"PATH": "/nonexistent", "PYTHONPATH": str(ROOT)})

@@ -25,6 +25,15 @@ NEXT_STEPS: dict[str, dict[Form, str]] = {
         "docker run": "--device /dev/kfd --device /dev/dri with --group-add and the host's numbers, without --gpus",
         "kubernetes": "limits: {amd.com/gpu: N} in place of nvidia.com/gpu, or the image for NVIDIA",
     },
+    "ED201": {
+        "docker run": "-p 127.0.0.1:8000:8000; for others, put a gateway in front of it",
+        "command": "--host 127.0.0.1; for others, put a gateway in front of it",
+        "kubernetes": "leave out hostNetwork and hostPort, and put a gateway in front of the Service",
+    },
+    "ED207": {
+        "docker run": "leave it out and publish with -p 127.0.0.1:8000:8000; only several nodes need it",
+        "kubernetes": "leave out hostNetwork; only several nodes need it",
+    },
     "ED208": {
         "docker run": "--shm-size 16g in place of --ipc host; leave out --pid",
         "kubernetes": f"leave out hostIPC and hostPID; {MEMORY}",

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from ernie_deploy.stack.compose import Stack
 
 RENDERED = Path("compose.yml")
+OF_FOLDER = "without a file the command means the stack that Compose would take in this folder"
 
 
 def stack_of(files: Sequence[Path], name: str = "", *, env_file: Path | None = None) -> "Stack":
     """The stack of these files, as with Compose's own --file, or else of this folder; raises `UsageError`."""
     from ernie_deploy.stack.compose import Stack
 
-    named = tuple(existing(file) for file in files) or of_folder()
+    named = tuple(existing(file, "--file names it") for file in files) or of_folder()
     if len(named) == 1 and files:
         _tell_what_is_left_out(named[0])
     return Stack(files=named, implicit=not files, project=name, env_file=env_file)
@@ -58,12 +59,12 @@ def stack_to_render(name: str = "") -> "Stack":
     return Stack(files=(RENDERED,), project=name)
 
 
-def existing(path: Path) -> Path:
-    """The file, which is there; raises `UsageError`."""
+def existing(path: Path, cause: str = OF_FOLDER) -> Path:
+    """The file, which is there; raises `UsageError` with what made the command look for it."""
     if path.is_file():
         return path
     raise UsageError(
         f"There is no {path} here.",
-        cause="without a file the command means the stack that Compose would take in this folder",
+        cause=cause,
         next_step="make one with: ernie-deploy render TARGET -o compose.yml",
     )
