@@ -162,7 +162,7 @@ def test_broken_toml_names_the_file(tmp_path: Path) -> None:
         load(path, Model)
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "", "21B", "21b\0", "x" * 10_000])
+@pytest.mark.parametrize("name", ["../../etc/passwd", "", "21-b", "21b\0", "x" * 10_000])
 def test_an_unknown_id_is_refused_with_what_is_known(catalog: Catalog, name: str) -> None:
     with pytest.raises(CatalogError) as told:
         catalog.model(name)

@@ -17,11 +17,13 @@ from ernie_deploy.safe_io import reading
 
 # Whatever these read lies in the package, or was just made there.
 OWN_FILES = {
-    "catalog/load.py", "render/yaml.py", "render/kubernetes.py", "render/scripts.py", "plan/words.py", "safe_io/reading.py", "paths.py",
+    "catalog/load.py", "render/yaml.py", "safe_io/derived.py", "render/scripts.py", "plan/words.py", "safe_io/reading.py", "paths.py",
     "cli.py", "rehearsal/override.py", "rehearsal/leaks.py",
 }  # fmt: skip
 # These bound what they read themselves.
 BOUNDED = {"bench/measure/watch.py", "safe_io/http_client.py"}
+# These open what they only write.
+WRITERS = {"safe_io/terminal.py", "stack/bundle.py"}
 READS = ("read_text", "read_bytes", "readline", "open")
 
 
@@ -33,7 +35,7 @@ def test_nothing_else_reads_without_a_bound() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in READS
     }
-    assert places == OWN_FILES | BOUNDED
+    assert places == OWN_FILES | BOUNDED | WRITERS
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from ernie_deploy.safe_io.reading import read_head
 MAX_FILES = 50
 MAX_EXTENDS = 20
 # What Compose would fetch with git or from a registry.
-REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://|git@|github\.com/|[^/\s]+\.git(?:[#?]|$)", re.IGNORECASE)
+REMOTE = re.compile(r"\A(?:[a-z][a-z0-9+.-]*://|git@|github\.com/|[^/\s]+\.git(?:[#?]|$))", re.IGNORECASE)
 EMPTY = Table(values={}, lines={}, line=1)
 
 

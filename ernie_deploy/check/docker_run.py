@@ -14,7 +14,7 @@ ENGINES = {"docker", "podman", "nerdctl"}
 WRAPPERS = {"sudo", "nohup", "exec", "time", "env", "command", "then", "do", "else", "doas"}
 # Such a command prints something and ends.
 ASKS = {"--help", "--version"}
-ASSIGNED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+ASSIGNED = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*=")
 # Options of `docker run` without a value; every other one has one.
 SWITCHES = {
     "detach", "interactive", "tty", "rm", "privileged", "init", "read-only", "no-healthcheck", "oom-kill-disable",

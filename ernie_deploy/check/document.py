@@ -29,7 +29,7 @@ OF_COMPOSE = {
 }  # fmt: skip
 SAY_THE_SAME = ("ED320", "ED401")
 # How Compose names the place that it means.
-YAML_LINE = re.compile(r"(\S+): line (\d{1,9})\b")
+YAML_LINE = re.compile(r"(?<!\S)(\S{1,4096}): line (\d{1,9})\b")
 PATH = re.compile(r"services[.\[]([^:\s]+)|service [\"']([^\"']+)")
 EXTRA_KEY = re.compile(r"additional propert\S+ '([^']+)'")
 

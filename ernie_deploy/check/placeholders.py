@@ -3,14 +3,14 @@
 import re
 
 NOTHING = re.compile(
-    r"[0-9]*|true|false|yes|no|empty|none|dummy|null|unused|not[-_ ]needed"
+    r"\A(?:[0-9]*|true|false|yes|no|empty|none|dummy|null|unused|not[-_ ]needed"
     # A path, or a reference that something else resolves: op://vault/item, arn:aws:..., ENC[...].
-    r"|/.*|[a-z][a-z0-9+.-]*://.*|arn:.*|ENC\[.*",
+    r"|/.*|[a-z][a-z0-9+.-]*://.*|arn:.*|ENC\[.*)",
     re.IGNORECASE,
 )
 # <token>, [token], {{ token }}, %TOKEN%, __TOKEN__, @TOKEN@, #{token}, $(TOKEN)
 BLANK = re.compile(
-    r"<.*>|\[.*\]|\{.*\}|%\w+%|__\w+__|@+\w+@+|#\{.*|\$\(.*\)|.*(?:\.{3}|\N{HORIZONTAL ELLIPSIS}|\*{3}).*"
+    r"\A(?:<.*>|\[.*\]|\{.*\}|%\w+%|__\w+__|@+\w+@+|#\{.*|\$\(.*\)|.*(?:\.{3}|\N{HORIZONTAL ELLIPSIS}|\*{3}).*)"
 )
 # hf_xxxxxxxx, sk-00000000
 ONE_CHARACTER = re.compile(r"(?:hf[_-]|sk-)?(.)\1*")

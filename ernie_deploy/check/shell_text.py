@@ -32,8 +32,8 @@ OTHER_LANGUAGES = {
 }
 # A shell's prompt, and what stands before a command in a systemd unit.
 PROMPT = re.compile(r"^\s*(?:(?:[\w.@~:-]{0,40}[$%#]|>)\s+|Exec\w+=[-@:+!]*)")
-ASSIGNED = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?==)")
-ARRAY = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=\((.*)\)", re.DOTALL)
+ASSIGNED = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*(?==)")
+ARRAY = re.compile(r"\A([A-Za-z_][A-Za-z0-9_]*)=\((.*)\)", re.DOTALL)
 ARRAY_USE = re.compile(r'"?\$\{([A-Za-z_][A-Za-z0-9_]*)\[[@*]\]\}"?')
 SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")
 HEREDOC = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?")
@@ -95,7 +95,7 @@ def _logical_lines(lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]
 
 
 def _goes_on(line: str) -> bool:
-    if line.rstrip(" \t").endswith("\\") or re.match(r"\s*\w+=\([^)]*$", line):
+    if line.rstrip(" \t").endswith("\\") or re.match(r"\A\s*\w+=\([^)]*$", line):
         return True
     try:
         shlex.split(line, comments=True)

@@ -38,6 +38,8 @@ a file names is run or fetched.
 Exits 10 if there is an error, and 0 if there are only warnings or notes."""
 
 STDIN = "-"
+# What a shell hands over is gone once it is read.
+READ_ONCE = ("/dev/stdin", "/dev/fd/")
 # Below this a line holds no sentence.
 NARROWEST = 40
 
@@ -125,7 +127,7 @@ def _verdicts(given: Given, catalog: "Catalog") -> "Iterator[Verdict]":
         elif Path(name).is_dir():
             with chdir(name):
                 yield judge_project(_project(given, os.environ), catalog, ask_compose=True)
-        elif form_of(read_file(name), name) != "compose":
+        elif name.startswith(READ_ONCE) or form_of(read_file(name), name) != "compose":
             yield judge_text(read_file(name), name, catalog)
         else:
             yield judge_project(of_file(name, given.env_files, given.profiles), catalog, ask_compose=True)
