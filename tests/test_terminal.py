@@ -348,7 +348,7 @@ CALLS: dict[str, Calls] = {
     "volumes remove": [((PLANT, "--yes"), True), (("free", "--yes"), True), (("other",), True), (("free",), False)],
     "down": [((), True), (("--json",), True), (("--volumes",), True)],
     "rehearse": [(("h100",), True), (("h100", "--build-base"), True)],
-    "check": [(("compose.yml",), False), (("compose.yml", "--json"), True), (("compose.yml", "--sarif"), True),
+    "check": [(("compose.yml",), False), (("compose.yml", "--json"), False), (("compose.yml", "--sarif"), False),
               (("odd.yml",), False), ((PLANT,), True)],
     "bench plan": [(("-f", "odd.yml"), False), (ATTACH, False)],
     "bench run": [((), True), (("--dry-run",), True), (ATTACH, True), ((*ATTACH, "--dry-run"), False),
