@@ -236,7 +236,8 @@ def test_an_engine_that_stood_still_with_work_before_the_flood_is_a_hang(
     for count, mood in enumerate(["hung", "flooded", "flooded"], start=1):
         server.mood = mood
         flooded.process(7, "/usr/bin/python3", "R", ticks=100 * count)
-        line = flooded(server.url, patience_s=0.1)[1]
+        # A hung engine's API still shows its metrics, on a busy machine too.
+        line = flooded(server.url, patience_s=0.5 if mood == "hung" else 0.1)[1]
     assert line.startswith("unhealthy: engine 0 stood still and does not run, 3 probes in a row")
 
 
