@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from msgspec import Struct
 
-from ernie_deploy.check.process import MODULE, program
+from ernie_deploy.check.process import ASSIGNED, MODULE, program
 from ernie_deploy.check.service import Form
 from ernie_deploy.check.tree import Items, Table, Value, Word
 
@@ -14,7 +14,6 @@ ENGINES = {"docker", "podman", "nerdctl"}
 WRAPPERS = {"sudo", "nohup", "exec", "time", "env", "command", "then", "do", "else", "doas"}
 # Such a command prints something and ends.
 ASKS = {"--help", "--version"}
-ASSIGNED = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*=")
 # Options of `docker run` without a value; every other one has one.
 SWITCHES = {
     "detach", "interactive", "tty", "rm", "privileged", "init", "read-only", "no-healthcheck", "oom-kill-disable",

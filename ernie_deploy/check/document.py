@@ -21,12 +21,12 @@ from ernie_deploy.check.tree import Table, Value, Word
 from ernie_deploy.check.values import shown
 
 MAX_REFUSAL = 400
-# Rules that know themselves what Compose refuses.
 # What a vLLM without a container can be told, and what a cluster sees to itself.
 OF_A_PROCESS = re.compile(r"ED1|ED20[12]|ED21[12]|ED22[01]|ED24|ED4")
 OF_COMPOSE = {
     "ED130", "ED134", "ED145", "ED147", "ED149", "ED154", "ED221", "ED222", "ED306", "ED308", "ED309", "ED310", "ED311", "ED325", "ED326", "ED327", "ED328", "ED329",
 }  # fmt: skip
+# Rules that know themselves what Compose refuses.
 SAY_THE_SAME = ("ED320", "ED401")
 # How Compose names the place that it means.
 YAML_LINE = re.compile(r"(?<!\S)(\S{1,4096}): line (\d{1,9})\b")

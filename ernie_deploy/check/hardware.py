@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
-from ernie_deploy.check.tree import Items, Table, Value, Word
+from ernie_deploy.check.tree import Items, Table, Value, Word, tables
 from ernie_deploy.check.values import whole
 
 Platform: TypeAlias = Literal["cuda", "rocm", "cpu", "xpu"]
@@ -102,13 +102,9 @@ def device_ids(request: Value) -> list[str] | None:
 def _swarm_count(service: Service) -> int | None:
     """GPUs that a swarm hands out."""
     found = service.value(*GENERIC)
-    specs = [item.values.get("discrete_resource_spec") for item in _tables(found)]
+    specs = [item.values.get("discrete_resource_spec") for item in tables(found)]
     counts = [whole(field(spec, "value")) for spec in specs if spec and "gpu" in field(spec, "kind").lower()]
     return sum(count or 0 for count in counts) if counts and None not in counts else None
-
-
-def _tables(value: Value | None) -> list[Table]:
-    return [item for item in value.values if isinstance(item, Table)] if isinstance(value, Items) else []
 
 
 def _devices(service: Service) -> Iterator[int | None]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from ernie_deploy.check.docker_run import Found
-from ernie_deploy.check.tree import Items, Table, Value, Word, read_all
+from ernie_deploy.check.tree import Items, Table, Value, Word, read_all, tables
 from ernie_deploy.check.values import shown, whole
 from ernie_deploy.errors import UsageError
 
@@ -78,19 +78,15 @@ def _text(value: Value | None, *keys: str) -> str:
     return word.raw if isinstance(word, Word) else ""
 
 
-def _tables(value: Value | None) -> list[Table]:
-    return [item for item in value.values if isinstance(item, Table)] if isinstance(value, Items) else []
-
-
 class _Pod:
     def __init__(self, spec: Table, manifest: Table) -> None:
         self.spec = spec
         self.name = _text(manifest, "metadata", "name") or _text(manifest, "kind") or "pod"
-        self.volumes = {_text(volume, "name"): volume for volume in _tables(_at(spec, "volumes"))}
+        self.volumes = {_text(volume, "name"): volume for volume in tables(_at(spec, "volumes"))}
 
     def containers(self) -> Iterator[Found]:
         for key in ("initContainers", "containers"):
-            for container in _tables(_at(self.spec, key)):
+            for container in tables(_at(self.spec, key)):
                 name = f"{self.name}/{_text(container, 'name')}"
                 yield Found(name, _Container(container, self).table(), "kubernetes")
 
@@ -134,7 +130,7 @@ class _Container:
             _text(entry, "name"): _own(value)
             if isinstance(value := _at(entry, "value"), Word)
             else Word("", entry.line, null=True)
-            for entry in _tables(_at(self.container, "env"))
+            for entry in tables(_at(self.container, "env"))
         }
         if variables:
             lines = {name: word.line for name, word in variables.items()}
@@ -153,7 +149,7 @@ class _Container:
             self._word("mem_limit", memory.raw.removesuffix("i"), memory)
 
     def _mounts(self) -> None:
-        mounts = _tables(_at(self.container, "volumeMounts"))
+        mounts = tables(_at(self.container, "volumeMounts"))
         self._set("volumes", Items(tuple(map(self._mount, mounts)), mounts[0].line) if mounts else None)
         for mount in mounts:
             memory = _at(self.pod.volumes.get(_text(mount, "name")), "emptyDir")
@@ -217,7 +213,7 @@ class _Container:
 
     def _port(self, port: str) -> str:
         """The number of a port that may be given by its name."""
-        named = {_text(p, "name"): _text(p, "containerPort") for p in _tables(_at(self.container, "ports"))}
+        named = {_text(p, "name"): _text(p, "containerPort") for p in tables(_at(self.container, "ports"))}
         return named.get(port, port) or "80"
 
     def _host(self) -> None:
@@ -226,7 +222,7 @@ class _Container:
         for key, ours in (("hostNetwork", "network_mode"), ("hostIPC", "ipc"), ("hostPID", "pid")):
             if _text(spec, key) == "true":
                 self._word(ours, "host", _at(spec, key))
-        published = [port for port in _tables(_at(self.container, "ports")) if _text(port, "hostPort")]
+        published = [port for port in tables(_at(self.container, "ports")) if _text(port, "hostPort")]
         ports = tuple(map(_port, published))
         self._set("ports", Items(ports, published[0].line) if ports else None)
         policies = {"Never": "no", "OnFailure": "on-failure"}

@@ -22,6 +22,8 @@ PROGRAMS = SHELLS | {"vllm", "serve", "bench", "python", "python3"}
 MODULE = "vllm.entrypoints."
 OPERATORS = ";&|<>()\n"
 CONTINUED = "\v"
+# A variable before a command, or by itself.
+ASSIGNED = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*=")
 
 
 class Process(Struct, frozen=True):

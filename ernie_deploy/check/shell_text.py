@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from ernie_deploy.check.interpolate import Variables
 from ernie_deploy.check.line import Line
-from ernie_deploy.check.process import CONTINUED, OPERATORS, shell_tokens
+from ernie_deploy.check.process import ASSIGNED, CONTINUED, OPERATORS, shell_tokens
 from ernie_deploy.check.tree import Word
 from ernie_deploy.check.values import MAX_ARGUMENT
 
@@ -32,7 +32,6 @@ OTHER_LANGUAGES = {
 }
 # A shell's prompt, and what stands before a command in a systemd unit.
 PROMPT = re.compile(r"^\s*(?:(?:[\w.@~:-]{0,40}[$%#]|>)\s+|Exec\w+=[-@:+!]*)")
-ASSIGNED = re.compile(r"\A[A-Za-z_][A-Za-z0-9_]*(?==)")
 ARRAY = re.compile(r"\A([A-Za-z_][A-Za-z0-9_]*)=\((.*)\)", re.DOTALL)
 ARRAY_USE = re.compile(r'"?\$\{([A-Za-z_][A-Za-z0-9_]*)\[[@*]\]\}"?')
 SUBSTITUTION = re.compile(r"\$\([^()]*\)|`[^`]*`")

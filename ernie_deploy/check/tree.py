@@ -110,6 +110,11 @@ def _document(node: "yaml.Node", name: str, variables: Variables) -> Document:
         raise _too_deep(name) from None
 
 
+def tables(value: "Value | None") -> list[Table]:
+    """The tables among the items of a list; empty where it is none."""
+    return [item for item in value.values if isinstance(item, Table)] if isinstance(value, Items) else []
+
+
 def too_large(name: str) -> UsageError:
     """Refuse a file that nobody wrote by hand."""
     return UsageError(

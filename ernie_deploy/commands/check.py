@@ -38,8 +38,6 @@ a file names is run or fetched.
 Exits 10 if there is an error, and 0 if there are only warnings or notes."""
 
 STDIN = "-"
-# What a shell hands over is gone once it is read.
-READ_ONCE = ("/dev/stdin", "/dev/fd/")
 # Below this a line holds no sentence.
 NARROWEST = 40
 
@@ -118,6 +116,7 @@ def _verdicts(given: Given, catalog: "Catalog") -> "Iterator[Verdict]":
     from ernie_deploy.check.assemble import read_file
     from ernie_deploy.check.forms import form_of
     from ernie_deploy.check.project import of_file
+    from ernie_deploy.safe_io.reading import HANDED_OVER
 
     if not given.files:
         yield judge_project(_project(given, os.environ), catalog, ask_compose=True)
@@ -127,8 +126,9 @@ def _verdicts(given: Given, catalog: "Catalog") -> "Iterator[Verdict]":
         elif Path(name).is_dir():
             with chdir(name):
                 yield judge_project(_project(given, os.environ), catalog, ask_compose=True)
-        elif name.startswith(READ_ONCE) or form_of(read_file(name), name) != "compose":
-            yield judge_text(read_file(name), name, catalog)
+        # What a shell hands over is gone once it is read.
+        elif form_of(data := read_file(name), name) != "compose" or name.startswith(HANDED_OVER):
+            yield judge_text(data, name, catalog)
         else:
             yield judge_project(of_file(name, given.env_files, given.profiles), catalog, ask_compose=True)
 

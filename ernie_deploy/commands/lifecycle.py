@@ -14,6 +14,7 @@ from ernie_deploy.commands.options import (
     DRY_RUN,
     JSON,
     NAME,
+    REMOVE_ORPHANS,
     given_request_options,
     refuse_path_of_key,
     request_of,
@@ -53,9 +54,7 @@ Examples:
 @click.option("--build", is_flag=True, help="Build images before starting.")
 @click.option("--force-recreate", is_flag=True, help="Make each container anew, changed or not.")
 @click.option("--pull", type=click.Choice(["always", "missing", "never"]), help="When to pull images.")
-@click.option(
-    "--remove-orphans", is_flag=True, help="Remove containers of services that the file no longer has."
-)
+@REMOVE_ORPHANS
 @DRY_RUN
 @JSON
 @request_options

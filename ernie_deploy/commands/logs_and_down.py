@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ernie_deploy.commands.options import COMPOSE_FILES, DRY_RUN, JSON, NAME
+from ernie_deploy.commands.options import COMPOSE_FILES, DRY_RUN, JSON, NAME, REMOVE_ORPHANS
 from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ DOWN_S = 2 * 3600
 @click.option(
     "-t", "--timeout", type=click.IntRange(min=0), metavar="S", help="Kill what has not stopped by then."
 )
-@click.option(
-    "--remove-orphans", is_flag=True, help="Remove containers of services that the file no longer has."
-)
+@REMOVE_ORPHANS
 @DRY_RUN
 @JSON
 def down(

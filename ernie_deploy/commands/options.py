@@ -100,6 +100,9 @@ COMPOSE_FILES = click.option(
     "-f", "--file", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="The stack's compose file; repeat for overrides.  [default: those that Compose takes here]",
 )  # fmt: skip
+REMOVE_ORPHANS = click.option(
+    "--remove-orphans", is_flag=True, help="Remove containers of services that the file no longer has."
+)
 NAME = click.option(
     "-p",
     "--name",
