@@ -54,7 +54,7 @@ class Commands(click.Group):
     """A group that imports a subcommand's module only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of a stack's life."""
+        """Return the names in the order in which a stack uses them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:

@@ -263,7 +263,7 @@ def write_files(folder: Path) -> None:
         b"\n".join(map(msgspec.json.encode, lines)) + f"\n{PLANT}\n".encode()
     )
     (folder / "whole.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, lines)) + b"\n")
-    (folder / "good.json").write_text(baselines.text(baselines.accept(journal_of(*map(planted, journal().attempts), life=planted(journal().lines[0])))))  # fmt: skip
+    (folder / "good.json").write_text(baselines.text(baselines.accept(journal_of(*map(planted, journal().attempts), env=planted(journal().lines[0])))))  # fmt: skip
     (folder / "tolerance.toml").write_text(f'"{"Zq7"}\\u001b[2J" = 5\n')
 
 

@@ -71,25 +71,25 @@ class Argv(Struct, frozen=True):
 
     def has(self, name: str) -> bool:
         """Whether the flag is given and not switched off."""
-        found = self.last(name)
-        return found is not None and found.name == name
+        argument = self.last(name)
+        return argument is not None and argument.name == name
 
     def text(self, name: str, default: str = "") -> str:
         """The first value of a flag."""
-        found = self.last(name)
-        return found.value if found else default
+        argument = self.last(name)
+        return argument.value if argument else default
 
     def number(self, name: str, default: int | None = None) -> int | None:
         """The whole number a flag has; None where only the host or a `--config` file knows it."""
-        found = self.last(name)
-        if found:
-            return human(found.value)
+        argument = self.last(name)
+        if argument:
+            return human(argument.value)
         return None if self.has("config") else default
 
     def line_of(self, name: str, default: int = 1) -> int:
         """Where a flag stands."""
-        found = self.last(name)
-        return found.line if found else default
+        argument = self.last(name)
+        return argument.line if argument else default
 
 
 def parse(words: Iterable[Word], tool: Tool, table: str) -> Argv:
@@ -164,12 +164,12 @@ def _values(rest: list[Word], most: int) -> Iterator[str]:
 
 def _flag(spelling: str, tool: Tool, table: str) -> tuple[str, Flag | None]:
     """Long name and flag of a spelling; a prefix that only one flag has is that flag."""
-    found = find(spelling, table, tool)
+    flag = find(spelling, table, tool)
     name = spelling.lstrip("-").replace("_", "-")
-    if found is None and spelling.startswith("--") and len(spelling) > len("--x") and not history().run(name):
+    if flag is None and spelling.startswith("--") and len(spelling) > len("--x") and not history().run(name):
         begun = _beginning(f"--{name}", tool, table)
-        found = find(begun[0], table, tool) if len(begun) == 1 else None
-    return found or (name, None)
+        flag = find(begun[0], table, tool) if len(begun) == 1 else None
+    return flag or (name, None)
 
 
 @cache

@@ -118,21 +118,21 @@ def _spoken_of(refusal: str, top: Table) -> tuple[int, Value | None]:
 
 def findings_of(stack: Stack) -> list[Finding]:
     """What every rule finds, by file, line and weight."""
-    found = [
+    findings = [
         finding
         for service in stack.services.values()
         for rule in RULES.values()
         if _applies(rule.id, service.form)
         for finding in rule.findings(service, stack.name)
     ]
-    found = [_weighed(finding, stack) for finding in found]
-    errors = {(f.file, f.line) for f in found if f.id in SAY_THE_SAME}
+    findings = [_weighed(finding, stack) for finding in findings]
+    errors = {(f.file, f.line) for f in findings if f.id in SAY_THE_SAME}
     of_stack = (remark for remark in stack.remarks if remark.service not in stack.services)
     of_stack_found = [RULES[remark.rule].finding(spot_of(remark), "", stack.name) for remark in of_stack]
-    found += [f for f in of_stack_found if f.id != "ED401" or (f.file, f.line) not in errors]
+    findings += [f for f in of_stack_found if f.id != "ED401" or (f.file, f.line) not in errors]
     places = {name: at for at, name in enumerate(stack.files)}
     return sorted(
-        found, key=lambda f: (places.get(f.file, len(places)), f.line, SEVERITIES.index(f.severity), f.id)
+        findings, key=lambda f: (places.get(f.file, len(places)), f.line, SEVERITIES.index(f.severity), f.id)
     )
 
 

@@ -51,23 +51,23 @@ def _of_commands(data: bytes, name: str, catalog: Catalog) -> Iterator[Stack]:
     """One stack for a script, whose commands share the host; one a command for a text that shows several ways."""
     if len(data) > MAX_BYTES:
         raise too_large(name)
-    found = list(services(commands(data.decode("utf-8", "replace"), name)))
-    if not found:
+    each_service = list(services(commands(data.decode("utf-8", "replace"), name)))
+    if not each_service:
         raise UsageError(
             f"{name}: there is no `docker run` and no `vllm serve` in it.",
             cause="of texts that are not YAML, only such commands are judged",
             next_step="name a compose file, a script or a manifest: ernie-deploy check FILE",
         )
-    if len(found) > MAX_SERVICES:
+    if len(each_service) > MAX_SERVICES:
         raise UsageError(f"{name}: there are more than {MAX_SERVICES} commands in it.")
-    groups = [[each] for each in found] if is_markdown(name) else [found]
+    groups = [[each] for each in each_service] if is_markdown(name) else [each_service]
     return (_gathered(group, name, catalog) for group in groups)
 
 
-def _gathered(found: list[Found], name: str, catalog: Catalog) -> Stack:
+def _gathered(members: list[Found], name: str, catalog: Catalog) -> Stack:
     stack = Stack(Table({}, {}, 1), catalog)
     stack.name, stack.files = name, [name]
-    for each in found:
+    for each in members:
         key = each.name if each.name not in stack.services else f"{each.name} (line {int(each.table.line)})"
         stack.services[key] = Service(
             key, each.table, each.table.line, stack, partial=each.form == "command", form=each.form

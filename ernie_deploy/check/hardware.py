@@ -101,8 +101,8 @@ def device_ids(request: Value) -> list[str] | None:
 
 def _swarm_count(service: Service) -> int | None:
     """GPUs that a swarm hands out."""
-    found = service.value(*GENERIC)
-    specs = [item.values.get("discrete_resource_spec") for item in tables(found)]
+    resources = service.value(*GENERIC)
+    specs = [item.values.get("discrete_resource_spec") for item in tables(resources)]
     counts = [whole(field(spec, "value")) for spec in specs if spec and "gpu" in field(spec, "kind").lower()]
     return sum(count or 0 for count in counts) if counts and None not in counts else None
 

@@ -19,7 +19,7 @@ PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 def containers(data: bytes, name: str) -> list[Found]:
     """Each container of each pod in the manifests; raises `UsageError` where there is none."""
-    found = [
+    stacks = [
         container
         for document in read_all(data, name)
         if isinstance(document, Table)
@@ -27,13 +27,13 @@ def containers(data: bytes, name: str) -> list[Found]:
         for spec in _pod_specs(manifest)
         for container in _Pod(spec, manifest).containers()
     ]
-    if not found:
+    if not stacks:
         raise UsageError(
             f"{name}: there is no container in it.",
             cause="of Kubernetes manifests, only Pods and what starts them are judged",
             next_step="name the file with the Deployment, StatefulSet, Job or LeaderWorkerSet",
         )
-    return found
+    return stacks
 
 
 def unjudged(data: bytes, name: str) -> list[str]:

@@ -155,9 +155,11 @@ def small_shared_memory(service: Service) -> Iterator[Spot]:
         return
     mounted = any(mount.target == SHARED_MEMORY for mount in service.mounts)
     if given is not None and given < ENOUGH_SHARED_MEMORY and not mounted:
-        said = shown(text) if text else "Docker's 64 MB"
+        shared_memory = shown(text) if text else "Docker's 64 MB"
         remedy = f"mount a tmpfs on /dev/shm: {TMPFS}" if in_swarm(service) else ""
-        yield Spot(service.line_of("shm_size"), f"{needed} processes share a /dev/shm of {said}", remedy)
+        yield Spot(
+            service.line_of("shm_size"), f"{needed} processes share a /dev/shm of {shared_memory}", remedy
+        )
 
 
 @rule(
@@ -210,8 +212,8 @@ def young_start_interval(service: Service) -> Iterator[Spot]:
 )
 def waits_for_ever(service: Service) -> Iterator[Spot]:
     """`depends_on: {x: {condition: service_healthy}}`; a foreign image may bring its own check."""
-    found = service.value("depends_on")
-    for name, value in found.values.items() if isinstance(found, Table) else ():
+    section = service.value("depends_on")
+    for name, value in section.values.items() if isinstance(section, Table) else ():
         other = service.stack.services.get(name)
         condition = value.values.get("condition") if isinstance(value, Table) else None
         healthy = isinstance(condition, Word) and condition.text == "service_healthy"

@@ -119,9 +119,9 @@ def old_engine(service: Service) -> Iterator[Spot]:
     if service.argv and model and engine and engine != NEWEST:
         lowest = version(model.min_vllm)
     if service.serve and model and engine and lowest and engine < lowest:
-        said = ".".join(map(str, engine))
+        label = ".".join(map(str, engine))
         yield Spot(
-            service.line_of("image"), f"{model.id} needs vLLM {model.min_vllm} or later; this is {said}"
+            service.line_of("image"), f"{model.id} needs vLLM {model.min_vllm} or later; this is {label}"
         )
 
 
@@ -232,9 +232,9 @@ def small_draft_batch(service: Service) -> Iterator[Spot]:
 def no_draft_layer(service: Service) -> Iterator[Spot]:
     """MTP on a checkpoint without it."""
     argv, model = service.serve, service.model
-    found = argv.last("speculative-config") if argv else None
-    if found and model and not model.mtp and _drafts_itself(found.value):
-        yield Spot(found.line, f"{model.id} has no multi-token-prediction layer that vLLM can draft with")
+    argument = argv.last("speculative-config") if argv else None
+    if argument and model and not model.mtp and _drafts_itself(argument.value):
+        yield Spot(argument.line, f"{model.id} has no multi-token-prediction layer that vLLM can draft with")
 
 
 def _drafts_itself(value: str) -> bool:

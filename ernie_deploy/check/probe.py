@@ -64,8 +64,10 @@ def own_names(service: Service) -> set[str]:
 def _aliases(service: Service) -> Iterator[str]:
     networks = service.value("networks")
     for value in networks.values.values() if isinstance(networks, Table) else ():
-        found: Value | None = value.values.get("aliases") if isinstance(value, Table) else None
-        yield from (getattr(item, "text", "") for item in found.values) if isinstance(found, Items) else ()
+        aliases: Value | None = value.values.get("aliases") if isinstance(value, Table) else None
+        yield from (
+            (getattr(item, "text", "") for item in aliases.values) if isinstance(aliases, Items) else ()
+        )
 
 
 def is_own(asked: Asked, service: Service) -> bool:

@@ -93,8 +93,8 @@ def _filled(text: str, width: int, first: str, rest: str) -> str:
 def summary(findings: Sequence[Finding], files: int) -> str:
     """`2 files: 1 error, 3 warnings`."""
     counts = Counter(finding.severity for finding in findings)
-    said = [_counted(counts[severity], severity) for severity in SEVERITIES if counts[severity]]
-    return f"{_counted(files, 'file')}: {', '.join(said) or 'nothing found'}"
+    parts = [_counted(counts[severity], severity) for severity in SEVERITIES if counts[severity]]
+    return f"{_counted(files, 'file')}: {', '.join(parts) or 'nothing found'}"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -30,13 +30,17 @@ MODE = re.compile(r"no-new-privileges(?:[:=]true)?")
 )
 def secret_in_clear(service: Service) -> Iterator[Spot]:
     """Tokens and keys as values; what the finding prints is never the value."""
-    said = [(what, word) for what, word in _secrets(service) if known(word.text)]
-    said = [(what, word) for what, word in said if not is_placeholder(word.text)]
-    for what, word in said:
+    secrets = [(what, word) for what, word in _secrets(service) if known(word.text)]
+    secrets = [(what, word) for what, word in secrets if not is_placeholder(word.text)]
+    for what, word in secrets:
         yield Spot(word.line, f"{what} stands here in clear text")
     for word in _all_words(service):
         match = TOKEN.search(word.text)
-        if match and not is_placeholder(match[0]) and not any(match[0] in secret.text for _, secret in said):
+        if (
+            match
+            and not is_placeholder(match[0])
+            and not any(match[0] in secret.text for _, secret in secrets)
+        ):
             kind = "a Hugging Face token" if match[0].startswith("hf_") else "an API key"
             yield Spot(word.line, f"{kind} stands here in clear text")
 
@@ -131,8 +135,8 @@ def secret_from_variable(service: Service) -> Iterator[Spot]:
 
 def used(service: Service, section: str) -> Iterator[tuple[str, int]]:
     """Names of the top-level secrets or configs that the service mounts."""
-    found = service.value(section)
-    for item in found.values if isinstance(found, Items) else ():
+    items = service.value(section)
+    for item in items.values if isinstance(items, Items) else ():
         source = item.values.get("source") if isinstance(item, Table) else item
         if isinstance(source, Word):
             yield source.text, item.line

@@ -297,6 +297,6 @@ def development_mode(service: Service) -> Iterator[Spot]:
 )
 def local_media(service: Service) -> Iterator[Spot]:
     """`--allowed-local-media-path`."""
-    found = service.serve.last("allowed-local-media-path") if service.serve else None
-    if found and found.value:
-        yield Spot(found.line, f"clients can request any file below {shown(found.value)}")
+    argument = service.serve.last("allowed-local-media-path") if service.serve else None
+    if argument and argument.value:
+        yield Spot(argument.line, f"clients can request any file below {shown(argument.value)}")

@@ -41,12 +41,12 @@ class Stack:
     @cached_property
     def published(self) -> Mapping[tuple[int, str], list[tuple["Service", Port]]]:
         """Who takes which fixed port of the host, by port and protocol."""
-        found: dict[tuple[int, str], list[tuple[Service, Port]]] = {}
+        by_port: dict[tuple[int, str], list[tuple[Service, Port]]] = {}
         for service in self.services.values():
             for port in service.host_ports:
                 for number in port.numbers:
-                    found.setdefault((number, port.protocol), []).append((service, port))
-        return found
+                    by_port.setdefault((number, port.protocol), []).append((service, port))
+        return by_port
 
     @cached_property
     def models(self) -> list[Model]:
@@ -88,10 +88,10 @@ class Service:
 
     def value(self, *keys: str) -> Value | None:
         """The value at a path of keys; None where it is absent or null."""
-        found: Value | None = self.table
+        value: Value | None = self.table
         for key in keys:
-            found = found.values.get(key) if isinstance(found, Table) else None
-        return None if isinstance(found, Word) and found.null else found
+            value = value.values.get(key) if isinstance(value, Table) else None
+        return None if isinstance(value, Word) and value.null else value
 
     @property
     def started(self) -> bool:
@@ -105,8 +105,8 @@ class Service:
 
     def text(self, *keys: str) -> str:
         """The scalar at a path of keys; empty where there is none."""
-        found = self.value(*keys)
-        return found.text if isinstance(found, Word) else ""
+        value = self.value(*keys)
+        return value.text if isinstance(value, Word) else ""
 
     def words(self, *keys: str) -> tuple[Word, ...]:
         """The scalars of the list, or the one scalar, at a path of keys."""
@@ -119,10 +119,10 @@ class Service:
     @cached_property
     def environment(self) -> Mapping[str, Word]:
         """Variables by name; a null word comes from the shell that starts the stack."""
-        found = self.value("environment")
-        if isinstance(found, Table):
-            return {name: word for name, word in found.values.items() if isinstance(word, Word)}
-        return dict(pair(word) for word in _words(found))
+        value = self.value("environment")
+        if isinstance(value, Table):
+            return {name: word for name, word in value.values.items() if isinstance(word, Word)}
+        return dict(pair(word) for word in _words(value))
 
     def variable(self, name: str, default: str = "") -> str:
         """The value of an environment variable, with the defaults of its own variables."""
@@ -205,8 +205,8 @@ class Service:
     @cached_property
     def ports(self) -> tuple[Port, ...]:
         """What is published on the host."""
-        found = self.value("ports")
-        values = found.values if isinstance(found, Items) else ()
+        section = self.value("ports")
+        values = section.values if isinstance(section, Items) else ()
         return tuple(port for value in values if (port := port_of(value)))
 
     @cached_property
@@ -222,8 +222,8 @@ class Service:
     @cached_property
     def mounts(self) -> tuple[Mount, ...]:
         """Volumes, bind mounts and tmpfs."""
-        found = self.value("volumes")
-        values = found.values if isinstance(found, Items) else ()
+        section = self.value("volumes")
+        values = section.values if isinstance(section, Items) else ()
         volumes = tuple(mount for value in values if (mount := mount_of(value)))
         return volumes + tuple(tmpfs_of(word) for word in self.words("tmpfs"))
 

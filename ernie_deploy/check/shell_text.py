@@ -123,10 +123,10 @@ def _simple(text: str, start: Line) -> Iterator[list[Word]]:
     words: list[Word] = []
     comment = target = False
     try:
-        found = list(shell_tokens(re.sub(r"\\[ \t]*\n", CONTINUED, text)[:MAX_ARGUMENT]))
+        tokens = list(shell_tokens(re.sub(r"\\[ \t]*\n", CONTINUED, text)[:MAX_ARGUMENT]))
     except ValueError:
-        found = [(token, 0) for token in text.split()]
-    for token, down in found:
+        tokens = [(token, 0) for token in text.split()]
+    for token, down in tokens:
         operator = bool(token) and set(token) <= set(OPERATORS)
         if comment and not (operator and "\n" in token):
             continue

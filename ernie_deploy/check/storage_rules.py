@@ -129,8 +129,8 @@ def _unseen_mounts(service: Service) -> bool:
 
 def _home(service: Service) -> str:
     """HOME in the container; empty where only the image knows it."""
-    said = service.variable("HOME")
-    return said or HOMES.get(service.text("user").partition(":")[0], "")
+    home = service.variable("HOME")
+    return home or HOMES.get(service.text("user").partition(":")[0], "")
 
 
 def _compile_caches(service: Service) -> dict[str, str]:

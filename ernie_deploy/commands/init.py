@@ -161,7 +161,7 @@ def _free(folder: Path, name: str) -> str:
 
 
 def _pair(value: str) -> tuple[str, str]:
-    name, equals, said = value.partition("=")
+    name, equals, given = value.partition("=")
     if not equals:
         raise UsageError(f"--env {redacted(value)[:40]!r} is not NAME=VALUE.")
-    return name, said
+    return name, given

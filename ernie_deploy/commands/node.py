@@ -39,5 +39,5 @@ def rank_of(folder: Path) -> str:
 
     from ernie_deploy.host.examine import read_env
 
-    said = {**dotenv_values(stream=StringIO(read_env(folder / ".env"))), **os.environ}
-    return said.get("NODE_RANK") or ""
+    values = {**dotenv_values(stream=StringIO(read_env(folder / ".env"))), **os.environ}
+    return values.get("NODE_RANK") or ""

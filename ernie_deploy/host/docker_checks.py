@@ -16,8 +16,8 @@ INSTALL = (
 
 def version_of(text: str) -> tuple[int, ...]:
     """`20.10.24+dfsg1` as numbers."""
-    found = re.match(r"\d+(?:\.\d+)*", text)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+    match = re.match(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in match[0].split(".")) if match else ()
 
 
 def engine(examination: Examination) -> Iterator[Finding]:

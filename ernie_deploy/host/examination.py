@@ -117,8 +117,8 @@ def gib(size: float) -> str:
 
 def size_of(text: str) -> int | None:
     """Bytes of Docker's spelling, such as `16g`; None where it is not one."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s?([bkmgt]?)(?:i?b)?", text.strip().lower())
-    return int(float(found[1]) * UNITS[found[2] or "b"]) if found else None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s?([bkmgt]?)(?:i?b)?", text.strip().lower())
+    return int(float(match[1]) * UNITS[match[2] or "b"]) if match else None
 
 
 def is_path(value: str) -> bool:

@@ -58,9 +58,9 @@ def inspect(host: Host, catalog: Catalog, request: Request) -> Subject:
         plan = resolve(catalog, request)
         return Subject(host, catalog, collect(host, plan.target.vendor), plan)
     facts = collect(host)
-    found = guess(facts, catalog)
+    guessed = guess(facts, catalog)
     return Subject(
-        host, catalog, facts, resolve(catalog, replace(request, target=found.target)), found.sentence
+        host, catalog, facts, resolve(catalog, replace(request, target=guessed.target)), guessed.sentence
     )
 
 
@@ -131,11 +131,11 @@ def write_env(subject: Subject, path: Path, environ: Mapping[str, str]) -> dict[
     text = read_env(path)
     in_file = settings.decided(text, {})
     now = settings.values(subject.plan, subject.catalog, text, environ)
-    found = settings.of_host(subject.facts, subject.plan, now, settings.decided(text, environ))
-    found |= link.variables(_link(subject, now), now)
-    if subject.plan.several_nodes and now[group_secret.VARIABLE] == NO_FILE and "NODE_RANK" in found:
-        found |= group_secret.ready(path.parent, now["NODE_RANK"])
-    new = {name: value for name, value in found.items() if in_file.get(name) != value}
+    proposed = settings.of_host(subject.facts, subject.plan, now, settings.decided(text, environ))
+    proposed |= link.variables(_link(subject, now), now)
+    if subject.plan.several_nodes and now[group_secret.VARIABLE] == NO_FILE and "NODE_RANK" in proposed:
+        proposed |= group_secret.ready(path.parent, now["NODE_RANK"])
+    new = {name: value for name, value in proposed.items() if in_file.get(name) != value}
     if new:
         comments = settings.reasons(subject.facts, subject.plan, now)
         settings.write(path, settings.edited(text, new, comments))

@@ -106,42 +106,42 @@ def collect(host: Host, vendor: Vendor | None = None) -> Facts:
 def read_docker(ran: Mapping[str, Ran], host: Host) -> Docker:
     """Parse the engine's description of itself, and Compose's version."""
     info = ran["docker-info"]
-    said = _object(info.stdout)
+    reply = _object(info.stdout)
     compose = ran["compose-version"]
     version = re.fullmatch(r"v?(\d{1,6}\.\S{1,60})", compose.stdout.strip())
     return Docker(
         installed=info.rc != probes.NOT_FOUND,
-        fault="" if said.get("ServerVersion") else _complaint(info, said),
-        version=str(said.get("ServerVersion") or ""),
+        fault="" if reply.get("ServerVersion") else _complaint(info, reply),
+        version=str(reply.get("ServerVersion") or ""),
         compose=version[1] if version and compose.rc == 0 else "",
-        runtimes=tuple(said.get("Runtimes") or ()),
-        cdi=_cdi(said, host),
+        runtimes=tuple(reply.get("Runtimes") or ()),
+        cdi=_cdi(reply, host),
         hook=host.stat(probes.NVIDIA_HOOK) is not None,
-        root=str(said.get("DockerRootDir") or ""),
-        cgroup=str(said.get("CgroupVersion") or ""),
-        cgroup_driver=str(said.get("CgroupDriver") or ""),
-        memory_bytes=int(said.get("MemTotal") or 0),
-        other_users=any("rootless" in o or "userns" in o for o in said.get("SecurityOptions") or ()),
+        root=str(reply.get("DockerRootDir") or ""),
+        cgroup=str(reply.get("CgroupVersion") or ""),
+        cgroup_driver=str(reply.get("CgroupDriver") or ""),
+        memory_bytes=int(reply.get("MemTotal") or 0),
+        other_users=any("rootless" in o or "userns" in o for o in reply.get("SecurityOptions") or ()),
         containers=tuple(_containers(ran["docker-ps"].stdout)),
     )  # fmt: skip
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
-def _complaint(info: Ran, said: Mapping[str, Any]) -> str:
-    words = " ".join([*(said.get("ServerErrors") or ()), info.stderr]).strip()
+def _complaint(info: Ran, reply: Mapping[str, Any]) -> str:
+    words = " ".join([*(reply.get("ServerErrors") or ()), info.stderr]).strip()
     return words.splitlines()[0] if words else "its answer has no version; is `docker` another program here?"
 
 
-def _cdi(said: Mapping[str, Any], host: Host) -> tuple[str, ...]:
+def _cdi(reply: Mapping[str, Any], host: Host) -> tuple[str, ...]:
     """Names of CDI devices as the engine found them, or of the files that describe them."""
-    devices = [device.get("ID", "") for device in said.get("DiscoveredDevices") or ()]
+    devices = [device.get("ID", "") for device in reply.get("DiscoveredDevices") or ()]
     return (*devices, *(path for pattern in probes.CDI_SPECS for path in host.glob(pattern)))
 
 
@@ -181,8 +181,8 @@ def read_machine(ran: Mapping[str, Ran], host: Host) -> Machine:
 
 
 def _memory(text: str, name: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) * KIB if found else 0
+    match = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * KIB if match else 0
 
 
 def read_sockets(text: str) -> Iterator[Socket]:

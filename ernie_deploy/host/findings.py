@@ -86,13 +86,13 @@ def _lines(finding: Finding, width: int) -> list[str]:
 def summary(findings: Sequence[Finding]) -> str:
     """`18 checks: 16 ok, 1 warning, 1 error`."""
     counts = Counter(finding.severity for finding in findings)
-    said = [
+    parts = [
         f"{counts[kind]} {noun}{_plural(kind, counts[kind])}"
         for kind, noun in COUNTED.items()
         if counts[kind]
     ]
     fine = f"{counts['ok']} ok"
-    return f"{len(findings)} checks: {', '.join([fine, *said])}"
+    return f"{len(findings)} checks: {', '.join([fine, *parts])}"
 
 
 def _plural(kind: Severity, count: int) -> str:

@@ -19,12 +19,12 @@ def count(examination: Examination) -> Iterator[Finding]:
     have, plan = len(examination.gpus), examination.plan
     missing = [gpu for gpu in plan.gpu_ids if gpu >= have]
     names = " and ".join(dict.fromkeys(gpu.name for gpu in examination.gpus if gpu.name))
-    found = f"{have} x {names or plan.target.vendor.upper()}"
+    installed = f"{have} x {names or plan.target.vendor.upper()}"
     if not missing:
-        yield ok("gpus", f"{found}; the plan uses GPU {numbers(plan.gpu_ids)}.")
+        yield ok("gpus", f"{installed}; the plan uses GPU {numbers(plan.gpu_ids)}.")
         return
     yield error(
-        "gpus", f"{found}, and the plan uses GPU {numbers(plan.gpu_ids)}.",
+        "gpus", f"{installed}, and the plan uses GPU {numbers(plan.gpu_ids)}.",
         f"choose those that are there with --gpus {numbers(range(min(have, len(plan.gpu_ids))))}, or a smaller model",
     )  # fmt: skip
 
@@ -116,9 +116,9 @@ def errors(examination: Examination) -> Iterator[Finding]:
             "gpu-errors", "This user may not read the kernel's log.", "sudo dmesg | grep -i -e xid -e amdgpu"
         )
     elif machine.gpu_errors:
-        told = ", ".join(f"{name} ({times}x)" for name, times in machine.gpu_errors.items())
+        errors = ", ".join(f"{name} ({times}x)" for name, times in machine.gpu_errors.items())
         yield warning(
-            "gpu-errors", f"The kernel's log tells of {told}.",
+            "gpu-errors", f"The kernel's log tells of {errors}.",
             "look the number up in the vendor's catalog of GPU errors; a reset or a reboot may be due",
         )  # fmt: skip
     else:

@@ -76,7 +76,7 @@ def read_nvidia(ran: Mapping[str, Ran]) -> Nvidia:
     broken = listed.rc != 0 or not gpus
     return Nvidia(
         installed=listed.rc != probes.NOT_FOUND,
-        fault=" ".join(listed.said.split()) or f"nvidia-smi ended with {listed.rc}" if broken else "",
+        fault=" ".join(listed.output.split()) or f"nvidia-smi ended with {listed.rc}" if broken else "",
         driver=rows[0][3] if rows else "",
         gpus=gpus,
         holders=tuple(_nvidia_holders(ran.get("nvidia-processes", Ran(1)).stdout, gpus)),
@@ -127,8 +127,8 @@ def _amd_driver(host: Host) -> str:
 
 
 def _stats(host: Host, pattern: str) -> dict[str, Stat]:
-    found = {path: host.stat(path) for path in host.glob(pattern)}
-    return {path: stat for path, stat in found.items() if stat}
+    stats = {path: host.stat(path) for path in host.glob(pattern)}
+    return {path: stat for path, stat in stats.items() if stat}
 
 
 def _amd_gpus(host: Host) -> Iterator[Gpu]:

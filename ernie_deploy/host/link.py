@@ -31,13 +31,13 @@ def look(host: Host, head: str) -> Link | None:
 
 def read_link(route: Ran, addresses: Ran, rdma: tuple[str, ...]) -> Link:
     """Read what `ip` printed."""
-    found = _rows(route.stdout)
-    if route.rc or not found:
-        return Link(fault=route.said.splitlines()[0] if route.said else "`ip` gave no route", rdma=rdma)
-    address = str(found[0].get("prefsrc") or "")
-    local = found[0].get("type") == "local"
+    routes = _rows(route.stdout)
+    if route.rc or not routes:
+        return Link(fault=route.output.splitlines()[0] if route.output else "`ip` gave no route", rdma=rdma)
+    address = str(routes[0].get("prefsrc") or "")
+    local = routes[0].get("type") == "local"
     # The route to an address of one's own goes over `lo`, which no other node can reach.
-    interface = _interface_of(address, addresses) if local else str(found[0].get("dev") or "")
+    interface = _interface_of(address, addresses) if local else str(routes[0].get("dev") or "")
     return Link(local=local, address=address, interface=interface, rdma=rdma)
 
 
@@ -50,10 +50,10 @@ def _interface_of(address: str, addresses: Ran) -> str:
 
 def _rows(text: str) -> list[dict[str, Any]]:
     try:
-        found = json.loads(text or "[]")
+        rows = json.loads(text or "[]")
     except ValueError:
         return []
-    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def variables(link: Link | None, now: Mapping[str, str]) -> dict[str, str]:

@@ -99,15 +99,15 @@ def shared_memory(examination: Examination) -> Iterator[Finding]:
     """SHM_SIZE is memory of the host."""
     if examination.plan.security.host_ipc:
         return  # the host's own /dev/shm is used instead
-    said, have = examination.values["SHM_SIZE"], examination.facts.machine.memory_bytes
-    size = size_of(said)
+    shm_size, have = examination.values["SHM_SIZE"], examination.facts.machine.memory_bytes
+    size = size_of(shm_size)
     if size is None:
-        yield error("shared-memory", f"SHM_SIZE={said} is not a size.", "write it as 16g in .env")
+        yield error("shared-memory", f"SHM_SIZE={shm_size} is not a size.", "write it as 16g in .env")
     elif have and size > have / 2:
-        sentence = f"SHM_SIZE={said} is more than half of this host's {gib(have)}."
+        sentence = f"SHM_SIZE={shm_size} is more than half of this host's {gib(have)}."
         yield warning("shared-memory", sentence, examination.command("doctor", "--write-env"))
     else:
-        yield ok("shared-memory", f"SHM_SIZE={said}.")
+        yield ok("shared-memory", f"SHM_SIZE={shm_size}.")
 
 
 def disk(examination: Examination) -> Iterator[Finding]:

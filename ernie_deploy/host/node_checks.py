@@ -24,10 +24,10 @@ def node(examination: Examination) -> Iterator[Finding]:
         yield error("node", fault, write)
         return
     assert link, "a node without HEAD_ADDR is a fault"
-    said = {"HOST_IP": link.address, "NIC": link.interface}
+    values = {"HOST_IP": link.address, "NIC": link.interface}
     wrong = [
         f"{name}={examination.values[name]}"
-        for name, value in said.items()
+        for name, value in values.items()
         if examination.values[name] != value
     ]
     way = f"{link.address} on {link.interface}"

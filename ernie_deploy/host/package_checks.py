@@ -75,7 +75,7 @@ def archives(examination: Examination) -> Iterator[Finding]:
 
 def _out_of_reach(examination: Examination, answer: Ran, *, seen: bool) -> Finding:
     """An error where it is sure that the archives are not here either."""
-    sentence = answer.said.removeprefix("packages: ").partition(": check ")[0].partition(": correct ")[0]
+    sentence = answer.output.removeprefix("packages: ").partition(": check ")[0].partition(": correct ")[0]
     lacking = [
         package.archive
         for package in examination.plan.packages

@@ -68,7 +68,7 @@ class Ran(Struct, frozen=True):
     stderr: str = ""
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         """Both streams: nvidia-smi complains on either."""
         return f"{self.stdout}\n{self.stderr}".strip()
 
@@ -141,14 +141,14 @@ class LocalHost:
     def stat(self, path: str) -> Stat | None:
         """Return what the path is in the end, links followed."""
         try:
-            found = Path(path).expanduser().stat()
+            status = Path(path).expanduser().stat()
         except PermissionError:
             return Stat(kind="closed")
         except (OSError, ValueError):
             return None
         return Stat(
-            kind=_kind(found.st_mode), mode=stat.S_IMODE(found.st_mode), uid=found.st_uid, gid=found.st_gid,
-            size=found.st_size,
+            kind=_kind(status.st_mode), mode=stat.S_IMODE(status.st_mode), uid=status.st_uid, gid=status.st_gid,
+            size=status.st_size,
         )  # fmt: skip
 
     def glob(self, pattern: str) -> list[str]:

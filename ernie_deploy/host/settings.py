@@ -45,13 +45,13 @@ def of_host(facts: Facts, plan: Plan, now: Mapping[str, str], stated: Mapping[st
 
     A limit of memory is proposed where the user `stated` none: SERVE_MEMORY=0 is a decision too.
     """
-    found = {name: str(gid) for name, gid in facts.amd.groups.items()}
+    proposed = {name: str(gid) for name, gid in facts.amd.groups.items()}
     have, shared = facts.machine.memory_bytes, size_of(now["SHM_SIZE"])
     if have and shared and shared > have / 2:
-        found["SHM_SIZE"] = f"{max(1, have // 2 // GIB)}g"
+        proposed["SHM_SIZE"] = f"{max(1, have // 2 // GIB)}g"
     if "SERVE_MEMORY" not in stated and (proposal := propose(facts, plan, now)):
-        found["SERVE_MEMORY"] = proposal.value
-    return found
+        proposed["SERVE_MEMORY"] = proposal.value
+    return proposed
 
 
 def reasons(facts: Facts, plan: Plan, now: Mapping[str, str]) -> dict[str, str]:
@@ -99,8 +99,8 @@ def _replaced(part: str, name: str, line: str) -> str:
         r"(?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|\#?(?:[^\s#]++|(?<!\s)\#|[^\S\r\n]++(?!\#))*)(?P<tail>.*)",
         re.DOTALL,
     )
-    if found := old.fullmatch(part):
-        return f"{found['head']}{value}{found['tail']}"
+    if match := old.fullmatch(part):
+        return f"{match['head']}{value}{match['tail']}"
     body = part.strip()
     return part.replace(body, line, 1)
 

@@ -34,7 +34,7 @@ MANAGED = {
     "headless": "with --nodes the workers are; elsewhere the health check needs the API server",
 }
 
-# vLLM follows these from the rank of the node; said by hand they could contradict it.
+# vLLM follows these from the rank of the node; chosen by hand they could contradict it.
 MANAGED_OVER_NODES = {
     "distributed-executor-backend": "choose it with --multi-node",
     **dict.fromkeys(
@@ -100,7 +100,7 @@ def user_settings(request: Request, engine: Engine) -> tuple[Setting, ...]:
 
 
 def _free_settings(request: Request, engine: Engine) -> list[Setting]:
-    """What was said by vLLM's own flags; only then is its flag table read."""
+    """What was chosen by vLLM's own flags; only then is its flag table read."""
     if not (request.pairs or request.extra):
         return []
     from ernie_deploy.plan.words import parse_pair, parse_words
@@ -224,7 +224,7 @@ def command_words(request: Request) -> list[str]:
         ("--extra-packages", "" if request.extra_packages == "fetch" else request.extra_packages),
         *(("--set", pair) for pair in request.pairs),
     ]
-    said = [(name, value) for name, value in options if value not in (None, "", False)]
+    chosen = [(name, value) for name, value in options if value not in (None, "", False)]
     tail = ["--", *request.extra] if request.extra else []
-    flat = [w for name, value in said for w in ([name] if value is True else [name, f"{value}"])]
+    flat = [w for name, value in chosen for w in ([name] if value is True else [name, f"{value}"])]
     return [request.target, *flat, *tail]

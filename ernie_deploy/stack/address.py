@@ -24,8 +24,8 @@ def api_address(services: Mapping[str, Any], states: Sequence[State]) -> str:
 def _told(services: Mapping[str, Any], option: str) -> str:
     words: Sequence[str] = services.get("bench", {}).get("command") or ()
     own = bool(services.get("serve", {}).get("network_mode"))
-    said = (word.partition("=")[2] for word in words if own and word.startswith(f"--{option}="))
-    return next(said, "")
+    values = (word.partition("=")[2] for word in words if own and word.startswith(f"--{option}="))
+    return next(values, "")
 
 
 def _reachable(host: str, port: str) -> str:

@@ -137,8 +137,8 @@ def started(
 
 
 def _binding() -> list[str]:
-    found = shutil.which("setpriv")
-    return [found, "--pdeathsig", "KILL", "--"] if found else []
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
 
 def relay(words: Sequence[str], *, err: bool = False) -> int:
@@ -168,7 +168,7 @@ def _end(process: "subprocess.Popen[str]") -> None:
 
 
 def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
 
 
 @cache

@@ -65,15 +65,15 @@ def client() -> "DockerClient":
 def states(engine: "DockerClient", project: str) -> list[State]:
     """Every container of a project, by service; one-off runs left out."""
     # Compose renames and removes what it makes anew meanwhile.
-    found = engine.containers.list(all=True, filters={"label": f"{PROJECT}={project}"}, ignore_removed=True)
+    listed = engine.containers.list(all=True, filters={"label": f"{PROJECT}={project}"}, ignore_removed=True)
     return sorted(
-        (_state(c) for c in found if c.labels.get(ONE_OFF, "False") == "False"), key=lambda s: s.service
+        (_state(c) for c in listed if c.labels.get(ONE_OFF, "False") == "False"), key=lambda s: s.service
     )
 
 
-def of_service(found: Iterable[State], service: str) -> State | None:
+def of_service(states: Iterable[State], service: str) -> State | None:
     """The container of a service among these; None where it has none."""
-    return next((state for state in found if state.service == service), None)
+    return next((state for state in states if state.service == service), None)
 
 
 def described(engine: "DockerClient", state: State) -> dict[str, Any]:
@@ -98,10 +98,10 @@ def described(engine: "DockerClient", state: State) -> dict[str, Any]:
     }
 
 
-def ends(found: Iterable[State]) -> list[str]:
+def ends(states: Iterable[State]) -> list[str]:
     """How containers ended that did not end well, each in a line as Docker words it."""
     lines = []
-    for state in found:
+    for state in states:
         if state.error:
             lines.append(state.error)
         elif state.status == "exited" and state.exit_code:
@@ -163,9 +163,9 @@ def _first(parts: Iterable[bytes]) -> str:
 
 
 def seconds_until(engine: "DockerClient", state: State, words: str) -> float | None:
-    """How long after its start a container first said these words; None where it never did."""
-    said: bytes = engine.containers.get(state.id).logs(timestamps=True, since=_moment(state.started_at))
-    line = next((line for line in said.decode("utf-8", "replace").splitlines() if words in line), "")
+    """How long after its start a container first logged these words; None where it never did."""
+    printed: bytes = engine.containers.get(state.id).logs(timestamps=True, since=_moment(state.started_at))
+    line = next((line for line in printed.decode("utf-8", "replace").splitlines() if words in line), "")
     return _moment(line.partition(" ")[0]) - _moment(state.started_at) if line else None
 
 

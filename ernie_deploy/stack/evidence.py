@@ -156,4 +156,4 @@ def is_access(line: str) -> bool:
 
 def last(lines: Iterable[str]) -> str:
     """The last of some lines, for a failure that nobody knows yet."""
-    return next(reversed(list(lines)), "it said nothing")
+    return next(reversed(list(lines)), "it printed nothing")

@@ -48,18 +48,18 @@ def up(stack: Stack, wait_timeout_s: int, show: Show, options: Sequence[str] = (
     resolved = resolve(stack)
     engine, project = containers.client(), resolved["name"]
     begun = time.monotonic()
-    said: list[str] = []
+    printed: list[str] = []
     with started(stack.up(wait_timeout_s, *options)) as process:
         lines = _read(process)
         while process.poll() is None:
             show(time.monotonic() - begun, _phase(engine, project))
-            _drain(lines, said, POLL_S)
+            _drain(lines, printed, POLL_S)
         elapsed_s = time.monotonic() - begun
-        _drain(lines, said, POLL_S)
+        _drain(lines, printed, POLL_S)
     states = containers.states(engine, project)
     # Compose 2.40 ends with 0 although the engine refused a port.
     if process.returncode or not _stands(states):
-        raise failure(engine, project, "\n".join(said), elapsed_s, wait_timeout_s, rendered_file(stack))
+        raise failure(engine, project, "\n".join(printed), elapsed_s, wait_timeout_s, rendered_file(stack))
     show(elapsed_s, _phase(engine, project))
     address = api_address(resolved["services"], states)
     return Started(project=project, address=address, elapsed_s=elapsed_s, states=states)
@@ -99,7 +99,7 @@ def rendered_file(stack: Stack) -> Rendered | None:
 def failure(  # noqa: PLR0913, PLR0917 - what is known of the start
     engine: "DockerClient",
     project: str,
-    said: str,
+    printed: str,
     elapsed_s: float,
     wait_timeout_s: int,
     made_by: Rendered | None,
@@ -108,13 +108,13 @@ def failure(  # noqa: PLR0913, PLR0917 - what is known of the start
     states = containers.states(engine, project)
     logs = {state.service: containers.log_of_start(engine, state) for state in states}
     ends = "\n".join(containers.ends(states))
-    seen = evidence.gathered(f"{said}\n{ends}", logs.values())
+    seen = evidence.gathered(f"{printed}\n{ends}", logs.values())
     if known := recognise(seen, Catalog()):
         return ToolFailed(
             known.what, cause=f"the log says: {shown(known.line)}", next_step=next_step(known, made_by)
         )
     exception = unknown(seen.lines, Catalog()).exception
-    last = shown(exception) if exception else evidence.last(_own(logs) or evidence.cut(said))
+    last = shown(exception) if exception else evidence.last(_own(logs) or evidence.cut(printed))
     if elapsed_s >= wait_timeout_s - 1:
         return NotReady(
             f"The server was not ready after {elapsed_s:.0f} s.",
@@ -148,11 +148,11 @@ def _read(process: "subprocess.Popen[str]") -> "queue.Queue[str]":
     return lines
 
 
-def _drain(lines: "queue.Queue[str]", said: list[str], for_s: float) -> None:
+def _drain(lines: "queue.Queue[str]", printed: list[str], for_s: float) -> None:
     end = time.monotonic() + for_s
     while (left := end - time.monotonic()) > 0:
         try:
-            said.append(lines.get(timeout=left))
+            printed.append(lines.get(timeout=left))
         except queue.Empty:
             return
 

@@ -89,10 +89,10 @@ def _with(part: Peeled, text: str) -> Peeled:
 def _off(part: Peeled, prefixes: "tuple[re.Pattern[str], ...]", most: int) -> Peeled:
     """Take prefixes off, each kind as often as it comes."""
     for _ in range(most):
-        found = next(((p, match) for p in prefixes if (match := p.match(part.text)) and match.end()), None)
-        if found is None:
+        first = next(((p, match) for p in prefixes if (match := p.match(part.text)) and match.end()), None)
+        if first is None:
             return part
-        prefix, match = found
+        prefix, match = first
         groups = match.groupdict()
         part = Peeled(
             part.text[match.end() :].removeprefix("kernel: "),

@@ -100,7 +100,7 @@ class FakeOpenAI(ThreadingHTTPServer):
             self.counters["generation_tokens"] += count
 
     def restart(self) -> None:
-        """A fresh life: counters and cache empty."""
+        """A fresh start: counters and cache empty."""
         with self.lock:
             self.started = time.time() + 1
             self.counters.clear()

@@ -132,28 +132,28 @@ def environment(**other: Any) -> Environment:
     return Environment(**(known | other))
 
 
-def evidence(cell: Cell, *, seed: int = 0, speed: Speed = FAST, life: Environment | None = None) -> Evidence:
+def evidence(cell: Cell, *, seed: int = 0, speed: Speed = FAST, env: Environment | None = None) -> Evidence:
     """Everything about a good run of the cell, as the checks take it."""
-    life = life or environment()
+    env = env or environment()
     result, itl = simulate_reduced(cell, seed=seed, speed=speed)
     server = server_of(result, cell, kv_cache_tokens=speed.kv_cache_tokens)
     return Evidence(
-        cell=cell, figures=result, itl=itl, server=server, environment=life,
-        derived=derive(result, itl, server, life, seed=seed), floor=roofline.of(cell, result, life),
+        cell=cell, figures=result, itl=itl, server=server, environment=env,
+        derived=derive(result, itl, server, env, seed=seed), floor=roofline.of(cell, result, env),
     )  # fmt: skip
 
 
 def attempt(
-    cell: Cell, *, seed: int = 0, speed: Speed = FAST, life: Environment | None = None, **other: Any
+    cell: Cell, *, seed: int = 0, speed: Speed = FAST, env: Environment | None = None, **other: Any
 ) -> Attempt:
     """The attempt that a good run of the cell leaves in the journal, derived and judged by the kit."""
-    life = life or environment()
-    proof = evidence(cell, seed=seed, speed=speed, life=life)
+    env = env or environment()
+    proof = evidence(cell, seed=seed, speed=speed, env=env)
     checks = validity.judge(proof)
     known: dict[str, Any] = {
         "run": "r1", "identity": sha256(cell.name.encode()).hexdigest(), "attempt": 1,
         "status": validity.status_of(checks), "reasons": tuple(check.id for check in checks if not check.ok),
-        "cell": cell, "seed": seed, "environment": life.id,
+        "cell": cell, "seed": seed, "environment": env.id,
         "start_unix_s": START_UNIX_S, "end_unix_s": START_UNIX_S + proof.figures["duration"] + 12.0,
         "argv": ("vllm", "bench", "serve", f"--seed={seed}"), "result": proof.figures, "itl": proof.itl,
         "derived": proof.derived, "server": proof.server, "floor": proof.floor, "checks": checks,
@@ -162,18 +162,18 @@ def attempt(
 
 
 def journal(repeats: int = 3, *, speed: Speed = FAST) -> Journal:
-    """The recipe's whole matrix, one server life, every cell `repeats` times with a seed of its own."""
-    life, lines = environment(), list[Line]()
+    """The recipe's whole matrix, one server start, every cell `repeats` times with a seed of its own."""
+    env, lines = environment(), list[Line]()
     cells = [
         recipe_cell(shape, n, repeat=repeat)
         for shape in SHAPES for n in NUM_PROMPTS for repeat in range(1, repeats + 1)
     ]  # fmt: skip
     now = START_UNIX_S
     for seed, cell in enumerate(cells, start=1000):
-        done = attempt(cell, seed=seed, speed=speed, life=life, start_unix_s=now)
+        done = attempt(cell, seed=seed, speed=speed, env=env, start_unix_s=now)
         done = replace(done, end_unix_s=now + done.result["duration"] + 12.0)
         now = done.end_unix_s + 1.0
         start = Start(run=done.run, identity=done.identity, attempt=1, cell=cell, seed=seed,
-                      environment=life.id, start_unix_s=done.start_unix_s)  # fmt: skip
+                      environment=env.id, start_unix_s=done.start_unix_s)  # fmt: skip
         lines += [start, done]
-    return Journal(lines=(life, *lines))
+    return Journal(lines=(env, *lines))

@@ -71,7 +71,7 @@ def test_throughput_may_fall_where_the_kv_cache_is_full(kv_cache_use, ok):
 
 def test_another_life_of_the_server_is_told_unless_each_cell_has_its_own():
     other = [*LADDER[:2], replace(LADDER[2], environment="e2")]
-    assert failed(other) == {LADDER[2].identity: {"across-server-life"}}
+    assert failed(other) == {LADDER[2].identity: {"across-server-start"}}
     own = [
         replace(a, cell=replace(a.cell, cold="restart"), environment=f"e{i}") for i, a in enumerate(LADDER)
     ]

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from bench.journals import LIFE, journal_of, measured
+from bench.journals import ENVIRONMENT, journal_of, measured
 from click.testing import CliRunner
 from msgspec.structs import replace
 
@@ -47,10 +47,12 @@ def test_a_baseline_compares_as_the_journal_it_was_made_of():
 
 def test_it_is_stale_when_image_or_arguments_change_and_the_field_is_named():
     made = baseline.accept(JOURNAL)
-    assert baseline.stale(made, LIFE) == []
-    assert baseline.stale(made, replace(LIFE, id="e9", taken_unix_s=9.0, server_started="later")) == []
-    assert baseline.stale(made, replace(LIFE, kv_cache_tokens=1)) == []
-    assert baseline.stale(made, replace(LIFE, image_digest="sha256:b", argv=("vllm", "serve", "x"))) == [
+    assert baseline.stale(made, ENVIRONMENT) == []
+    assert baseline.stale(made, replace(ENVIRONMENT, id="e9", taken_unix_s=9.0, server_started="later")) == []
+    assert baseline.stale(made, replace(ENVIRONMENT, kv_cache_tokens=1)) == []
+    assert baseline.stale(
+        made, replace(ENVIRONMENT, image_digest="sha256:b", argv=("vllm", "serve", "x"))
+    ) == [
         f"image_digest: sha256:{'a' * 50}... -> sha256:b",
         "argv: vllm serve baidu/ERNIE-4.5-21B-A3B-PT -> vllm serve x",
     ]

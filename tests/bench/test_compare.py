@@ -4,7 +4,7 @@ import json
 
 import msgspec
 import pytest
-from bench.journals import LIFE, journal_of, measured, repeated
+from bench.journals import ENVIRONMENT, journal_of, measured, repeated
 from click.testing import CliRunner
 from msgspec.structs import replace
 
@@ -14,7 +14,7 @@ from ernie_deploy.cli import main
 from ernie_deploy.commands import bench_report
 from ernie_deploy.errors import NotComparable, UsageError
 
-NEWER = replace(LIFE, id="e2", vllm_version="0.33.0", image_digest="sha256:" + "c" * 64)
+NEWER = replace(ENVIRONMENT, id="e2", vllm_version="0.33.0", image_digest="sha256:" + "c" * 64)
 
 
 def verdicts(a, b, tolerance=None, key="output_throughput"):
@@ -101,7 +101,7 @@ def test_nothing_judged_is_no_success():
 
 
 def test_what_is_different_about_the_servers_is_the_field_under_test():
-    found = compare(journal_of(measured()), journal_of(measured(life=NEWER), life=NEWER), Tolerance())
+    found = compare(journal_of(measured()), journal_of(measured(env=NEWER), env=NEWER), Tolerance())
     assert found.under_test[0] == "vllm_version: 0.32.0 -> 0.33.0"
     assert [said.partition(":")[0] for said in found.under_test] == ["vllm_version", "image_digest"]
 
@@ -118,9 +118,9 @@ def test_what_is_different_about_the_servers_is_the_field_under_test():
     ],
 )
 def test_another_model_client_or_a_rehearsal_is_not_comparable(other, what):
-    life = replace(LIFE, id="e2", **other)
+    env = replace(ENVIRONMENT, id="e2", **other)
     with pytest.raises(NotComparable) as fault:
-        compare(journal_of(measured()), journal_of(measured(life=life), life=life), Tolerance())
+        compare(journal_of(measured()), journal_of(measured(env=env), env=env), Tolerance())
     assert fault.value.what == f"A and B answer different questions: {what}."
     assert fault.value.exit_code == 13
 
@@ -147,8 +147,8 @@ def test_slos_and_seeds_do_not_keep_cells_apart_and_the_cold_policy_does():
 
 def test_only_the_configuration_measured_last_is_compared():
     old = replace(measured(output_throughput=1.0), start_unix_s=0.0)
-    new = replace(measured(life=NEWER, output_throughput=100.0), start_unix_s=100.0)
-    both = msgspec.structs.replace(journal_of(old, new), lines=(LIFE, NEWER, old, new))
+    new = replace(measured(env=NEWER, output_throughput=100.0), start_unix_s=100.0)
+    both = msgspec.structs.replace(journal_of(old, new), lines=(ENVIRONMENT, NEWER, old, new))
     found = compare(both, both, Tolerance())
     assert (found.a.id, next(d.a.median for d in found.pairs[0].differences)) == ("e2", 100.0)
 

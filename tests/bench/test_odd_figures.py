@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from bench.journals import LIFE, measured
+from bench.journals import ENVIRONMENT, measured
 from click.testing import CliRunner
 
 from ernie_deploy.bench.compare.comparison import Tolerance, compare
@@ -19,7 +19,7 @@ ODD = [b'"x"', b"null", b"[]", b"{}", b"true", b"-1", b"1e300", b"12345678901234
 
 
 def lines_of(attempt):
-    return msgspec.json.encode(LIFE), msgspec.json.encode(attempt)
+    return msgspec.json.encode(ENVIRONMENT), msgspec.json.encode(attempt)
 
 
 def fine(*words):
@@ -46,14 +46,14 @@ PLACES += [(None, key) for key in msgspec.to_builtins(GOOD)]
 
 @pytest.mark.parametrize("odd", ODD, ids=bytes.decode)
 def test_a_figure_of_another_type_ends_nothing(tmp_path, odd):
-    life, good = lines_of(GOOD)
+    env, good = lines_of(GOOD)
     other = msgspec.json.encode(measured(n=32))
-    whole = store.read(written(tmp_path / "good.jsonl", life, good))
+    whole = store.read(written(tmp_path / "good.jsonl", env, good))
     for table, key in PLACES:
         data = msgspec.to_builtins(GOOD)
         holder = data if table is None else data[table]
         holder[key] = msgspec.Raw(odd)
-        path = written(tmp_path / "odd.jsonl", life, msgspec.json.encode(data), other)
+        path = written(tmp_path / "odd.jsonl", env, msgspec.json.encode(data), other)
         reported(path)
         compared(path, whole)
 
@@ -78,11 +78,11 @@ def compared(path, whole):
 
 
 def test_every_figure_odd_at_once(tmp_path):
-    life, _ = lines_of(GOOD)
+    env, _ = lines_of(GOOD)
     for odd in ODD:
         data = msgspec.to_builtins(GOOD)
         data["result"] = dict.fromkeys(data["result"], msgspec.Raw(odd))
-        path = written(tmp_path / "odd.jsonl", life, msgspec.json.encode(data))
+        path = written(tmp_path / "odd.jsonl", env, msgspec.json.encode(data))
         fine("report", path, "--html", tmp_path / "x.html", "--force")
         fine("baseline", "accept", path, "-o", tmp_path / "baseline.json")
 

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
-from bench.journals import LIFE, journal_of, measured
+from bench.journals import ENVIRONMENT, journal_of, measured
 from bench.simulate import journal as simulated
 from click.testing import CliRunner
 from conftest import missing
@@ -70,10 +70,10 @@ def broken() -> Journal:
         attempt=1,
         cell=cut.cell,
         seed=1,
-        environment=LIFE.id,
+        environment=ENVIRONMENT.id,
         start_unix_s=5e8,
     )
-    lines = (LIFE, earlier, measured(n=1), measured(n=16), invalid, suspect, start)
+    lines = (ENVIRONMENT, earlier, measured(n=1), measured(n=16), invalid, suspect, start)
     return Journal(lines=lines, torn=2)
 
 
@@ -196,8 +196,8 @@ def test_another_load_is_not_put_beside_the_published_block(other):
 
 
 def test_a_rehearsal_is_not_put_beside_the_published_block_and_says_what_it_is():
-    life = replace(LIFE, rehearsal=True)
-    shown = view(journal_of(measured("prompt-heavy", 16), life=life))
+    env = replace(ENVIRONMENT, rehearsal=True)
+    shown = view(journal_of(measured("prompt-heavy", 16), env=env))
     assert (shown.rehearsal, shown.published, shown.highlights) == (True, (), ())
     assert shown.verdict.sentence.startswith("This was a rehearsal")
     assert "REHEARSAL: random weights on whatever was there; the speeds mean nothing." in text.text(shown)
@@ -206,22 +206,24 @@ def test_a_rehearsal_is_not_put_beside_the_published_block_and_says_what_it_is()
 
 
 def test_another_configuration_is_left_out_and_said_so():
-    newer = replace(LIFE, id="e2", vllm_version="0.33.0")
-    old, new = measured(n=1), replace(measured(n=16, life=newer), start_unix_s=4e9, end_unix_s=4e9)
-    shown = view(Journal(lines=(LIFE, newer, old, new)))
+    newer = replace(ENVIRONMENT, id="e2", vllm_version="0.33.0")
+    old, new = measured(n=1), replace(measured(n=16, env=newer), start_unix_s=4e9, end_unix_s=4e9)
+    shown = view(Journal(lines=(ENVIRONMENT, newer, old, new)))
     assert [row.name for row in shown.rows] == ["balanced n=16"]
     assert shown.others == ("1 cell of another configuration (vllm_version: 0.32.0 -> 0.33.0)",)
 
 
 def test_another_life_of_the_same_server_is_the_same_configuration():
-    again = replace(LIFE, id="e2", server_started="later", kv_cache_tokens=LIFE.kv_cache_tokens + 16)
-    both = Journal(lines=(LIFE, again, measured(n=1), measured(n=16, life=again)))
+    again = replace(
+        ENVIRONMENT, id="e2", server_started="later", kv_cache_tokens=ENVIRONMENT.kv_cache_tokens + 16
+    )
+    both = Journal(lines=(ENVIRONMENT, again, measured(n=1), measured(n=16, env=again)))
     assert [row.name for row in view(both).rows] == ["balanced n=1", "balanced n=16"]
 
 
 def test_what_could_not_be_seen_is_said():
-    life = replace(LIFE, driver="", image_digest="", gpus=())
-    unknown = view(journal_of(measured(), life=life)).verdict.unknown
+    env = replace(ENVIRONMENT, driver="", image_digest="", gpus=())
+    unknown = view(journal_of(measured(), env=env)).verdict.unknown
     assert unknown[0] == "Not seen from here: image digest, GPU model and GPU driver."
     assert unknown[1] == "Each cell was measured once, so how much of a difference is noise is not known."
 
@@ -324,15 +326,20 @@ def test_json_is_the_view(matrix):
 
 def hostile_journal() -> Journal:
     attempt = measured(n=32)
-    life = replace(
-        LIFE, hf_id=HOSTILE, argv=(HOSTILE,), gpus=(HOSTILE,), variables={HOSTILE: HOSTILE}, driver=HOSTILE
+    env = replace(
+        ENVIRONMENT,
+        hf_id=HOSTILE,
+        argv=(HOSTILE,),
+        gpus=(HOSTILE,),
+        variables={HOSTILE: HOSTILE},
+        driver=HOSTILE,
     )
     bad = replace(
         attempt, cell=replace(attempt.cell, shape=HOSTILE), status="invalid", reasons=(HOSTILE,), log_tail=(HOSTILE,),
         checks=(Check(id=HOSTILE, level="hard", ok=False, text=HOSTILE),), argv=(HOSTILE,),
     )  # fmt: skip
     good = replace(attempt, cell=replace(attempt.cell, shape=HOSTILE, num_prompts=16), identity="other")
-    return Journal(lines=(life, bad, good))
+    return Journal(lines=(env, bad, good))
 
 
 def test_what_a_journal_says_is_never_markup():
@@ -430,7 +437,7 @@ def test_a_baseline_stands_beside(matrix):
     assert "21 regressions in 21 cells." in page
     assert page.count('class="regression"') == 21
     assert "Against the baseline" in markdown.markdown(shown)
-    moved = view(journal_of(measured(), life=replace(LIFE, image_digest="sha256:b")), made)
+    moved = view(journal_of(measured(), env=replace(ENVIRONMENT, image_digest="sha256:b")), made)
     assert "The baseline is stale" in html.html(moved)
 
 
@@ -664,9 +671,9 @@ def test_a_journal_cannot_mention_anybody():
     hostile = "@everyone @channel https://evil.example www.evil.example"
     noisy = measured(status="invalid")
     noisy = replace(noisy, reasons=(hostile,), log_tail=(hostile,), checks=())
-    life = replace(LIFE, image=hostile, hf_id=hostile, model=hostile, target=hostile)
-    noisy = replace(noisy, environment=life.id)
-    made = markdown.markdown(view(Journal(lines=(life, noisy))))
+    env = replace(ENVIRONMENT, image=hostile, hf_id=hostile, model=hostile, target=hostile)
+    noisy = replace(noisy, environment=env.id)
+    made = markdown.markdown(view(Journal(lines=(env, noisy))))
     outside = re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)", "", made)
     assert "everyone" in made
     for call in ("@everyone", "@channel", "https://", "www.evil"):

@@ -236,7 +236,7 @@ def test_faster_than_the_memory_is_impossible_and_faster_than_uniform_routing_su
     }
     at_once = evidence(recipe_cell(request_rate=None), speed=faster)
     assert failed(at_once)["physics-prefill"].text.startswith("16 prompts were read within 0.6")
-    assert failed(evidence(recipe_cell(), speed=Speed(slowdown=0.2), life=environment(rehearsal=True))) == {}
+    assert failed(evidence(recipe_cell(), speed=Speed(slowdown=0.2), env=environment(rehearsal=True))) == {}
 
 
 def test_merged_chunks_are_suspect_unless_tokens_were_drafted():

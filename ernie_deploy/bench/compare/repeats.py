@@ -42,10 +42,10 @@ class Group(Struct, frozen=True, kw_only=True):
 
 
 class Series(Struct, frozen=True, kw_only=True):
-    """All groups that one configuration of one server was measured with; `environment` is its newest life."""
+    """All groups that one configuration of one server was measured with; `environment` is its newest start."""
 
     environment: Environment
-    lives: int
+    server_starts: int
     groups: tuple[Group, ...]
 
     @property
@@ -68,22 +68,26 @@ def series(journal: Journal) -> list[Series]:
     """Every configuration in a journal, the one that was measured last at the end."""
     known = journal.environments
     by_configuration: dict[str, list[Attempt | Start]] = {}
-    lives: dict[str, list[Environment]] = {}
+    environments: dict[str, list[Environment]] = {}
     lines: list[Attempt | Start] = [*journal.attempts, *journal.cut]
     for line in sorted(lines, key=lambda line: line.start_unix_s):
         environment = known.get(line.environment) or unseen(line.environment)
         key = configuration(environment)
         # Taken out and put back, so that the order is that of the last measurement.
         by_configuration[key] = [*by_configuration.pop(key, []), line]
-        lives.setdefault(key, []).append(environment)
+        environments.setdefault(key, []).append(environment)
     return [
-        Series(environment=lives[key][-1], lives=len({e.id for e in lives[key]}), groups=_groups(attempts))
+        Series(
+            environment=environments[key][-1],
+            server_starts=len({e.id for e in environments[key]}),
+            groups=_groups(attempts),
+        )
         for key, attempts in by_configuration.items()
     ]
 
 
 def configuration(environment: Environment) -> str:
-    """What makes two lives of a server the same thing to measure."""
+    """What makes two starts of a server the same thing to measure."""
     return msgspec.json.encode(subject(environment), order="sorted").decode()
 
 

@@ -16,7 +16,7 @@ from ernie_deploy.safe_io.reading import opened
 
 PUBLISHED_SEED = 0
 # What the figures of a cell depend on; the rest of an environment is told, and may change. The tokens of the KV
-# cache follow from it, but for what profiling finds a little different in each life of a server.
+# cache follow from it, but for what profiling finds a little different at each start of a server.
 SUBJECT = (
     "hf_id", "revision", "vllm_version", "client_version", "image_digest", "argv", "variables", "gpus", "driver",
     "max_model_len", "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size",

@@ -1,4 +1,4 @@
-"""What the lines of a journal hold: the environment of a server's life, the start of an attempt, its end."""
+"""What the lines of a journal hold: the environment of a server, the start of an attempt, its end."""
 
 from typing import Any, Literal
 
@@ -54,7 +54,7 @@ class Cell(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Environment(Struct, frozen=True, kw_only=True, tag="environment", tag_field="kind"):
-    """Everything about one life of a server that its figures depend on; an empty field could not be seen."""
+    """Everything about one start of a server that its figures depend on; an empty field could not be seen."""
 
     schema: str = SCHEMA
     id: str
@@ -226,7 +226,7 @@ class Journal(Struct, frozen=True, kw_only=True):
 
     @property
     def environments(self) -> dict[str, Environment]:
-        """The servers' lives by id."""
+        """The servers' environments by id."""
         return {line.id: line for line in self.lines if isinstance(line, Environment)}
 
     @property

@@ -1,4 +1,4 @@
-"""Captures everything about one life of the server that its figures depend on."""
+"""Captures everything about one start of the server that its figures depend on."""
 
 import hashlib
 import re
@@ -40,8 +40,8 @@ def capture(deployment: Deployment, known: dict[str, Any]) -> Environment:
     )
 
 
-def life(deployment: Deployment) -> str:
-    """What differs between two lives of a server: its process's start time, as far as it can be seen."""
+def generation(deployment: Deployment) -> str:
+    """What differs between two starts of a server: its process's start time, as far as it can be seen."""
     look = deployment.endpoint.look()
     return look.started if look else ""
 

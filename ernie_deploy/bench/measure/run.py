@@ -88,7 +88,7 @@ class Runner:
                 return
 
     def context(self) -> RunContext:
-        """What an attempt needs, in the server's present life."""
+        """What an attempt needs, of the server as it runs now."""
         assert self.environment, "met before the first attempt"
         return RunContext(
             run=self.run, deployment=self.deployment, environment=self.environment, folder=self.options.folder / RUNNING,
@@ -96,7 +96,7 @@ class Runner:
         )  # fmt: skip
 
     def _inspect_server(self) -> None:
-        """Capture the environment of this life of the server; a known one keeps its coherence answer."""
+        """Capture the environment of this start of the server; a known one keeps its coherence answer."""
         self.deployment.endpoint.wait_idle()
         captured = environment.capture(self.deployment, self.options.known)
         shown = self.environment.coherence if self.environment else ""
@@ -107,7 +107,7 @@ class Runner:
             environment.require_same(self.environment, captured)
         self.environment = msgspec.structs.replace(captured, coherence=shown or "skipped: as asked")
         self.writer.write(self.environment)
-        self._generation, self._warm = environment.life(self.deployment), set()
+        self._generation, self._warm = environment.generation(self.deployment), set()
 
     def _say_what_changed(self) -> None:
         """Tell why cells of an earlier environment are measured again."""
@@ -164,7 +164,7 @@ class Runner:
         )  # fmt: skip
 
     def _make_cold(self, cell: Cell) -> None:
-        """A life of its own for each cell, or the notice that the server took one by itself."""
+        """A start of its own for each cell, or the notice that the server restarted by itself."""
         if cell.cold == "restart":
             self.reporter.say(f"restarting the server for {cell.name}")
             self.deployment.restart()
@@ -173,16 +173,16 @@ class Runner:
             self._restart_server()
 
     def _is_lost(self) -> bool:
-        """Whether the server of this life is gone, or going: it answers questions while its engine is dead."""
+        """Whether this server is gone, or going: it answers questions while its engine is dead."""
         deployment = self.deployment
         return not (
             deployment.alive()
             and answers(deployment.endpoint)
-            and environment.life(deployment) == self._generation
+            and environment.generation(deployment) == self._generation
         )
 
     def _warm_up(self, cell: Cell) -> None:
-        """Once a life and shape; a life's first until two TPOTs agree. The published replay had none."""
+        """Once a server start and shape; a start's first until two TPOTs agree. The published replay had none."""
         if not self.options.warms_up or cell.preset == "published" or cell.shape in self._warm:
             return
         times = 1 if self._warm else MOST_WARM_UPS

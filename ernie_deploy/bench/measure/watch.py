@@ -165,7 +165,7 @@ def _fault(deployment: Deployment, seen: Seen, look: Look | None) -> str:
 
 
 def _fell(before: Look, now: Look) -> bool:
-    """Several API processes tell no start time, but no counter falls within a life."""
+    """Several API processes tell no start time, but no counter falls while a server runs."""
     return any(now.counters.get(name, 0.0) < value for name, value in before.counters.items())
 
 

@@ -55,7 +55,7 @@ def environment_facts(measured: Series) -> Iterator[Fact]:
         ("vLLM of the client", e.client_version),
         ("KV cache", kv),
         ("Longest context", f"{e.max_model_len:,} tokens" if e.max_model_len else ""),
-        ("Server lives measured", str(measured.lives)),
+        ("Server starts measured", str(measured.server_starts)),
         ("Server started", e.server_started),
         ("Kit", f"ernie-deploy {e.kit_version}" if e.kit_version else ""),
     )

@@ -53,18 +53,18 @@ def ttft(smaller: Attempt, larger: Attempt) -> Check | None:
     return _not_below(smaller, larger, "median_ttft_ms", TTFT_TOLERANCE)
 
 
-def server_life(smaller: Attempt, larger: Attempt) -> Check | None:
-    """Both were measured in one life of the server, unless each cell was to have its own."""
+def server_start(smaller: Attempt, larger: Attempt) -> Check | None:
+    """Both were measured in one start of the server, unless each cell was to have its own."""
     if larger.cell.cold == "restart":
         return None
     one = smaller.environment == larger.environment
     text = f"n={smaller.cell.num_prompts} and n={larger.cell.num_prompts} of {larger.cell.shape} were measured in "
     return _soft(
-        "across-server-life", text + ("one life" if one else "different lives") + " of the server", ok=one
+        "across-server-start", text + ("one start" if one else "different starts") + " of the server", ok=one
     )
 
 
-COMPARISONS: Sequence[Pairwise] = (tpot, output_throughput, ttft, server_life)
+COMPARISONS: Sequence[Pairwise] = (tpot, output_throughput, ttft, server_start)
 
 
 def _not_below(smaller: Attempt, larger: Attempt, figure: str, tolerance: float) -> Check | None:
