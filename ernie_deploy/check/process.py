@@ -90,7 +90,7 @@ def _of_words(words: Sequence[Word], table: str) -> Process:
     if len(words) > at + 1 and script.text.strip() in PROGRAMS:
         inner = _found(words[at:], table) or Process()
         return Process(argv=inner.argv, cut=script)
-    inner = _found(_script_words(script), table) or Process()
+    inner = _found(script_words(script), table) or Process()
     return Process(argv=inner.argv, module=inner.module, script=script)
 
 
@@ -111,7 +111,7 @@ def _script_at(words: Sequence[Word]) -> int | None:
     return None
 
 
-def _script_words(script: Word) -> list[Word]:
+def script_words(script: Word) -> list[Word]:
     """The words of a shell script, operators standing alone."""
     # A line that goes on (`\\` at its end) ends in a space that is counted as a line.
     text = script.text.replace("\\\n", CONTINUED)

@@ -98,7 +98,7 @@ def _layouts(pairing: Pairing, profiles: tuple[Profile, ...]) -> Iterator[Layout
     reading = recipe.read(row, pairing.recipes, pairing.model, ids) if row else recipe.Reading()
     for topology in topologies(pairing, profiles, reading.settings if row else None):
         settings = _settings(pairing, profiles, reading, topology)
-        memory = _memory(pairing, topology, settings)
+        memory = memory_of(pairing, topology, settings)
         yield Layout(
             profiles=profiles, row=row, reading=reading,
             topology=topology, settings=settings, memory=memory,
@@ -171,7 +171,8 @@ def _of_mtp(settings: Sequence[Setting], target: Target) -> list[Setting]:
     )
 
 
-def _memory(pairing: Pairing, topology: Topology, settings: Sequence[Setting]) -> MemoryPlan:
+def memory_of(pairing: Pairing, topology: Topology, settings: Sequence[Setting]) -> MemoryPlan:
+    """What the pairing takes of each GPU in this layout; raises `KitError` where a flag makes no sense."""
     model, context = pairing.model, _context_tokens(pairing.model, settings)
     if find(settings, "language-model-only"):
         model = replace(model, vision=None)

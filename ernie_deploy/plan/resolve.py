@@ -6,22 +6,22 @@ from msgspec.structs import replace
 
 from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
 from ernie_deploy.catalog.engine_schema import Engine
-from ernie_deploy.catalog.schema import Support, Target
+from ernie_deploy.catalog.schema import Model, Support, Target
 from ernie_deploy.catalog.vendor_schema import Security, SecuritySet, VendorFacts
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.plan import advice
 from ernie_deploy.plan.bench import bench_settings
 from ernie_deploy.plan.candidates import LayoutRefused
-from ernie_deploy.plan.layout import Layout, choose
+from ernie_deploy.plan.layout import Layout, choose, memory_of
 from ernie_deploy.plan.limits import limit_environment, limit_settings
-from ernie_deploy.plan.memory import weight_bytes
+from ernie_deploy.plan.memory import MemoryPlan, weight_bytes
 from ernie_deploy.plan.nodes import (
     node_environment,
     node_settings,
     ports,
 )
 from ernie_deploy.plan.notes import notes_on, warnings_on
-from ernie_deploy.plan.pairing import Pairing
+from ernie_deploy.plan.pairing import Pairing, find, size_of
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.refusals import check_gpus, check_nodes, check_profiles
 from ernie_deploy.plan.remote_code import remote_code
@@ -33,11 +33,13 @@ from ernie_deploy.plan.serve import (
     serve_settings,
 )
 from ernie_deploy.plan.settings import Setting, merge, value_of
+from ernie_deploy.plan.topology import Topology
 
 SHUTDOWN_TIMEOUT_S = 60
 LONGEST_SHUTDOWN_S = 3600
 BASE_READY_TIMEOUT_S = 600
 SLOWEST_READ_BYTES_PER_S = 0.3e9
+PARALLEL = ("tensor_parallel_size", "data_parallel_size", "pipeline_parallel_size")
 
 
 def resolve(catalog: Catalog, request: Request) -> Plan:
@@ -177,3 +179,12 @@ def _shutdown_timeout_s(settings: Sequence[Setting]) -> int:
     if not isinstance(value, int) or not 0 <= value <= LONGEST_SHUTDOWN_S:
         raise UsageError(f"--shutdown-timeout must be between 0 and {LONGEST_SHUTDOWN_S} seconds.")
     return value
+
+
+def memory_with(catalog: Catalog, plan: Plan, model: Model, settings: Sequence[Setting]) -> MemoryPlan:
+    """What a model takes of each GPU of the plan's target with these flags; raises `KitError`."""
+    pairing, _ = _pairing(catalog, plan.request)
+    sizes = {name: size_of(settings, name.replace("_", "-")) for name in PARALLEL}
+    experts = find(settings, "enable-expert-parallel") is not None
+    topology = Topology(**sizes, nodes=plan.topology.nodes, expert_parallel=experts)
+    return memory_of(replace(pairing, model=model), topology, settings)

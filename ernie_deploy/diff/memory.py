@@ -1,0 +1,58 @@
+"""What a stack takes of each GPU, by the flags that its file has today and not by those of its first line."""
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.check.argv import Argument, Argv
+from ernie_deploy.check.service import Service
+from ernie_deploy.diff.change import Key
+from ernie_deploy.errors import KitError
+from ernie_deploy.plan.memory import MemoryPlan
+from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.resolve import memory_with
+from ernie_deploy.plan.settings import Setting
+from ernie_deploy.plan.words import parse_words
+
+# What the memory plan reads (plan/layout.py).
+SIZES = (
+    "tensor-parallel-size", "data-parallel-size", "pipeline-parallel-size", "enable-expert-parallel", "max-model-len",
+    "gpu-memory-utilization", "quantization", "speculative-config", "cpu-offload-gb", "max-num-batched-tokens",
+    "max-num-seqs", "language-model-only",
+)  # fmt: skip
+
+
+def memory_facts(plan: Plan, server: Service | None, catalog: Catalog) -> dict[Key, str]:
+    """GiB and tokens per GPU; nothing where the flags make no plan."""
+    if server is None or server.serve is None or server.model is None:
+        return {}
+    try:
+        memory = memory_with(catalog, plan, server.model, _settings(server.serve, catalog))
+    except KitError:
+        return {}
+    return {Key("memory", "", name): text for name, text in _rows(memory)}
+
+
+def _rows(memory: MemoryPlan) -> list[tuple[str, str]]:
+    return [
+        ("vLLM may take", f"{memory.budget_gib:.1f} GiB"),
+        ("weights", f"{memory.weights_gib:.1f} GiB"),
+        ("overhead (estimated)", f"{memory.overhead_gib:.1f} GiB"),
+        ("KV cache (estimated)", f"{memory.kv_cache_gib:.1f} GiB"),
+        ("KV cache of a replica (estimated)", f"{memory.kv_cache_tokens:,} tokens"),
+        ("longest context", f"{memory.context_tokens:,} tokens"),
+        ("verdict", memory.verdict),
+    ]
+
+
+def _settings(argv: Argv, catalog: Catalog) -> tuple[Setting, ...]:
+    """The flags that the memory plan reads, as settings; one that cannot be read counts as not given."""
+    found: dict[str, Setting] = {}
+    for argument in argv.arguments:
+        if argument.name in SIZES and not argument.dotted:
+            found |= {setting.name: setting for setting in _parsed(argument, catalog)}
+    return tuple(found.values())
+
+
+def _parsed(argument: Argument, catalog: Catalog) -> list[Setting]:
+    try:
+        return parse_words((f"--{argument.name}", *argument.values), catalog.engine)
+    except KitError:
+        return []

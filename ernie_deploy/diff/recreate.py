@@ -1,0 +1,46 @@
+"""Which services `docker compose up` makes anew: those whose definition has another hash.
+
+Source: Compose 2.40.3 pkg/compose/hash.go ServiceHash, which leaves out what `UNHASHED` names.
+"""
+
+from ernie_deploy.check.merge import PAIRS, as_table
+from ernie_deploy.check.plumbing import mount_of, port_of
+from ernie_deploy.check.service import Service, Stack, command_words
+from ernie_deploy.check.tree import Items, Value
+from ernie_deploy.diff.plain import Plain, plain
+
+UNHASHED = {"build", "pull_policy", "scale", "depends_on", "profiles", "extends"}
+
+
+def recreated(old: Stack, new: Stack) -> tuple[str, ...]:
+    """Services of both stacks that Compose replaces by new containers; all of them where the project is another."""
+    return tuple(
+        name
+        for name, service in new.services.items()
+        if name in old.services and _definition(old.services[name]) != _definition(service)
+    )
+
+
+def _definition(service: Service) -> Plain:
+    """What Compose hashes: words in their order, each in the one spelling that Compose gives it."""
+    return {key: _spelt(key, value) for key, value in service.table.values.items() if key not in UNHASHED}
+
+
+def _spelt(key: str, value: Value) -> Plain:
+    if key in ("command", "entrypoint"):
+        words = command_words(value)
+        return None if words is None else [word.text for word in words]
+    if key == "ports" and isinstance(value, Items):
+        return [_parts(port_of(item)) or plain(item) for item in value.values]
+    if key == "volumes" and isinstance(value, Items):
+        return [_parts(mount_of(item)) or plain(item) for item in value.values]
+    found = plain(as_table(value) if (key,) in PAIRS else value, (key,))
+    if key == "deploy" and isinstance(found, dict):
+        return {name: part for name, part in found.items() if name != "replicas"}
+    return found
+
+
+def _parts(found: object) -> list[str]:
+    """A port or mount without its line."""
+    fields = getattr(found, "__struct_fields__", ())
+    return [str(getattr(found, name)) for name in fields if name != "line"]

@@ -1,0 +1,60 @@
+"""One of the two stacks that are compared: its text read by meaning, with the plan behind it where there is one."""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.check.assemble import Assembly
+from ernie_deploy.check.forms import form_of, stacks
+from ernie_deploy.check.interpolate import Variables
+from ernie_deploy.check.service import Service, Stack
+from ernie_deploy.check.stacks import stack_of
+from ernie_deploy.diff.facts import Facts, facts_of
+from ernie_deploy.diff.memory import memory_facts
+from ernie_deploy.plan.plan import Plan
+
+
+class Side(Struct, frozen=True):
+    """A stack by meaning; `plan` is what its first line asks for, None where it has none."""
+
+    label: str
+    stack: Stack
+    facts: Facts
+    plan: Plan | None = None
+
+    @property
+    def server(self) -> Service | None:
+        """The first service that runs `vllm serve`."""
+        return next((service for service in self.stack.services.values() if service.serve), None)
+
+
+def side_of(
+    text: str | bytes,
+    label: str,
+    catalog: Catalog,
+    *,
+    env: Mapping[str, str] | None = None,
+    plan: Plan | None = None,
+) -> Side:
+    """A compose text (or manifests, or commands) with the values of `.env`; raises `UsageError` with the line."""
+    data = text.encode() if isinstance(text, str) else text
+    if form_of(data, label) != "compose":
+        return of_stack(stacks(data, label, catalog)[0], label, plan)
+    assembly = Assembly(Variables(env or {}))
+    return of_stack(stack_of(assembly.file(data, label, None), assembly, catalog), label, plan)
+
+
+def of_files(
+    files: tuple[str, ...], label: str, catalog: Catalog, env: Mapping[str, str], plan: Plan | None
+) -> Side:
+    """Files that lie on this host, later ones over earlier ones; raises `UsageError`."""
+    assembly = Assembly(Variables(env))
+    return of_stack(stack_of(assembly.stack(files), assembly, catalog), label, plan)
+
+
+def of_stack(stack: Stack, label: str, plan: Plan | None) -> Side:
+    """A stack that is read already."""
+    side = Side(label, stack, facts_of(stack), plan)
+    memory = memory_facts(plan, side.server, stack.catalog) if plan else {}
+    return Side(label, stack, {**side.facts, **memory}, plan)
