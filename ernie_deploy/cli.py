@@ -27,6 +27,7 @@ COMMANDS = {
     "targets": ("show", "List the kinds of node, their memory and what they serve by default."),
     "models": ("show", "List the ERNIE checkpoints and where each one fits."),
     "profiles": ("show", "List the opt-in changes to a plan."),
+    "engines": ("show", "List the vLLM versions, their images and what was proven of each."),
     "plan": ("plan", "Explain a stack: layout, memory, and where each flag comes from."),
     "render": ("render", "Write a stack as one compose file, or as manifests, to standard output."),
     "init": ("init", "Make a folder with compose.yml, .env, scripts and a README."),

@@ -14,7 +14,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.resolve import resolve
-from ernie_deploy.rehearsal.override import IMAGE
+from ernie_deploy.rehearsal.override import cpu_image
 from ernie_deploy.render.compose import compose_file
 
 ROOT = Path(__file__).parent.parent
@@ -81,10 +81,11 @@ def compose() -> str:
 @pytest.fixture(scope="session")
 def docker_engine() -> None:
     """A Docker engine with Compose that answers, and the CPU engine image."""
+    image = cpu_image(Catalog().engine().version)
     for words, what, how in (
         (["docker", "info"], "A Docker engine", "start dockerd"),
         (["docker", "compose", "version"], "The Compose plugin", "install docker-compose-plugin"),
-        (["docker", "image", "inspect", IMAGE], IMAGE, "python docker/engine-cpu/build.py"),
+        (["docker", "image", "inspect", image], image, "python docker/engine-cpu/build.py"),
     ):
         if not shutil.which("docker") or subprocess.run(words, capture_output=True).returncode:
             missing(what, how)

@@ -24,7 +24,7 @@ EVERY_MODEL = {"VLLM_MAX_N_SEQUENCES", "VLLM_MAX_COMPLETION_PROMPTS"}
 
 
 def limits_of(plan: Plan) -> tuple[set[str], set[str]]:
-    known = {limit.name for limit in Catalog().engine.request_limits}
+    known = {limit.name for limit in Catalog().engine().request_limits}
     return {s.name for s in plan.settings} & known, {s.name for s in plan.environment} & known
 
 
@@ -48,7 +48,7 @@ def test_the_published_commands_have_the_limits_too() -> None:
 
 def test_every_limit_is_in_the_plan_with_its_reason() -> None:
     text = as_text(planned("h100", model="vl-28b"))
-    for limit in Catalog().engine.request_limits:
+    for limit in Catalog().engine().request_limits:
         line = next(line for line in text.splitlines() if limit.name in line)
         assert limit.reason in line
         assert limit.source

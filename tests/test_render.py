@@ -510,7 +510,7 @@ def test_code_that_a_container_left_behind_is_not_run_by_the_next(target: str, t
 @pytest.mark.parametrize("target", ["h100", "mi300x", "cpu"])
 def test_what_is_compiled_lies_where_it_may_execute(target: str) -> None:
     serve = yaml.safe_load(rendered(target))["services"]["serve"]
-    engine = Catalog().engine
+    engine = Catalog().engine()
     caches = [cache for cache in engine.caches if cache.is_of(Catalog().target(target).vendor)]
     volumes = [place for source, place in map(mounted, serve["volumes"]) if "ENGINE_CACHE_DIR" in source]
     for cache in caches:

@@ -1,5 +1,6 @@
 """The catalog: every fact the kit decides from, as data with its source, read when asked for."""
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from ernie_deploy.catalog import bench_schema, package_schema
 
 AnyFact = TypeVar("AnyFact", bound=schema.Fact)
-ENGINE = "0.32.0"
+ENGINE_FILE = re.compile(r"(\d{1,4}\.\d{1,4}\.\d{1,4})\.toml")
 # In the order of `failures`: what is in several words of one line is told by the earlier one.
 FAILURE_TABLES = ("host", "scripts", "memory", "gpu", "image", "hub", "model", "ranks", "engine")
 DEFAULT_MODEL = {"nvidia": "21b", "amd": "21b", "cpu": "0.3b"}
@@ -42,10 +43,21 @@ class Catalog:
         """The profile `profile_id`, such as `mtp`."""
         return self._one("profiles", profile_id, schema.Profile)
 
+    def engine(self, version: str = "") -> engine_schema.Engine:
+        """vLLM `version`, by default the newest that was served; raises `CatalogError` for an unknown one."""
+        return self._one("engines", version, engine_schema.Engine) if version else self._default_engine
+
     @cached_property
-    def engine(self) -> engine_schema.Engine:
-        """The pinned vLLM version."""
-        return load(self.folder / "engines" / f"{ENGINE}.toml", engine_schema.Engine)
+    def _default_engine(self) -> engine_schema.Engine:
+        newest_first = (self.engine(version) for version in reversed(self.ids("engines")))
+        served = next((engine for engine in newest_first if engine.served), None)
+        if served is None:
+            raise CatalogError(
+                "The catalog has no engine that was served.",
+                cause="the default is the newest of those",
+                next_step="name one with --engine; list them with: ernie-deploy engines",
+            )
+        return served
 
     @cached_property
     def recipes(self) -> schema.Recipes:
@@ -134,7 +146,10 @@ class Catalog:
         return [self.profile(i) for i in self.ids("profiles")]
 
     def ids(self, noun: str) -> list[str]:
-        """The ids of one kind of fact, which are its file names."""
+        """The ids of one kind of fact, which are its file names; engines the oldest first."""
+        if noun == "engines":
+            matches = (ENGINE_FILE.fullmatch(path.name) for path in (self.folder / noun).glob("*.toml"))
+            return sorted((match[1] for match in matches if match), key=_numbers)
         return sorted(path.name.removesuffix(".toml") for path in (self.folder / noun).glob("*.toml"))
 
     def id_of(self, noun: str, word: str) -> str:
@@ -154,6 +169,8 @@ class Catalog:
             names |= hub | {name.partition("/")[2]: model for name, model in hub.items()}
         if noun == "targets":
             names |= {alias: target.id for target in self.targets() for alias in target.aliases}
+        if noun == "engines":
+            names |= {f"v{version}": version for version in self.ids(noun)}
         return names
 
     def _one(self, noun: str, wanted: str, kind: type[AnyFact]) -> AnyFact:
@@ -169,10 +186,15 @@ class Catalog:
         return fact
 
 
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
+
+
 def _unknown(noun: str, wanted: str, known: list[str], names: dict[str, str]) -> CatalogError:
     import difflib
 
-    near = difflib.get_close_matches(wanted.casefold(), [*known, *names], n=1)
+    # A version is no misspelling of another.
+    near = difflib.get_close_matches(wanted.casefold(), [*known, *names], n=1) if noun != "engines" else []
     near = [names.get(name, name) for name in near]
     return CatalogError(
         f"There is no {noun[:-1]} {wanted[:60]!r}.",

@@ -1,5 +1,6 @@
-"""The catalog's types for one pinned vLLM: its images, caches, limits, open routes and the lifetimes of its flags."""
+"""The catalog's types for one vLLM: what was proven of it, its images, caches, limits, open routes and lifetimes."""
 
+import datetime as dt
 from collections.abc import Collection
 from typing import Literal
 
@@ -8,14 +9,38 @@ from msgspec import field
 from ernie_deploy.catalog.schema import Fact, Value, Vendor
 
 
+class Proof(Fact, frozen=True):
+    """One step that an engine was taken through, by its own code, with the day and what shows it."""
+
+    step: Literal["parsed", "configured", "served"]
+    on: dt.date
+    source: str
+
+
 class Image(Fact, frozen=True):
-    """One vendor's container image of an engine; `user` is empty where root is the only one."""
+    """One vendor's container image of an engine; `user` is empty where root is the only one.
+
+    `min_driver` is the oldest host driver that the image runs on; `older_cuda` and `older_rocm` are images for others.
+    """
 
     reference: str
     source: str
     user: str = ""
     min_driver: str = ""
     older_cuda: dict[str, str] = field(default_factory=dict)
+    older_rocm: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def references(self) -> list[str]:
+        """Every image of the vendor, the default first."""
+        return [self.reference, *self.older_cuda.values(), *self.older_rocm.values()]
+
+
+class CpuBuild(Fact, frozen=True):
+    """The package that holds an engine built for CPU, which rehearsals serve with."""
+
+    package: str
+    source: str
 
 
 class Cache(Fact, frozen=True):
@@ -106,8 +131,16 @@ class ApiKey(Fact, frozen=True):
         return [route.path for route in self.open if route.closed_by not in flags]
 
 
+class Change(Fact, frozen=True):
+    """What the same command line does otherwise than in the version before."""
+
+    of: Literal["bench", "speed", "limits", "images", "flags"]
+    what: str
+    source: str
+
+
 class Engine(Fact, frozen=True):
-    """One pinned vLLM version: an image per vendor, what its API key leaves open, its limits of a request, its caches and the lifetimes of its flags."""
+    """One vLLM version: an image per vendor, what its API key leaves open, its limits of a request, its caches and the lifetimes of its flags."""
 
     version: str
     gpu_memory_utilization: float
@@ -117,3 +150,20 @@ class Engine(Fact, frozen=True):
     request_limits: list[RequestLimit]
     caches: list[Cache]
     lifetimes: list[Lifetime]
+    proofs: list[Proof]
+    cpu_build: CpuBuild | None = None
+    changes: list[Change] = field(default_factory=list)
+
+    @property
+    def served(self) -> bool:
+        """Whether it answered requests in a rehearsal."""
+        return any(proof.step == "served" for proof in self.proofs)
+
+    @property
+    def status(self) -> str:
+        """What was proven of it, in words: `parsed and configured by its own code; not served (no CPU build yet)`."""
+        steps = [proof.step for proof in self.proofs]
+        if self.served:
+            return f"{', '.join(steps)} in rehearsal"
+        known = f"{' and '.join(steps)} by its own code; " if steps else ""
+        return f"{known}not served{'' if self.cpu_build else ' (no CPU build yet)'}"

@@ -165,9 +165,7 @@ def _lifetimes(service: Service) -> list[Lifetime]:
     engine = service.engine
     if engine is None or service.serve is None:
         return []
-    return [
-        life for life in service.stack.catalog.engine.lifetimes if engine >= (version(life.since) or engine)
-    ]
+    return [life for life in service.engine_facts.lifetimes if engine >= (version(life.since) or engine)]
 
 
 def _holds(life: Lifetime, argument: Argument, service: Service) -> bool:

@@ -4,14 +4,14 @@ import json
 import re
 from collections.abc import Iterator
 
-from ernie_deploy.catalog import ENGINE
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.model_names import model_named, repository
 from ernie_deploy.check.service import Service
-from ernie_deploy.check.values import NEWEST, shown, version
+from ernie_deploy.check.values import NEWEST, shown
+from ernie_deploy.check.versions import exact
 
 OWN_LAYER = '--speculative-config \'{"method": "mtp", "num_speculative_tokens": 1}\''
 # An ERNIE draft is read as a multi-token-prediction layer, whichever of these is asked for.
@@ -98,7 +98,7 @@ def _format(text: str, name: str) -> str:
 
 
 def _has_no_gguf(service: Service) -> bool:
-    return service.engine in (version(ENGINE), NEWEST)
+    return service.engine == NEWEST or exact(service.engine)
 
 
 def _twin(name: str, service: Service) -> Model | None:

@@ -28,7 +28,8 @@ from ernie_deploy.check.hardware import (
 from ernie_deploy.check.next_steps import next_step
 from ernie_deploy.check.service import Form, Service, Stack, never_together, replicas
 from ernie_deploy.check.tree import Items, Table, Value, Word
-from ernie_deploy.check.values import shown, version
+from ernie_deploy.check.values import shown
+from ernie_deploy.plan.flag_history import numbers
 
 AMD = (KFD, DRI, "amd.com/gpu=")
 NVIDIA_NODE = "/dev/nvidia"
@@ -240,9 +241,9 @@ def _share(service: Service) -> float | None:
 
 
 def _given_share(argv: Argv, service: Service) -> float | None:
-    engine = service.stack.catalog.engine
-    newest = service.engine is None or service.engine >= (version(engine.version) or service.engine)
-    default = engine.gpu_memory_utilization if newest else OLD_SHARE
+    facts = service.engine_facts
+    older = service.engine is not None and service.engine < numbers(facts.version)
+    default = OLD_SHARE if older else facts.gpu_memory_utilization
     try:
         share = float(argv.text("gpu-memory-utilization", str(default)))
     except ValueError:

@@ -242,7 +242,7 @@ def key_without_certificate(service: Service) -> Iterator[Spot]:
 def keyless_check(service: Service) -> Iterator[Spot]:
     """`curl -f .../v1/models` beside `--api-key`; a warning where only the host knows whether there is one."""
     key, text = _key(service), _text(service)
-    guarded = tuple(f"{prefix}/" for prefix in service.stack.catalog.engine.api_key.guards)
+    guarded = tuple(f"{prefix}/" for prefix in service.engine_facts.api_key.guards)
     asked = [one for one in own(service) if one.port == service.api_port and CLIENT.search(text)]
     if (
         not key

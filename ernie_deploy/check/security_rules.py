@@ -73,7 +73,7 @@ def open_api(service: Service) -> Iterator[Spot]:
 def half_guarded_api(service: Service) -> Iterator[Spot]:
     """A published server that relies on vLLM's own key."""
     if service.answers and _has_key(service) and not _wants_certificate(service):
-        routes = ", ".join(service.stack.catalog.engine.api_key.left_open(_switches(service)))
+        routes = ", ".join(service.engine_facts.api_key.left_open(_switches(service)))
         for line, where in _exposures(service):
             yield Spot(line, f"without the key, {where} answers {routes}")
 

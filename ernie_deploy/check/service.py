@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.images import Image, image_of
@@ -16,6 +17,7 @@ from ernie_deploy.check.process import Process, process_of
 from ernie_deploy.check.remark import Remark
 from ernie_deploy.check.tree import Items, Table, Value, Word
 from ernie_deploy.check.values import MAX_ARGUMENT, Version, truth, whole
+from ernie_deploy.check.versions import nearest
 
 API_PORT = 8000
 # What the services were written as.
@@ -178,6 +180,11 @@ class Service:
     def engine(self) -> Version | None:
         """vLLM's version, as far as the image says."""
         return self.image.engine
+
+    @cached_property
+    def engine_facts(self) -> Engine:
+        """What the catalog knows of the vLLM nearest to the service's; its nearest flag table need not be of it."""
+        return nearest(self.stack.catalog, self.engine)
 
     @property
     def api_port(self) -> int | None:

@@ -3,6 +3,8 @@
 from functools import cache
 from typing import Literal, TypeAlias
 
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.check.values import NEWEST, Version
 from ernie_deploy.plan.flag_history import history, numbers
 from ernie_deploy.plan.words import names, tabled
@@ -15,6 +17,14 @@ def table_of(engine: Version | None) -> str:
     if engine is None:
         return tabled()[-1]
     return next((name for name in reversed(tabled()) if numbers(name) <= engine), tabled()[0])
+
+
+def nearest(catalog: Catalog, engine: Version | None) -> Engine:
+    """The catalog's last engine up to `engine`, else its first; the newest if unknown."""
+    known = catalog.ids("engines")
+    if engine is None:
+        return catalog.engine(known[-1])
+    return catalog.engine(next((name for name in reversed(known) if numbers(name) <= engine), known[0]))
 
 
 def exact(engine: Version | None) -> bool:

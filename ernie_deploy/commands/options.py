@@ -59,6 +59,8 @@ OPTIONS = [
     click.argument("target", default="", metavar="TARGET", callback=id_of("targets"), shell_complete=ids("targets")),
     click.option("--model", default="", metavar="MODEL", callback=id_of("models"), shell_complete=ids("models"),
                  help="Checkpoint to serve; `ernie-deploy models` lists them.  [default: 21b, on cpu 0.3b]"),
+    click.option("--engine", default="", metavar="VERSION", callback=id_of("engines"), shell_complete=ids("engines"),
+                 help="vLLM version; `ernie-deploy engines` lists them.  [default: the newest that was served]"),
     click.option("-p", "--name", default="", metavar="NAME",
                  help="Name of the stack; two of one model need two names.  [default: ernie-MODEL]"),
     click.option("--profile", "profiles", multiple=True, metavar="PROFILE", shell_complete=ids("profiles"),

@@ -40,11 +40,12 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))
     _refuse_ray(plan)
+    _refuse_without_cpu_build(catalog, plan)
     if not dry_run:
         require_compose()
         # Without an engine every image is missing, and that is not what is wrong.
         client().close()
-        require_image(build_base=build_base)
+        require_image(plan.engine, build_base=build_base)
     folder = Path("FOLDER") if dry_run else Path(tempfile.mkdtemp(prefix="ernie-rehearsal-"))
     rehearsal = decide(plan, folder, f"ernie-rehearsal-{folder.name[-8:].lower().replace('_', 'x')}")
     if dry_run:
@@ -60,8 +61,19 @@ def _refuse_ray(plan: Any) -> None:
     if plan.uses_ray:
         raise Refused(
             "Serving over Ray cannot be rehearsed.",
-            cause="vLLM 0.32.0 on a CPU: `current platform cpu does not support ray`",
+            cause=f"vLLM {plan.engine} on a CPU: `current platform cpu does not support ray`",
             next_step="without --multi-node ray the same nodes are rehearsed; `doctor` and `render` know both forms",
+        )
+
+
+def _refuse_without_cpu_build(catalog: Any, plan: Any) -> None:
+    from ernie_deploy.errors import Refused
+
+    if catalog.engine(plan.engine).cpu_build is None:
+        raise Refused(
+            f"vLLM {plan.engine} cannot be rehearsed: there is no build of it for CPU.",
+            cause=f"it was {catalog.engine(plan.engine).status}",
+            next_step=f"leave out --engine to rehearse with vLLM {catalog.engine().version}, the newest that was served",
         )
 
 

@@ -1,4 +1,4 @@
-"""`targets`, `models` and `profiles`: what there is, as a table or as JSON."""
+"""`targets`, `models`, `profiles` and `engines`: what there is, as a table or as JSON."""
 
 import json
 import sys
@@ -95,6 +95,37 @@ def profiles(as_json: bool) -> None:
         for profile in Catalog().profiles()
     ]  # fmt: skip
     show(rows, as_json=as_json, drop=("needs",), wraps=("summary",))
+
+
+@click.command(epilog="Example: ernie-deploy engines")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the list as JSON, with the images and every proof."
+)
+def engines(as_json: bool) -> None:
+    """List the vLLM versions, their images and what was proven of each."""
+    from ernie_deploy.catalog import Catalog
+
+    catalog = Catalog()
+    default = catalog.engine().version
+    rows = [
+        _engine_row(engine, default, as_json=as_json)
+        for engine in map(catalog.engine, catalog.ids("engines"))
+    ]
+    show(rows, as_json=as_json, drop=("images",), wraps=("status", "images"))
+
+
+def _engine_row(engine: Any, default: str, *, as_json: bool) -> dict[str, Any]:
+    import msgspec
+
+    row = {"engine": engine.version, "default": engine.version == default, "status": engine.status}
+    if not as_json:
+        row["default"] = "yes" if row["default"] else ""
+        return {
+            **row,
+            "images": [reference for image in engine.images.values() for reference in image.references],
+        }
+    data = msgspec.to_builtins(engine)
+    return {**row, **{name: data[name] for name in ("images", "proofs", "cpu_build", "changes")}}
 
 
 def show(rows: Rows, *, as_json: bool, drop: Sequence[str] = (), wraps: Sequence[str] = ()) -> None:

@@ -1,6 +1,7 @@
 """What a stack takes of each GPU, by the flags that its file has today and not by those of its first line."""
 
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.check.argv import Argument, Argv
 from ernie_deploy.check.service import Service
 from ernie_deploy.diff.change import Key
@@ -24,7 +25,7 @@ def memory_facts(plan: Plan, server: Service | None, catalog: Catalog) -> dict[K
     if server is None or server.serve is None or server.model is None:
         return {}
     try:
-        memory = memory_with(catalog, plan, server.model, _settings(server.serve, catalog))
+        memory = memory_with(catalog, plan, server.model, _settings(server.serve, server.engine_facts))
     except KitError:
         return {}
     return {Key("memory", "", name): text for name, text in _rows(memory)}
@@ -42,17 +43,17 @@ def _rows(memory: MemoryPlan) -> list[tuple[str, str]]:
     ]
 
 
-def _settings(argv: Argv, catalog: Catalog) -> tuple[Setting, ...]:
+def _settings(argv: Argv, engine: Engine) -> tuple[Setting, ...]:
     """The flags that the memory plan reads, as settings; one that cannot be read counts as not given."""
     found: dict[str, Setting] = {}
     for argument in argv.arguments:
         if argument.name in SIZES and not argument.dotted:
-            found |= {setting.name: setting for setting in _parsed(argument, catalog)}
+            found |= {setting.name: setting for setting in _parsed(argument, engine)}
     return tuple(found.values())
 
 
-def _parsed(argument: Argument, catalog: Catalog) -> list[Setting]:
+def _parsed(argument: Argument, engine: Engine) -> list[Setting]:
     try:
-        return parse_words((f"--{argument.name}", *argument.values), catalog.engine)
+        return parse_words((f"--{argument.name}", *argument.values), engine)
     except KitError:
         return []

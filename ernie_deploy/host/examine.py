@@ -103,7 +103,7 @@ def examination_of(
         facts=subject.facts,
         files=files,
         plan=plan,
-        engine=subject.catalog.engine,
+        engine=subject.catalog.engine(plan.engine),
         values=values,
         remote="" if docker.startswith(LOCAL_SOCKET) else docker,
         index=package_checks.ask(subject.host, plan, files, values),

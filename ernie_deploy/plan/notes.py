@@ -53,7 +53,8 @@ def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
     model, target = pairing.model, pairing.target
     bench = recipe.bench_for(pairing.recipes, model, target)
     kinds = [target.vendor, *bench.settings, *(["vision"] if model.vision else [])]
-    notes = [*_notes_on_security(pairing, request)]
+    notes = [] if pairing.engine.served else [UNSERVED.format(engine=pairing.engine)]
+    notes += _notes_on_security(pairing, request)
     if request.api_key_file and not beyond_loopback(request.bind):
         notes.append(_open_routes(pairing, request))
     notes += _notes_on_nodes(layout, request)
@@ -86,6 +87,7 @@ def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:
     return notes
 
 
+UNSERVED = "vLLM {engine.version}, which --engine asks for: {engine.status}."
 PUBLISHED = "The API is published beyond this host, on {bind}."
 GATEWAY = (
     "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or let your own reverse proxy"

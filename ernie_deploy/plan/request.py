@@ -57,6 +57,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
     target: str
     model: str = ""
+    engine: str = ""
     name: str = ""
     profiles: tuple[str, ...] = ()
     tp: int | None = None
@@ -202,6 +203,7 @@ def command_words(request: Request) -> list[str]:
     """The command-line words that ask for exactly this, in one fixed order."""
     options: list[tuple[str, object]] = [
         ("--model", request.model),
+        ("--engine", request.engine),
         ("--name", request.name),
         *(("--profile", profile) for profile in request.profiles),
         ("--nodes", request.nodes if request.nodes > 1 else ""),

@@ -114,7 +114,7 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
 
 
 def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
-    target = catalog.target(request.target)
+    target, engine = catalog.target(request.target), catalog.engine(request.engine)
     model = catalog.model(request.model or DEFAULT_MODEL[target.vendor])
     profiles = tuple(catalog.profile(profile_id) for profile_id in request.profiles)
     support = catalog.support(model.id, target.id)
@@ -128,11 +128,11 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
     pairing = Pairing(
         model=model,
         target=target,
-        engine=catalog.engine,
+        engine=engine,
         recipes=catalog.recipes,
         profiles=profiles,
         fp8=catalog.profile("fp8"),
-        user=user_settings(request, catalog.engine),
+        user=user_settings(request, engine),
         security_name=name,
         security=_security(vendor, name),
         gpu_ids=request.gpus,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ernie_deploy.plan.nodes import node_environment, node_settings
 from ernie_deploy.plan.settings import words
 from ernie_deploy.rehearsal.client import Said, complete
-from ernie_deploy.rehearsal.override import IMAGE
+from ernie_deploy.rehearsal.override import cpu_image
 from ernie_deploy.rehearsal.proofs import RECOVERY_S, Disproved, Stage, killed, until
 from ernie_deploy.stack import containers, metrics
 
@@ -95,7 +95,7 @@ def _like(stage: Stage, head: "Container", engine: "DockerClient") -> "Container
     known, host = head.attrs["Config"], head.attrs["HostConfig"]
     of_nodes = tuple(f"{setting.name}=" for setting in node_environment(stage.rehearsal.plan.topology))
     return engine.containers.create(
-        IMAGE, _words_alone(stage), name=stage.rehearsal.alone, entrypoint=["vllm", "serve"], init=True,
+        cpu_image(stage.rehearsal.plan.engine), _words_alone(stage), name=stage.rehearsal.alone, entrypoint=["vllm", "serve"], init=True,
         user=known["User"], network_mode=host["NetworkMode"], shm_size=host["ShmSize"], tmpfs=host["Tmpfs"],
         environment=[pair for pair in known["Env"] if not pair.startswith(of_nodes)],
         volumes_from=[head.id or ""],

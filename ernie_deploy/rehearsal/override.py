@@ -13,9 +13,6 @@ from ernie_deploy.plan.plan import Plan
 from ernie_deploy.rehearsal.cpu_plan import for_cpu
 from ernie_deploy.render.yaml import environment
 
-IMAGE = "ernie-deploy/engine-cpu:0.32.0"
-# `rehearse` refuses to serve over Ray, which vLLM for CPU cannot; the tests form Ray's cluster with these files.
-RAY_IMAGE = "ernie-deploy/vllm-ray:0.32.0-cpu"
 KV_CACHE_GIB = 1
 
 
@@ -54,6 +51,16 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
         return "-${NODE_RANK}" if self.plan.several_nodes else ""
 
 
+def cpu_image(engine: str) -> str:
+    """The image of vLLM `engine` built for CPU, as docker/engine-cpu/build.py names it."""
+    return f"ernie-deploy/engine-cpu:{engine}"
+
+
+def ray_image(engine: str) -> str:
+    """The same with Ray. `rehearse` refuses to serve over Ray, which vLLM for CPU cannot; tests form its cluster."""
+    return f"ernie-deploy/vllm-ray:{engine}-cpu"
+
+
 def decide(plan: Plan, folder: Path, project: str) -> Rehearsal:
     """Everything a rehearsal of `plan` in `folder` needs."""
     smaller, replaced = for_cpu(plan)
@@ -82,8 +89,8 @@ def override_file(rehearsal: Rehearsal) -> str:
         .render(
             rehearsal=rehearsal,
             plan=rehearsal.plan,
-            image=IMAGE,
-            ray_image=RAY_IMAGE,
+            image=cpu_image(rehearsal.plan.engine),
+            ray_image=ray_image(rehearsal.plan.engine),
             kv_cache_gib=KV_CACHE_GIB,
         )
     )

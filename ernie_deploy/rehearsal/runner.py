@@ -15,7 +15,7 @@ from ernie_deploy.paths import DOCKER, SCRIPTS
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.rehearsal import group_proofs, media, proofs
 from ernie_deploy.rehearsal.group import Member, address, lay_out_nodes, members
-from ernie_deploy.rehearsal.override import IMAGE, Rehearsal, hub_map, override_file
+from ernie_deploy.rehearsal.override import Rehearsal, cpu_image, hub_map, override_file
 from ernie_deploy.rehearsal.planted import Planted, plant
 from ernie_deploy.rehearsal.proofs import Disproved, Stage
 from ernie_deploy.stack import containers
@@ -124,20 +124,21 @@ def bring_packages(rehearsal: Rehearsal) -> None:
     demand([sys.executable, "-I", script, "bring", *words, "--", "true"], timeout_s=PACKAGES_S)
 
 
-def require_image(*, build_base: bool = False) -> None:
-    """Build the CPU engine image where it is missing and that is asked for; else raise `ToolMissing`."""
-    if not ask(["docker", "image", "inspect", IMAGE]).returncode:
+def require_image(engine: str, *, build_base: bool = False) -> None:
+    """Build the image of `engine` for CPU where it is missing and that is asked for; else raise `ToolMissing`."""
+    image = cpu_image(engine)
+    if not ask(["docker", "image", "inspect", image]).returncode:
         return
     build = DOCKER / "engine-cpu/build.py"
     if not build_base:
         raise ToolMissing(
-            f"The image {IMAGE} is not on this machine.",
+            f"The image {image} is not on this machine.",
             cause="the rehearsal serves with the real vLLM for CPU",
             next_step=f"build it with: python {build}; where no registry is reached, add --build-base to either command",
         )
     if code := relay([sys.executable, str(build), "--build-base"], err=True):
         raise ToolFailed(
-            f"Building the image {IMAGE} ended with {code}.", cause="see the build's own output above"
+            f"Building the image {image} ended with {code}.", cause="see the build's own output above"
         )
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from conftest import FULL, ROOT, kit, rendered
 
+from ernie_deploy.catalog import Catalog
 from ernie_deploy.rehearsal.client import chat
-from ernie_deploy.rehearsal.override import IMAGE
+from ernie_deploy.rehearsal.override import cpu_image
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, ask, demand
 from ernie_deploy.stack.waiting import poll_until
 
+IMAGE = cpu_image(Catalog().engine().version)
 pytestmark = [
     pytest.mark.docker,
     pytest.mark.timeout(1500),

@@ -1,0 +1,95 @@
+"""Engines are data: `--engine` wherever a plan is made, the default by what was proven, and the list of them."""
+
+import json
+import shlex
+
+import pytest
+from conftest import kit, planned, rendered
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.check.versions import nearest
+from ernie_deploy.commands.header import request_of_header
+from ernie_deploy.errors import CatalogError
+from ernie_deploy.plan.resolve import resolve
+from ernie_deploy.render.compose import compose_file
+
+VERSIONS = Catalog().ids("engines")
+DEFAULT = Catalog().engine().version
+UNSERVED = next(version for version in VERSIONS if not Catalog().engine(version).served)
+STEPS = ["parsed", "configured", "served"]
+VARIANT = {"h100": "", "mi300x": "-rocm", "cpu": "-cpu"}
+
+
+def test_the_default_is_the_newest_engine_that_was_served(catalog: Catalog) -> None:
+    served = [version for version in VERSIONS if catalog.engine(version).served]
+    assert served[-1] == DEFAULT == planned("h100").engine
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_engine_file_is_of_its_version_and_says_what_was_proven(version: str, catalog: Catalog) -> None:
+    engine = catalog.engine(version)
+    assert engine.version == version
+    assert set(engine.images) == {"nvidia", "amd", "cpu"}
+    references = [reference for image in engine.images.values() for reference in image.references]
+    assert all(f":v{version}" in reference for reference in references)
+    steps = [proof.step for proof in engine.proofs]
+    assert steps == STEPS[: len(steps)]
+    # What served was built for CPU: no GPU has served here.
+    assert engine.cpu_build or not engine.served
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("target", VARIANT)
+def test_a_rendering_of_an_engine_is_made_again_by_its_first_line(version: str, target: str) -> None:
+    text = rendered(target, engine=version)
+    assert f'image: "vllm/vllm-openai{VARIANT[target]}:v{version}"' in text
+    head = text.splitlines()[0]
+    assert f"--engine {version}" in head
+    catalog = Catalog()
+    assert compose_file(resolve(catalog, request_of_header(head)), catalog.defaults) == text
+
+
+def test_the_first_line_names_no_engine_where_nobody_did() -> None:
+    assert "--engine" not in rendered("h100").splitlines()[0]
+
+
+@pytest.mark.parametrize("command", ["plan h100", "render h100", "init FOLDER h100", "doctor h100 --dry-run"])
+def test_an_unknown_engine_is_a_sentence_with_those_known(command: str, catalog: Catalog) -> None:
+    done = kit(*shlex.split(command), "--engine", "9.9.9")
+    assert done.returncode == CatalogError("").exit_code
+    assert "There is no engine '9.9.9'." in done.stderr
+    assert f"known are {', '.join(VERSIONS)}" in done.stderr
+    assert "ernie-deploy engines" in done.stderr
+
+
+def test_an_engine_without_a_build_for_cpu_cannot_be_rehearsed() -> None:
+    done = kit("rehearse", "h100", "--engine", UNSERVED, "--dry-run")
+    assert done.returncode != 0
+    assert f"vLLM {UNSERVED} cannot be rehearsed" in done.stderr
+    assert f"rehearse with vLLM {DEFAULT}" in done.stderr
+
+
+def test_a_plan_says_what_is_not_proven_of_its_engine(catalog: Catalog) -> None:
+    status = catalog.engine(UNSERVED).status
+    assert status == "parsed and configured by its own code; not served (no CPU build yet)"
+    assert any(status in note for note in planned("h100", engine=UNSERVED).notes)
+    assert not any("not served" in note for note in planned("h100").notes)
+
+
+def test_the_list_shows_the_images_and_what_was_proven(catalog: Catalog) -> None:
+    rows = json.loads(kit("engines", "--json").stdout)
+    assert [row["engine"] for row in rows] == VERSIONS
+    assert [row["engine"] for row in rows if row["default"]] == [DEFAULT]
+    for row in rows:
+        engine = catalog.engine(row["engine"])
+        assert row["status"] == engine.status
+        assert [proof["step"] for proof in row["proofs"]] == [proof.step for proof in engine.proofs]
+    lines = kit("engines").stdout.splitlines()
+    assert all(any(version in line for line in lines) for version in VERSIONS)
+
+
+def test_check_judges_by_the_engine_that_is_nearest(catalog: Catalog) -> None:
+    assert nearest(catalog, None).version == VERSIONS[-1]
+    assert nearest(catalog, (0, 0, 1)).version == VERSIONS[0]
+    assert nearest(catalog, (999, 0, 0)).version == VERSIONS[-1]
+    assert nearest(catalog, (0, 32, 7)).version == "0.32.0"
