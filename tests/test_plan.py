@@ -122,7 +122,7 @@ def test_what_became_of_the_published_16_is_said(model: str) -> None:
 
 
 UNENCRYPTED = (
-    "The traffic between the nodes is neither encrypted nor authenticated (vLLM 0.32.0 docs/usage/security.md):"
+    "The traffic between the nodes is neither encrypted nor authenticated (vLLM's docs/usage/security.md):"
     " keep it on a network of its own, and open its ports to the nodes alone."
 )
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import base
+import install_engine
 
 HERE = Path(__file__).parent
 SOURCES = ("Dockerfile", "install_engine.py", "engine.lock", "torch-cpu.lock", "torch-cuda.lock")
@@ -33,9 +34,7 @@ CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 def version() -> str:
     """The vLLM version that the install script installs."""
-    found = re.search('^VERSION = "(.+)"$', (HERE / "install_engine.py").read_text(), re.MULTILINE)
-    assert found
-    return found[1]
+    return install_engine.VERSION
 
 
 def image_name() -> str:

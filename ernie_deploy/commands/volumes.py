@@ -12,7 +12,7 @@ from ernie_deploy.safe_io.terminal import confirm, say
 EXAMPLE = """\b
 Examples:
   ernie-deploy volumes
-  ernie-deploy volumes remove ernie-engine-21b-nvidia-0.32.0"""
+  ernie-deploy volumes remove ernie-engine-21b-nvidia-VERSION"""
 
 
 @click.group(invoke_without_command=True, epilog=EXAMPLE)

@@ -39,7 +39,7 @@ def bench_settings(
         as_settings({"model": model.hf_id}, f"model {model.id}"),
         _names(model, request, serve),
         _address(serve),
-        as_settings({"temperature": 0}, "kit: the recipe's client sampled greedily; 0.32's no longer does"),
+        as_settings({"temperature": 0}, "kit: the recipe's client sampled greedily; today's no longer does"),
         [Setting(name="seed", value=0, origin="kit: vLLM's default", variable="BENCH_SEED")],
     )
 

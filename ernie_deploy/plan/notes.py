@@ -115,7 +115,7 @@ REQUESTS = (
     " SERVE_MEMORY is what bounds the memory of all."
 )
 UNENCRYPTED = (
-    "The traffic between the nodes is neither encrypted nor authenticated (vLLM 0.32.0 docs/usage/security.md):"
+    "The traffic between the nodes is neither encrypted nor authenticated (vLLM's docs/usage/security.md):"
     " keep it on a network of its own, and open its ports to the nodes alone."
 )
 SLOW_INTERCONNECT = (
@@ -123,7 +123,7 @@ SLOW_INTERCONNECT = (
     " InfiniBand or RoCE between them it is slow."
 )
 DRAFTS_WITH_A_PIPELINE = (
-    "MTP with a pipeline dies at start on vLLM 0.32's CPU runner and is unproven on a GPU: --pp 1 avoids it."
+    "MTP with a pipeline dies at start on vLLM's CPU runner and is unproven on a GPU: --pp 1 avoids it."
 )
 RAY = (
     "--multi-node ray: vLLM's images have no Ray since 0.18, so `docker compose build` adds a pinned one."

@@ -96,7 +96,7 @@ def _pipeline(model: Model, size: int) -> str:
     if size > 1 and model.figures.tied_embeddings:
         # Tried with 0.32.0: the configuration accepts it, loading then crashes
         # (`PPMissingLayer has no attribute 'weight'`).
-        return f"pipeline_parallel_size {size}: {model.id} ties its embeddings, which vLLM 0.32 cannot split"
+        return f"pipeline_parallel_size {size}: {model.id} ties its embeddings, which vLLM cannot split"
     if size > model.figures.layers:
         return f"pipeline_parallel_size {size} is more than the {model.figures.layers} layers of {model.id}"
     return ""

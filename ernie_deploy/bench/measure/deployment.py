@@ -110,10 +110,12 @@ class Attached:
             ):
                 yield process
         except ToolMissing as fault:
+            from ernie_deploy.catalog import Catalog
+
             raise ExtraMissing(
                 "There is no `vllm` on this machine's PATH.",
                 cause="--attach runs vLLM's own client as a local process",
-                next_step="pip install vllm==0.32.0, or run the benchmark on the stack without --attach",
+                next_step=f"pip install vllm=={Catalog().engine().version}, or run the benchmark on the stack without --attach",
             ) from fault
 
     def facts(self) -> dict[str, Any]:
