@@ -27,6 +27,8 @@ HOSTILE = (
 )  # fmt: skip
 # What makes an option heed its text, and how that text begins: an option that is not here gets the bare text.
 HEEDED: dict[str, list[str]] = {
+    "registry": ["{}", "mirror.example/{}", "mirror.example:5000{}"],
+    "image": ["{}", "me/vllm:{}", "me/{}:1"],
     "bind": ["{}", "::1%{}", "127.0.0.1{}", "[::1{}]", "fe80::1%1{}"],
     "user": ["{}", "1000:1000{}"],
     "weights": ["{}", "/data/{}", "./{}"],

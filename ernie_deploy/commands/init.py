@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ernie_deploy.commands.options import request_of, request_options
+from ernie_deploy.commands.options import request_of, request_options, with_lock_beside
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.request import command_words
 from ernie_deploy.safe_io.columns import width_of
@@ -43,7 +43,7 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     from ernie_deploy.render.folder import files
 
     catalog = Catalog()
-    plan = resolve(catalog, request_of(options))
+    plan = resolve(catalog, with_lock_beside(request_of(options), folder / "compose.yml"))
     for sentence in plan.warnings:
         say(f"warning: {sentence}", err=True)
     made = files(plan, catalog, dict(_pair(value) for value in values))

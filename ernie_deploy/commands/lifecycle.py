@@ -19,6 +19,7 @@ from ernie_deploy.commands.options import (
     refuse_path_of_key,
     request_of,
     request_options,
+    with_lock_beside,
 )
 from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.terminal import say
@@ -106,7 +107,8 @@ def _asked_for(options: dict[str, Any]) -> tuple["Stack", "Request | None"]:
         if files:
             raise UsageError("TARGET is rendered into compose.yml, and --file names another.",
                              next_step="leave out one of them")  # fmt: skip
-        return stack_to_render(), request_of(options)
+        stack = stack_to_render()
+        return stack, with_lock_beside(request_of(options), stack.files[0])
     named = [Path(options["target"])] if options["target"] else []
     stack = stack_of([*named, *files], options["name"])
     path = stack.files[0]

@@ -1,5 +1,6 @@
 """The options that `plan`, `render` and `init` share, and the request they make."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,12 @@ import click
 from click.core import ParameterSource
 
 from ernie_deploy.errors import UsageError
+from ernie_deploy.plan.lock import NAME as LOCK
+from ernie_deploy.plan.lock import LockFile, read_lock
 from ernie_deploy.plan.request import LOOPBACK, Request, bind_address
 
+# The file that no lock is in.
+NO_LOCK = "none"
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
 
@@ -55,6 +60,13 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
     return tuple(value.split(",")) if value else ()
 
 
+def _lock(ctx: click.Context, param: click.Parameter, value: str | None) -> LockFile | None:
+    """The lock in a file: of this folder, or of that of the rendered file whose first line is read."""
+    if value in (None, NO_LOCK):
+        return None
+    return LockFile(value, read_lock((ctx.find_object(Path) or Path()) / value))
+
+
 OPTIONS = [
     click.argument("target", default="", metavar="TARGET", callback=id_of("targets"), shell_complete=ids("targets")),
     click.option("--model", default="", metavar="MODEL", callback=id_of("models"), shell_complete=ids("models"),
@@ -92,6 +104,12 @@ OPTIONS = [
                  help="Hosts that a VL server may fetch images from.  [default: none, data: URLs only]"),
     click.option("--extra-packages", type=click.Choice(["fetch", "none"]), default="fetch", show_default=True,
                  help="Whether `fetch` downloads the packages that a VL model's code imports."),
+    click.option("--registry", default="", metavar="HOST:PORT/PATH",
+                 help="Take every published image from this mirror; IMAGE_REGISTRY in .env moves it."),
+    click.option("--image", default="", metavar="REF",
+                 help="Serve with this image, such as your own build; ENGINE_IMAGE in .env names another."),
+    click.option("--lock", is_flag=False, flag_value=LOCK, default=None, callback=_lock, metavar="[FILE]",
+                 help=f"Pin images and revisions as this lock has them, `{NO_LOCK}` for none.  [default: that beside the output]"),
     click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A vLLM flag and its value."),
     click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- EXTRA VLLM ARGS]"),
 ]  # fmt: skip
@@ -161,3 +179,22 @@ def request_of(options: dict[str, Any]) -> Request:
             "Which target?", cause="the command needs one", next_step="ernie-deploy targets lists them"
         )
     return Request(**options)
+
+
+def with_lock_beside(request: Request, output: Path | None) -> Request:
+    """The request for a file at `output`: with the lock that lies beside it, unless --lock says otherwise.
+
+    The file names its lock from its own folder, so that its first line holds wherever the folder is taken.
+    """
+    from msgspec.structs import replace
+
+    if output is None:
+        return request
+    folder = output.parent
+    if request.lock:
+        path = os.path.relpath(request.lock.path, folder)
+        return replace(request, lock=replace(request.lock, path=path))
+    source = click.get_current_context().get_parameter_source("lock")
+    if source == ParameterSource.COMMANDLINE or not (folder / LOCK).is_file():
+        return request
+    return replace(request, lock=LockFile(LOCK, read_lock(folder / LOCK)))

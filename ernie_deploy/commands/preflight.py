@@ -26,7 +26,7 @@ def request_of_file(path: Path) -> Request | None:
     if not head.startswith(RENDERED):
         return None
     try:
-        return request_of_header(head)
+        return request_of_header(head, path.parent)
     except (click.ClickException, KitError, ValueError):
         return None
 

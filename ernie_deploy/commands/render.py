@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ernie_deploy.commands.options import request_of, request_options
+from ernie_deploy.commands.options import request_of, request_options, with_lock_beside
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.request import Request
 from ernie_deploy.safe_io.columns import width_of
@@ -75,7 +75,7 @@ def render(output: Path | None, every: bool, check_only: bool, force: bool, **op
         return
     if check_only or out_dir or env_example:
         raise UsageError("--check, --out-dir and --env-example go with --all.")
-    request = request_of(options)
+    request = with_lock_beside(request_of(options), output)
     text = manifests_of(request) if form == "kubernetes" else text_of(request)
     if output is None:
         say(text, end="")

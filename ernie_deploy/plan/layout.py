@@ -113,7 +113,7 @@ def _settings(
 ) -> tuple[Setting, ...]:
     """All flags, later layers winning: model, profiles, recipe, layout, user."""
     merged = merge(
-        _of_model(pairing.model, find(pairing.user, "revision"), local=pairing.local_weights),
+        _of_model(pairing),
         _of_topology(topology),
         (setting for profile in profiles for setting in of_profile(profile, pairing.model)),
         (s for s in reading.settings if s.name != "tensor-parallel-size" or whole_number(s) == topology.tensor_parallel_size),
@@ -122,11 +122,13 @@ def _settings(
     return merge(merged, _of_mtp(merged, pairing.target), pairing.user)
 
 
-def _of_model(model: Model, asked: Setting | None, *, local: bool) -> list[Setting]:
+def _of_model(pairing: Pairing) -> list[Setting]:
     """What the checkpoint needs; tokenizer and code are of the revision that was asked for."""
+    model, asked, local = pairing.model, find(pairing.user, "revision"), pairing.local_weights
     origin = f"model {model.id}"
     settings = as_settings({"served-model-name": model.hf_id}, origin) if local else []
-    revision = asked or Setting(name="revision", value=model.revision, origin=origin)
+    pinned_by = pairing.lock_path or origin
+    revision = asked or Setting(name="revision", value=model.revision, origin=pinned_by)
     if revision.value != "main" and not local:
         names = ["revision", "tokenizer-revision"] + ["code-revision"] * model.trust_remote_code
         settings += [replace(revision, name=name) for name in names]

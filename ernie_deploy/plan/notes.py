@@ -95,7 +95,7 @@ GATEWAY = (
 )
 MOVABLE_CODE = (
     "This stack runs code from {hf_id} at revision {revision}, which its owner can change: review the code, then pin it"
-    " with --set revision=COMMIT (40 digits; tokenizer and code follow)."
+    " with `ernie-deploy lock`, or with --set revision=COMMIT (40 digits; tokenizer and code follow)."
 )
 NO_LIMIT = (
     "SERVE_MEMORY sets no limit here: an untested limit could kill the server while it loads."

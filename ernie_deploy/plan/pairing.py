@@ -31,6 +31,7 @@ class Pairing(Struct, frozen=True, kw_only=True):
     security: SecuritySet
     gpu_ids: tuple[int, ...] = ()
     local_weights: bool = False
+    lock_path: str = ""
     nodes: int = 1
     replica_tp: int | None = None
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.catalog.vendor_schema import Security
 from ernie_deploy.errors import UsageError
+from ernie_deploy.plan.lock import LockFile
 from ernie_deploy.plan.settings import Setting, merge
 
 MultiNode = Literal["native", "ray"]
@@ -78,6 +79,9 @@ class Request(Struct, frozen=True, kw_only=True):
     bind: str = LOOPBACK
     media_domains: tuple[str, ...] = ()
     extra_packages: ExtraPackages = "fetch"
+    registry: str = ""
+    image: str = ""
+    lock: LockFile | None = None
     pairs: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
 
@@ -224,6 +228,9 @@ def command_words(request: Request) -> list[str]:
         ("--bind", "" if request.bind == LOOPBACK else request.bind),
         ("--media-domains", ",".join(request.media_domains)),
         ("--extra-packages", "" if request.extra_packages == "fetch" else request.extra_packages),
+        ("--registry", request.registry),
+        ("--image", request.image),
+        ("--lock", request.lock.path if request.lock else ""),
         *(("--set", pair) for pair in request.pairs),
     ]
     chosen = [(name, value) for name, value in options if value not in (None, "", False)]

@@ -9,7 +9,7 @@ from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.catalog.schema import Model, Support, Target
 from ernie_deploy.catalog.vendor_schema import Security, SecuritySet, VendorFacts
 from ernie_deploy.errors import Refused, UsageError
-from ernie_deploy.plan import advice
+from ernie_deploy.plan import advice, sources
 from ernie_deploy.plan.bench import bench_settings
 from ernie_deploy.plan.candidates import LayoutRefused
 from ernie_deploy.plan.layout import Layout, choose, memory_of
@@ -45,9 +45,12 @@ PARALLEL = ("tensor_parallel_size", "data_parallel_size", "pipeline_parallel_siz
 def resolve(catalog: Catalog, request: Request) -> Plan:
     """Decide everything about one request; raises a `KitError` that says why it cannot be, and what can."""
     check_words(request)
+    sources.check_sources(request)
     pairing, support = _pairing(catalog, request)
 
     def other(request: Request) -> Plan:
+        # What is only proposed may name what the lock does not hold.
+        request = replace(request, lock=None)
         pairing, support = _pairing(catalog, request)
         return _decided(catalog, request, pairing, support)
 
@@ -84,8 +87,8 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         target=target,
         support=support,
         engine=pairing.engine.version,
-        image=_image(pairing.engine, target, request),
-        bench_image=pairing.engine.images["cpu"].reference,
+        image=sources.image(_image(pairing.engine, target, request), request),
+        bench_image=sources.image(pairing.engine.images["cpu"].reference, request),
         user=request.user or pairing.engine.images[target.vendor].user,
         home_caches=home_caches(pairing.engine, target.vendor),
         security=pairing.security,
@@ -125,6 +128,7 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
         )
     vendor = catalog.vendor(target.vendor)
     name = request.security or vendor.default_security
+    model, user = sources.pinned(model, user_settings(request, engine), request)
     pairing = Pairing(
         model=model,
         target=target,
@@ -132,11 +136,12 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
         recipes=catalog.recipes,
         profiles=profiles,
         fp8=catalog.profile("fp8"),
-        user=user_settings(request, engine),
+        user=user,
         security_name=name,
         security=_security(vendor, name),
         gpu_ids=request.gpus,
         local_weights=bool(request.weights),
+        lock_path=request.lock.path if request.lock else "",
         nodes=request.nodes,
     )
     check_profiles(pairing)
@@ -156,6 +161,8 @@ def _security(vendor: VendorFacts, name: Security) -> SecuritySet:
 
 
 def _image(engine: Engine, target: Target, request: Request) -> str:
+    if request.image:
+        return request.image
     image = engine.images[target.vendor]
     if not request.cuda:
         return image.reference

@@ -6,7 +6,7 @@ from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.serve import HF_CACHE, HOME
 from ernie_deploy.plan.settings import words
 from ernie_deploy.render.scripts import Scripts, fetch_script
-from ernie_deploy.render.yaml import lines, word
+from ernie_deploy.render.yaml import lines, scalar, word
 
 
 class Launch(Struct, frozen=True, kw_only=True):
@@ -15,6 +15,15 @@ class Launch(Struct, frozen=True, kw_only=True):
     plan: Plan
     scripts: Scripts
     host: dict[str, str]
+
+    def image(self, reference: str) -> str:
+        """An image as a scalar; where the user chose its place, a host may move it."""
+        asked = self.plan.request
+        if asked.image and reference == self.plan.image:
+            return f'"{self.host["ENGINE_IMAGE"]}"'
+        if asked.registry and reference.startswith(f"{asked.registry}/"):
+            return f'"{self.host["IMAGE_REGISTRY"]}{reference.removeprefix(asked.registry)}"'
+        return scalar(reference)
 
     @property
     def serve(self) -> list[str]:
