@@ -1,6 +1,7 @@
 """The catalog's types for one vLLM: what was proven of it, its images, caches, limits, open routes and lifetimes."""
 
 import datetime as dt
+import math
 from collections.abc import Collection
 from typing import Literal
 
@@ -41,6 +42,26 @@ class CpuBuild(Fact, frozen=True):
 
     package: str
     source: str
+
+
+class ExpertTiles(Fact, frozen=True):
+    """In what steps a kernel takes a rank's share of the experts' intermediate_size: vLLM allocates it rounded up.
+
+    `backend` is a value of --moe-backend ("" is any), `quantization` one of --quantization ("" is none). A share of
+    at most `narrow` columns comes in steps of `narrow_multiple`.
+    """
+
+    multiple: int
+    source: str
+    backend: str = ""
+    quantization: str = ""
+    narrow: int = 0
+    narrow_multiple: int = 0
+
+    def rounded(self, columns: float) -> int:
+        """The columns that are allocated for a share of so many."""
+        step = self.narrow_multiple if self.narrow and columns <= self.narrow else self.multiple
+        return math.ceil(columns / step) * step
 
 
 class Cache(Fact, frozen=True):
@@ -153,6 +174,7 @@ class Engine(Fact, frozen=True):
     proofs: list[Proof]
     cpu_build: CpuBuild | None = None
     changes: list[Change] = field(default_factory=list)
+    expert_tiles: list[ExpertTiles] = field(default_factory=list)
 
     @property
     def served(self) -> bool:
@@ -167,3 +189,8 @@ class Engine(Fact, frozen=True):
             return f"{', '.join(steps)} in rehearsal"
         known = f"{' and '.join(steps)} by its own code; " if steps else ""
         return f"{known}not served{'' if self.cpu_build else ' (no CPU build yet)'}"
+
+    def expert_tiles_of(self, quantization: str, backend: str) -> ExpertTiles | None:
+        """The steps of one --quantization ("" is none) on one --moe-backend; None where any width is taken as it is."""
+        rows = (row for row in self.expert_tiles if row.quantization == quantization)
+        return next((row for row in rows if row.backend in ("", backend)), None)

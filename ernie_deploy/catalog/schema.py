@@ -68,11 +68,16 @@ class Model(Fact, frozen=True):
 
 
 class EngineDefaults(Fact, frozen=True):
-    """What vLLM itself would choose on this card; the CPU platform does not show it."""
+    """What vLLM itself would choose on this card; the CPU platform does not show it.
+
+    `moe_backend` is what --moe-backend auto means for ERNIE's BF16 experts, one server on one replica.
+    """
 
     source: str
     max_num_batched_tokens: int
     max_num_seqs: int
+    moe_backend: str
+    moe_backend_source: str
 
 
 class Target(Fact, frozen=True):

@@ -19,15 +19,22 @@ Resolve: TypeAlias = "Callable[[Request], Plan]"
 SIZES = {"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "dp": "data-parallel-size"}
 # More nodes than this are no answer to a layout that does not fit.
 MOST_NODES = 8
+PADDING = (
+    "{gib:.1f} GiB of each GPU are padding: the experts' kernels take a rank's share of their width in whole tiles,"
+    " and vLLM allocates it rounded up."
+)
 
 
 def instead(request: Request, pairing: Pairing, resolve: Resolve) -> str:
     """What else can be asked for in place of sizes that were refused, as the words to type; '' where nothing can.
 
-    The first of each kind: the same replicas in another size, fewer replicas, another size, more nodes, FP8.
+    The first of each kind: the same replicas in another size, fewer replicas, another size, whole experts, more nodes,
+    FP8.
     """
     asked = _by_options(request, pairing)
-    kinds = (_smaller_replicas, _fewer_replicas, _other_sizes, _replicas_over_nodes, _more_nodes, _eight_bit)
+    kinds = (
+        _smaller_replicas, _fewer_replicas, _other_sizes, _unpadded, _replicas_over_nodes, _more_nodes, _eight_bit,
+    )  # fmt: skip
     answers = [words for kind in kinds for words in kind(asked, pairing, resolve)]
     return ", or ".join(dict.fromkeys(answers))
 
@@ -36,6 +43,8 @@ def notes(plan: "Plan", row: Row | None, resolve: Resolve) -> Iterator[str]:
     """What of the node a plan takes and why it is FP8, each with what the user can do about it."""
     if plan.target.gpus:
         yield _on_gpus(plan, row, resolve)
+    if plan.memory.pads_experts:
+        yield f"{PADDING.format(gib=plan.memory.expert_padding_gib)}{_whole_experts(plan, resolve)}"
     if "fp8" in set(plan.profiles) - set(plan.request.profiles):
         published = row is not None and "quantization" in row.settings
         why = f"as published for {plan.target.id}" if published else "for memory"
@@ -91,6 +100,15 @@ def _bf16_instead(plan: "Plan", resolve: Resolve) -> str:
         more = _first(_nodes_that_fit(kept, resolve))
         return why + "".join(f" --profile bf16 --nodes {count} keeps BF16." for count in more)
     return " --profile bf16 keeps BF16."
+
+
+def _whole_experts(plan: "Plan", resolve: Resolve) -> str:
+    """The sentence on what whole experts return, where the same layout can have them; '' elsewhere."""
+    whole = _plan_of(replace(plan.request, profiles=(*plan.request.profiles, "expert-parallel")), resolve)
+    if not whole or replace(whole.topology, expert_parallel=False) != plan.topology:
+        return ""
+    returned = plan.memory.weights_gib - whole.memory.weights_gib
+    return f" --profile expert-parallel needs none and returns {returned:.1f} GiB (derived from source, not measured)."
 
 
 def _plan_of(request: Request, resolve: Resolve) -> "Plan | None":
@@ -165,6 +183,14 @@ def _eight_bit(asked: Request, pairing: Pairing, resolve: Resolve) -> Iterator[s
         profiles = tuple("fp8" if profile == "bf16" else profile for profile in asked.profiles)
         fits = _plan_of(replace(asked, profiles=profiles), resolve)
         yield from ["--profile fp8 in place of bf16"] if fits else []
+
+
+def _unpadded(asked: Request, pairing: Pairing, resolve: Resolve) -> Iterator[str]:
+    """Whole experts, where sliced ones would be padded."""
+    if pairing.engine.expert_tiles_of("", pairing.target.engine_defaults.moe_backend):
+        profiles = tuple(dict.fromkeys((*asked.profiles, "expert-parallel")))
+        fits = profiles != asked.profiles and _plan_of(replace(asked, profiles=profiles), resolve)
+        yield from ["--profile expert-parallel"] if fits else []
 
 
 def _legal(pairing: Pairing) -> list[int]:

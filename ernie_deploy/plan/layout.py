@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ernie_deploy.catalog.engine_schema import ExpertTiles
 from ernie_deploy.catalog.schema import Model, Profile, Row, Target
 from ernie_deploy.errors import Refused
 from ernie_deploy.plan import recipe
@@ -205,7 +206,16 @@ def _budget(pairing: Pairing, settings: Sequence[Setting]) -> Budget:
         kv_cache_gib=CPU_KV_CACHE_GIB if target.vendor == "cpu" else None,
         max_num_batched_tokens=size_of(settings, "max-num-batched-tokens", defaults.max_num_batched_tokens),
         max_num_seqs=size_of(settings, "max-num-seqs", defaults.max_num_seqs),
+        expert_tiles=_expert_tiles(pairing, settings),
     )
+
+
+def _expert_tiles(pairing: Pairing, settings: Sequence[Setting]) -> ExpertTiles | None:
+    """The steps in which the experts' kernels take their width, by precision and backend."""
+    quantization, asked = find(settings, "quantization"), find(settings, "moe-backend")
+    automatic = pairing.target.engine_defaults.moe_backend
+    backend = automatic if not asked or asked.value == "auto" else str(asked.value)
+    return pairing.engine.expert_tiles_of(str(quantization.value) if quantization else "", backend)
 
 
 def _capped(layout: Layout, pairing: Pairing) -> Layout:

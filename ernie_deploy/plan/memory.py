@@ -4,7 +4,9 @@ import math
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from ernie_deploy.catalog.engine_schema import ExpertTiles
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.plan.topology import Topology, pipeline_stages
 
@@ -31,6 +33,7 @@ COMFORTABLE_SEQUENCES = 2.0
 # The overhead may be half again as large as estimated; a KV cache smaller than that is none.
 OVERHEAD_UNCERTAINTY = 0.5
 CAPPED_SEQUENCES = 4
+SHOWN_GIB = 0.05
 
 Verdict = Literal["fits", "tight", "refused"]
 
@@ -57,7 +60,10 @@ class Parameters(Struct, frozen=True, kw_only=True):
 
 
 class Budget(Struct, frozen=True, kw_only=True):
-    """What limits a plan: the GPU, the share vLLM may take, and what the plan asks of it."""
+    """What limits a plan: the GPU, the share vLLM may take, and what the plan asks of it.
+
+    `expert_tiles` are the steps in which the experts' kernels take a rank's share, None where they take any.
+    """
 
     memory_gib: float
     gpu_memory_utilization: float
@@ -67,10 +73,14 @@ class Budget(Struct, frozen=True, kw_only=True):
     kv_cache_gib: float | None = None
     max_num_batched_tokens: int
     max_num_seqs: int
+    expert_tiles: ExpertTiles | None = None
 
 
 class MemoryPlan(Struct, frozen=True, kw_only=True):
-    """GiB per GPU, bytes and tokens per engine replica; only the overhead is estimated."""
+    """GiB per GPU, bytes and tokens per engine replica; only the overhead is estimated.
+
+    `expert_padding_gib` is the part of `weights_gib` that no checkpoint fills.
+    """
 
     budget_gib: float
     weights_gib: float
@@ -79,6 +89,12 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     kv_bytes_per_token: int
     kv_cache_tokens: int
     context_tokens: int
+    expert_padding_gib: float = 0.0
+
+    @property
+    def pads_experts(self) -> bool:
+        """Whether the experts' padding shows in figures of one decimal."""
+        return self.expert_padding_gib >= SHOWN_GIB
 
     @property
     def sequences(self) -> float:
@@ -100,8 +116,9 @@ class MemoryPlan(Struct, frozen=True, kw_only=True):
     @property
     def arithmetic(self) -> str:
         """The sum in one line, for a refusal."""
+        padding = f" ({self.expert_padding_gib:.1f} of them padding)" if self.pads_experts else ""
         return (
-            f"{self.budget_gib:.1f} GiB usable per GPU - {self.weights_gib:.1f} weights "
+            f"{self.budget_gib:.1f} GiB usable per GPU - {self.weights_gib:.1f} weights{padding} "
             f"- {self.overhead_gib:.1f} overhead (estimated) = {self.kv_cache_gib:.1f} GiB for the KV cache, "
             f"{max(0, self.kv_cache_tokens):,} tokens"
         )
@@ -154,17 +171,29 @@ def weights_per_gpu(model: Model, topology: Topology, budget: Budget) -> float:
 def _stage_bytes(model: Model, topology: Topology, budget: Budget, first: int, last: int) -> float:
     """Bytes of the layers from `first` up to `last` on one GPU, with the embeddings at either end."""
     figures, count, tensor = model.figures, parameters(model), topology.tensor_parallel_size
-    shared, experts, _ = _moe_layer(model)
+    shared, _, _ = _moe_layer(model)
     moe = max(0, last - max(first, model.experts.first_layer)) if model.experts else 0
     dense = 3 * figures.hidden_size * figures.intermediate_size * (last - first - moe) + shared * moe
     share = (last - first) / figures.layers
     drafts = count.mtp if budget.mtp and last == figures.layers else 0
-    linear = (count.attention * share + dense + drafts) / tensor + experts * moe / topology.expert_shards
+    routed = moe * _experts_of_rank(model, topology, budget.expert_tiles)
+    linear = (count.attention * share + dense + drafts) / tensor + routed
     ends = ((first == 0) + (last == figures.layers)) / 2
     # Every stage has the vision tower.
     copied = (count.routers + count.norms) * share + count.vision
     linear_bytes = FP8_BYTES if budget.fp8 else BF16_BYTES
     return linear * linear_bytes + BF16_BYTES * (count.embeddings * ends / tensor + copied)
+
+
+def _experts_of_rank(model: Model, topology: Topology, tiles: ExpertTiles | None) -> float:
+    """Parameters of one layer's routed experts on one GPU, as wide as vLLM allocates them."""
+    if not (experts := model.experts):
+        return 0.0
+    # Of whole experts a rank has a part of their number, of sliced ones a part of their width.
+    slices = 1 if topology.expert_parallel else topology.expert_shards
+    widths = [width / slices for width in (experts.intermediate_size, experts.vision_intermediate_size)]
+    columns = sum(tiles.rounded(width) if tiles else width for width in widths)
+    return experts.count * slices / topology.expert_shards * 3 * model.figures.hidden_size * columns
 
 
 def kv_bytes_per_token(model: Model, topology: Topology, *, mtp: bool = False) -> int:
@@ -197,7 +226,9 @@ def serve_memory_gib(memory: MemoryPlan) -> int:
 def plan_memory(model: Model, topology: Topology, budget: Budget, context_tokens: int) -> MemoryPlan:
     """Share out one GPU's memory among weights, overhead and KV cache."""
     usable = budget.memory_gib * budget.gpu_memory_utilization
-    weights = max(0.0, weights_per_gpu(model, topology, budget) / GIB - budget.cpu_offload_gib)
+    allocated = weights_per_gpu(model, topology, budget) / GIB
+    padding = allocated - weights_per_gpu(model, topology, replace(budget, expert_tiles=None)) / GIB
+    weights = max(0.0, allocated - budget.cpu_offload_gib)
     overhead = overhead_gib(model, topology, budget)
     token_bytes = kv_bytes_per_token(model, topology, mtp=budget.mtp)
     if budget.kv_cache_gib is not None:
@@ -211,4 +242,5 @@ def plan_memory(model: Model, topology: Topology, budget: Budget, context_tokens
         kv_bytes_per_token=token_bytes,
         kv_cache_tokens=int(kv_cache * GIB // token_bytes),
         context_tokens=context_tokens,
+        expert_padding_gib=padding,
     )

@@ -37,6 +37,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "memory_per_gpu": {
             "budget_gib": round(memory.budget_gib, 2),
             "weights_gib": round(memory.weights_gib, 2),
+            "expert_padding_gib": round(memory.expert_padding_gib, 2),
             "overhead_gib_estimated": round(memory.overhead_gib, 2),
             "kv_cache_gib_estimated": round(memory.kv_cache_gib, 2),
             "kv_bytes_per_token": memory.kv_bytes_per_token,
@@ -207,9 +208,12 @@ def _head(plan: Plan) -> str:
 def _memory(plan: Plan) -> str:
     memory = plan.memory
     unit = "per GPU" if plan.target.gpus else "of host memory"
+    padding = (
+        f", {memory.expert_padding_gib:.1f} GiB of them padding of the experts" if memory.pads_experts else ""
+    )
     rows = [
         (f"{memory.budget_gib:8.1f} GiB", f"vLLM may take {unit}"),
-        (f"{memory.weights_gib:8.1f} GiB", "weights"),
+        (f"{memory.weights_gib:8.1f} GiB", f"weights{padding}"),
         (f"{memory.overhead_gib:8.1f} GiB", "overhead (estimated)"),
         (
             f"{memory.kv_cache_gib:8.1f} GiB",
