@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.catalog.engine_schema import ExpertTiles
+from ernie_deploy.catalog.engine_schema import Engine, ExpertTiles
 from ernie_deploy.catalog.schema import Model, Target
 from ernie_deploy.errors import Refused
 from ernie_deploy.plan.topology import Topology, refusal
 
 CATALOG = Catalog()
+ENGINES = [CATALOG.engine(version) for version in CATALOG.ids("engines")]
 # Compute capabilities of NVIDIA's cards; AMD's are told apart by the platform alone.
 CARDS = {"a100": 80, "h100": 90, "h200": 90, "b200": 100, "b300": 103}
 PRECISIONS = ("", "fp8_per_tensor", "fp8_per_block")
@@ -54,7 +55,14 @@ def test_the_weights_of_a_plan_are_what_vllm_allocates(
     assert memory(target, **options) == figures
 
 
-@given(st.sampled_from(CATALOG.engine.expert_tiles), st.integers(0, 10**6))
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.version)
+def test_each_engine_pads_as_its_own_sources_say(engine: Engine) -> None:
+    assert memory("mi300x", model="vl-424b", engine=engine.version) == (109.6, 9.6, 57.5)
+    assert engine.expert_tiles
+    assert all(f"vLLM {engine.version} " in tiles.source for tiles in engine.expert_tiles)
+
+
+@given(st.sampled_from([tiles for engine in ENGINES for tiles in engine.expert_tiles]), st.integers(0, 10**6))
 def test_an_allocated_share_holds_the_share_in_whole_tiles(tiles: ExpertTiles, share: int) -> None:
     allocated = tiles.rounded(share)
     step = tiles.narrow_multiple if tiles.narrow and share <= tiles.narrow else tiles.multiple
@@ -141,7 +149,7 @@ def test_vllm_itself_allocates_the_width_that_the_plan_counts(engine: str) -> No
     padded = 0
     for job, verdict in verdicts(engine):
         share = job["width"] if job["expert_parallel"] else job["width"] // job["ranks"]
-        tiles = CATALOG.engine.expert_tiles_of(job["quantization"], verdict["backend"])
+        tiles = CATALOG.engine().expert_tiles_of(job["quantization"], verdict["backend"])
         assert verdict["width"] == (tiles.rounded(share) if tiles else share), job
         padded += verdict["width"] > share
     assert padded > 20, "the matrix has shares that are padded"

@@ -16,7 +16,7 @@ from ernie_deploy.plan.words import parse_words
 SIZES = (
     "tensor-parallel-size", "data-parallel-size", "pipeline-parallel-size", "enable-expert-parallel", "max-model-len",
     "gpu-memory-utilization", "quantization", "speculative-config", "cpu-offload-gb", "max-num-batched-tokens",
-    "max-num-seqs", "language-model-only",
+    "max-num-seqs", "language-model-only", "moe-backend",
 )  # fmt: skip
 
 
