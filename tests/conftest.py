@@ -18,6 +18,10 @@ from ernie_deploy.rehearsal.override import cpu_image
 from ernie_deploy.render.compose import compose_file
 
 ROOT = Path(__file__).parent.parent
+CATALOG = Catalog()
+# Bytecode is kept whatever the shell says: each of a thousand processes would compile the kit anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # `.ci/run` sets it: there, what is missing is a failure.
 NOTHING_MISSING = bool(os.environ.get("ERNIE_DEPLOY_NOTHING_MISSING"))
 FULL = bool(os.environ.get("ERNIE_DEPLOY_FULL"))
@@ -40,16 +44,15 @@ def _scrubbed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def catalog() -> Catalog:
-    return Catalog()
+    return CATALOG
 
 
 def planned(target: str, **options: object) -> Plan:
-    return resolve(Catalog(), Request(target=target, **options))  # type: ignore[arg-type]
+    return resolve(CATALOG, Request(target=target, **options))  # type: ignore[arg-type]
 
 
 def rendered(target: str, **options: object) -> str:
-    catalog = Catalog()
-    return compose_file(resolve(catalog, Request(target=target, **options)), catalog.defaults)  # type: ignore[arg-type]
+    return compose_file(planned(target, **options), CATALOG.defaults)
 
 
 def kit(*words: str, **options: object) -> "subprocess.CompletedProcess[str]":

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from conftest import kit, planned
@@ -63,12 +64,17 @@ ODD = [
     Request(target="h100", model="300b", nodes=2, tp=16, pp=1), Request(target="h100", model="vl-28b"),
     Request(target="h100", model="vl-28b", pairs=("revision=main",)),
 ]  # fmt: skip
-OUTCOMES = [(request, outcome(request)) for request in MATRIX]
+
+
+@cache
+def outcomes() -> list[tuple[Request, Plan | KitError]]:
+    """What becomes of each request of the matrix."""
+    return [(request, outcome(request)) for request in MATRIX]
 
 
 def test_every_advice_of_a_plan_keeps_its_promise() -> None:
     kept = set()
-    for request, plan in OUTCOMES:
+    for request, plan in outcomes():
         for advice in pieces(plan) if isinstance(plan, Plan) else ():
             assert isinstance(plan, Plan)
             after = resolve(CATALOG, done(request, advice))
@@ -109,7 +115,7 @@ OTHER_PROMISES: dict[str, dict[str, object]] = {
 
 def test_every_other_option_that_a_sentence_names_does_what_it_says() -> None:
     kept = set()
-    for asked, plan in [*OUTCOMES, *((one, outcome(one)) for one in ODD)]:
+    for asked, plan in [*outcomes(), *((one, outcome(one)) for one in ODD)]:
         for sentence in (*plan.notes, *plan.warnings) if isinstance(plan, Plan) else ():
             for promise in (promise for promise in OTHER_PROMISES if promise in sentence):
                 after = resolve(CATALOG, replace(asked, **OTHER_PROMISES[promise]))
@@ -120,7 +126,7 @@ def test_every_other_option_that_a_sentence_names_does_what_it_says() -> None:
 
 def test_every_advice_of_a_refused_layout_resolves() -> None:
     told = 0
-    for request, refusal in OUTCOMES:
+    for request, refusal in outcomes():
         if isinstance(refusal, LayoutRefused) and refusal.next_step.startswith("--"):
             for advice in refusal.next_step.split(", or "):
                 told += 1
@@ -129,7 +135,7 @@ def test_every_advice_of_a_refused_layout_resolves() -> None:
 
 
 def test_replicas_are_of_the_size_that_is_there_without_them() -> None:
-    for request, plan in OUTCOMES:
+    for request, plan in outcomes():
         if not isinstance(plan, Plan) or request.dp is None or request.tp or request.nodes > 1:
             continue
         alone = outcome(replace(request, dp=None))
@@ -173,7 +179,7 @@ def test_a_refused_layout_names_what_can_be_typed(
 def test_fp8_is_called_published_only_where_the_recipe_has_it() -> None:
     rows = {row.id: row for row in CATALOG.recipes.serve}
     seen = set()
-    for _, plan in OUTCOMES:
+    for _, plan in outcomes():
         for note in plan.notes if isinstance(plan, Plan) else ():
             if note.startswith("FP8 was chosen"):
                 assert isinstance(plan, Plan)

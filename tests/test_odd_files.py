@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from bench.journals import LIFE, measured
+from bench.journals import ENVIRONMENT, measured
 from conftest import ROOT
 
 from ernie_deploy.bench.journal import store
@@ -163,13 +163,13 @@ def limited(most_bytes: int) -> None:
 APPENDS = """
 import sys
 from pathlib import Path
-from bench.journals import LIFE, measured
+from bench.journals import ENVIRONMENT, measured
 from ernie_deploy.bench.journal import store
 from ernie_deploy.errors import UsageError
 try:
     with store.writing(Path(sys.argv[1])) as writer:
         for _ in range(int(sys.argv[2])):
-            writer.write(LIFE)
+            writer.write(ENVIRONMENT)
 except UsageError as fault:
     print(fault)
     sys.exit(2)
@@ -179,7 +179,7 @@ except UsageError as fault:
 def test_a_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with store.writing(path) as writer:
-        writer.write(LIFE)
+        writer.write(ENVIRONMENT)
         writer.write(measured())
     before = path.read_bytes()
     env = {**ENV, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
@@ -194,8 +194,8 @@ def test_a_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
     assert whole.endswith(b"\n")
     assert store.read(path).torn == 0
     with store.writing(path) as writer:
-        writer.write(LIFE)
-    assert path.read_bytes() == whole + msgspec.json.encode(LIFE) + b"\n"
+        writer.write(ENVIRONMENT)
+    assert path.read_bytes() == whole + msgspec.json.encode(ENVIRONMENT) + b"\n"
 
 
 @pytest.mark.parametrize("path", ["/dev/full", "/dev/null"])

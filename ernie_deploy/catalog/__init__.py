@@ -25,7 +25,8 @@ class Catalog:
 
     def __init__(self, folder: Path = CATALOG) -> None:
         self.folder = folder
-        self._read: dict[Path, schema.Fact] = {}
+        self._read: dict[tuple[str, str], schema.Fact] = {}
+        self._ids: dict[str, list[str]] = {}
 
     def model(self, model_id: str) -> schema.Model:
         """The checkpoint `model_id`, such as `21b`."""
@@ -147,6 +148,12 @@ class Catalog:
 
     def ids(self, noun: str) -> list[str]:
         """The ids of one kind of fact, which are its file names; engines the oldest first."""
+        # A plan with its advice asks some hundred times.
+        if noun not in self._ids:
+            self._ids[noun] = self._listed(noun)
+        return list(self._ids[noun])
+
+    def _listed(self, noun: str) -> list[str]:
         if noun == "engines":
             matches = (ENGINE_FILE.fullmatch(path.name) for path in (self.folder / noun).glob("*.toml"))
             return sorted((match[1] for match in matches if match), key=_numbers)
@@ -175,14 +182,13 @@ class Catalog:
 
     def _one(self, noun: str, wanted: str, kind: type[AnyFact]) -> AnyFact:
         wanted = self.id_of(noun, wanted)
-        path = self.folder / noun / f"{wanted}.toml"
-        if path in self._read:
-            fact = self._read[path]
+        if (noun, wanted) in self._read:
+            fact = self._read[noun, wanted]
             assert isinstance(fact, kind)
             return fact
         if wanted not in self.ids(noun):
             raise _unknown(noun, wanted, self.ids(noun), self._names(noun))
-        fact = self._read[path] = load(path, kind)
+        fact = self._read[noun, wanted] = load(self.folder / noun / f"{wanted}.toml", kind)
         return fact
 
 
