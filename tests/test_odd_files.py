@@ -156,6 +156,10 @@ def test_deep_json_in_an_option_is_refused(flag: str, tmp_path: Path) -> None:
 # --- a full disk ---
 
 
+# Python keeps as much of a module's bytecode as fits, and later takes that for the whole.
+LIMITED_ENV = {**ENV, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def limited(most_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
@@ -182,7 +186,7 @@ def test_a_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
         writer.write(ENVIRONMENT)
         writer.write(measured())
     before = path.read_bytes()
-    env = {**ENV, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    env = {**LIMITED_ENV, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(
         [sys.executable, "-c", APPENDS, str(path), "1000"], capture_output=True, text=True, timeout=60, env=env,
         preexec_fn=lambda: limited(len(before) + 5_000),
@@ -208,7 +212,7 @@ def test_a_journal_is_no_device(path: str) -> None:
                                    ["render", "--all", "--out-dir", "compose"]], ids=" ".join)  # fmt: skip
 def test_a_full_disk_leaves_nothing_half_written(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ernie_deploy", *words], capture_output=True, text=True, timeout=120, env=ENV,
+        [sys.executable, "-m", "ernie_deploy", *words], capture_output=True, text=True, timeout=120, env=LIMITED_ENV,
         cwd=tmp_path, preexec_fn=lambda: limited(2_000),
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
