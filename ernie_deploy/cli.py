@@ -47,6 +47,7 @@ COMMANDS = {
         "Run a stack without a GPU, on real Docker and vLLM, and report what it proves.",
     ),
     "bench": ("bench", "Measure a stack with vLLM's own client, and prove each number."),
+    "diff": ("diff", "Compare two stacks, plans or engines by what they mean."),
     "check": ("check", "Find faults in any compose file that serves vLLM; nothing is started."),
 }
 

@@ -348,6 +348,8 @@ CALLS: dict[str, Calls] = {
     "volumes remove": [((PLANT, "--yes"), True), (("free", "--yes"), True), (("other",), True), (("free",), False)],
     "down": [((), True), (("--json",), True), (("--volumes",), True)],
     "rehearse": [(("h100",), True), (("h100", "--build-base"), True)],
+    "diff": [(("compose.yml", "h100"), False), (("odd.yml", "h100"), False), (("compose.yml", "h100", "--json"), False),
+             ((f"h100 --weights /{PLANT}", "h100"), True), ((PLANT,), True)],
     "check": [(("compose.yml",), False), (("compose.yml", "--json"), False), (("compose.yml", "--sarif"), False),
               (("odd.yml",), False), ((PLANT,), True)],
     "bench plan": [(("-f", "odd.yml"), False), (ATTACH, False)],

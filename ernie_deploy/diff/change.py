@@ -56,10 +56,22 @@ class Change(Struct, frozen=True, kw_only=True):
     by: By = ""
 
 
+class Touched(Struct, frozen=True, kw_only=True):
+    """One change that another engine makes to the kit's own stacks, and which of them it touches.
+
+    `where` says the same in a few words: `all on amd`.
+    """
+
+    change: Change
+    stacks: tuple[str, ...]
+    where: str
+
+
 class Differences(Struct, frozen=True, kw_only=True):
     """What differs between two stacks by meaning, and which services `docker compose up` makes anew.
 
-    `recreated` may name services without a change: Compose compares spellings too.
+    `recreated` may name services without a change: Compose compares spellings too. Between two engines,
+    `touched` says what of the kit's `matrix` of stacks each change touches.
     """
 
     old: str
@@ -67,6 +79,8 @@ class Differences(Struct, frozen=True, kw_only=True):
     changes: tuple[Change, ...] = ()
     recreated: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    touched: tuple[Touched, ...] = ()
+    matrix: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:

@@ -2,9 +2,10 @@
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.engine_schema import Engine
-from ernie_deploy.check.argv import Argument, Argv
+from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.service import Service
 from ernie_deploy.diff.change import Key
+from ernie_deploy.diff.flags import OFF, ON, meanings
 from ernie_deploy.errors import KitError
 from ernie_deploy.plan.memory import MemoryPlan
 from ernie_deploy.plan.plan import Plan
@@ -28,10 +29,11 @@ def memory_facts(plan: Plan, server: Service | None, catalog: Catalog) -> dict[K
         memory = memory_with(catalog, plan, server.model, _settings(server.serve, server.engine_facts))
     except KitError:
         return {}
-    return {Key("memory", "", name): text for name, text in _rows(memory)}
+    return {Key("memory", "", name): text for name, text in rows(memory)}
 
 
-def _rows(memory: MemoryPlan) -> list[tuple[str, str]]:
+def rows(memory: MemoryPlan) -> list[tuple[str, str]]:
+    """A memory plan's figures by name, as they are shown."""
     return [
         ("vLLM may take", f"{memory.budget_gib:.1f} GiB"),
         ("weights", f"{memory.weights_gib:.1f} GiB"),
@@ -45,15 +47,14 @@ def _rows(memory: MemoryPlan) -> list[tuple[str, str]]:
 
 def _settings(argv: Argv, engine: Engine) -> tuple[Setting, ...]:
     """The flags that the memory plan reads, as settings; one that cannot be read counts as not given."""
-    found: dict[str, Setting] = {}
-    for argument in argv.arguments:
-        if argument.name in SIZES and not argument.dotted:
-            found |= {setting.name: setting for setting in _parsed(argument, engine)}
-    return tuple(found.values())
+    given = {name.removeprefix("--"): value for name, value in meanings(argv).items()}
+    return tuple(setting for name in SIZES if name in given for setting in _parsed(name, given[name], engine))
 
 
-def _parsed(argument: Argument, engine: Engine) -> list[Setting]:
+def _parsed(name: str, value: str, engine: Engine) -> list[Setting]:
+    if value == OFF:
+        return []
     try:
-        return parse_words((f"--{argument.name}", *argument.values), engine)
+        return parse_words((f"--{name}" if value == ON else f"--{name}={value}",), engine)
     except KitError:
         return []

@@ -1,0 +1,198 @@
+"""What the words of `diff` name: a file, a folder, standard input, or a plan in the words of `render`."""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import chdir, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from msgspec import Struct
+
+from ernie_deploy.errors import KitError, UsageError
+from ernie_deploy.plan.request import Request, command_words
+from ernie_deploy.stack.rendered import RENDERED
+
+if TYPE_CHECKING:
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.diff.side import Side
+    from ernie_deploy.plan.plan import Plan
+
+STDIN = "-"
+PROGRAM = (["ernie-deploy", "render"], ["ernie-deploy", "plan"], ["render"], ["plan"])
+
+
+class Operand(Struct, frozen=True):
+    """One side as it was named; `request` is that of a plan, or of a file's first line.
+
+    `data` is the text of the first file, or of standard input; a plan has neither files nor data.
+    """
+
+    label: str
+    files: tuple[str, ...] = ()
+    data: bytes | None = None
+    request: Request | None = None
+    env: dict[str, str] = {}
+
+    @property
+    def text(self) -> str:
+        """The first file's text."""
+        return (self.data or b"").decode(errors="replace")
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether its scripts lie beside it, as `init` makes it."""
+        return "./scripts:/scripts/" in self.text
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether it is a target with options."""
+        return self.data is None
+
+
+def operand_of(word: str, catalog: "Catalog") -> Operand:
+    """The file, folder or plan that a word names; raises `KitError`, and click's errors for a plan's options."""
+    if word == STDIN:
+        return _of_data(sys.stdin.buffer.read(_most() + 1), "standard input")
+    if _exists(word):
+        return _of_folder(word) if Path(word).is_dir() else _of_file(word)
+    words = _plan_words(word)
+    if not words or catalog.id_of("targets", words[0]) not in catalog.ids("targets"):
+        raise _neither(word, catalog)
+    return Operand(label=word, request=request_of_words(words))
+
+
+def request_of_words(words: list[str]) -> Request:
+    """The request in the words of `render`."""
+    from ernie_deploy.commands.header import request_of_header
+
+    return request_of_header(RENDERED + shlex.join(words))
+
+
+def label_of(request: Request) -> str:
+    """The words that ask for it."""
+    return shlex.join(command_words(request))
+
+
+def side_of_operand(
+    operand: Operand, catalog: "Catalog", env: Mapping[str, str] | None = None, *, in_folder: bool = False
+) -> "Side":
+    """The operand by meaning; a plan is read under another side's `.env`, and in a folder if that is one."""
+    from ernie_deploy.diff.side import of_files, side_of
+
+    plan = plan_of(operand.request, catalog) if operand.request else None
+    if operand.is_plan and operand.request:
+        return rendered_side(operand.request, operand.label, catalog, env or {}, in_folder=in_folder)
+    if operand.files and not _is_other_form(operand):
+        return of_files(operand.files, operand.label, catalog, operand.env, plan)
+    return side_of(operand.data or b"", operand.label, catalog, env=operand.env, plan=plan)
+
+
+def rendered_side(
+    request: Request, label: str, catalog: "Catalog", env: Mapping[str, str], *, in_folder: bool = False
+) -> "Side":
+    """What the kit writes for a request today."""
+    from ernie_deploy.diff.side import side_of
+    from ernie_deploy.plan.resolve import resolve
+
+    plan = resolve(catalog, request)
+    return side_of(text_of(plan, catalog, in_folder=in_folder), label, catalog, env=env, plan=plan)
+
+
+def text_of(plan: "Plan", catalog: "Catalog", *, in_folder: bool = False) -> str:
+    """The compose file of a plan, alone or with its scripts beside it."""
+    from ernie_deploy.render.compose import compose_file
+
+    return compose_file(plan, catalog.defaults, "folder" if in_folder else "fetch")
+
+
+def plan_of(request: Request, catalog: "Catalog") -> "Plan | None":
+    """The plan of a file's first line; None where today's kit refuses it."""
+    from ernie_deploy.plan.resolve import resolve
+
+    with suppress(KitError):
+        return resolve(catalog, request)
+    return None
+
+
+def _is_other_form(operand: Operand) -> bool:
+    from ernie_deploy.check.forms import form_of
+
+    return form_of(operand.data or b"", operand.files[0]) != "compose"
+
+
+def _most() -> int:
+    from ernie_deploy.check.tree import MAX_BYTES
+
+    return MAX_BYTES
+
+
+def _exists(word: str) -> bool:
+    try:
+        return Path(word).exists() or Path(word).is_symlink()
+    except (OSError, ValueError):  # longer than any path, or with a NUL
+        return False
+
+
+def _of_file(word: str) -> Operand:
+    from ernie_deploy.check.assemble import read_file
+    from ernie_deploy.check.project import of_file
+
+    project = of_file(word)
+    data = read_file(word)
+    return _of_data(data, word, project.files, dict(project.variables.values))
+
+
+def _of_folder(word: str) -> Operand:
+    """The stack that Compose takes in a folder: an override beside it too, or COMPOSE_FILE of its `.env`."""
+    from ernie_deploy.check.assemble import read_file
+    from ernie_deploy.check.project import here
+
+    with chdir(word):
+        project = here({})
+    if project is None or project.files[0].startswith(".."):
+        raise UsageError(
+            f"There is no compose file in {word}.",
+            next_step="name a file, or make a stack with: ernie-deploy init FOLDER TARGET",
+        )
+    files = tuple(str(Path(word, name)) for name in project.files)
+    label = files[0] if word == "." else word
+    return _of_data(read_file(files[0]), label, files, dict(project.variables.values))
+
+
+def _of_data(
+    data: bytes, label: str, files: tuple[str, ...] = (), env: dict[str, str] | None = None
+) -> Operand:
+    head = data.partition(b"\n")[0].decode(errors="replace").rstrip("\r")
+    request = _request_of(head) if head.startswith(RENDERED) else None
+    return Operand(label=label, files=files, data=data, request=request, env=env or {})
+
+
+def _request_of(head: str) -> Request | None:
+    from ernie_deploy.commands.header import request_of_header
+
+    try:
+        return request_of_header(head)
+    except (click.ClickException, KitError, ValueError):
+        return None
+
+
+def _plan_words(word: str) -> list[str]:
+    try:
+        words = shlex.split(word)
+    except ValueError:
+        return []
+    start = next((len(begun) for begun in PROGRAM if words[: len(begun)] == begun), 0)
+    return words[start:]
+
+
+def _neither(word: str, catalog: "Catalog") -> KitError:
+    from ernie_deploy.check.values import shown
+    from ernie_deploy.errors import CatalogError
+
+    return CatalogError(
+        f"There is no file, no folder, no target and no engine {shown(word)!r}.",
+        cause=f"targets are {', '.join(catalog.ids('targets'))}; engines are {', '.join(catalog.ids('engines'))}",
+        next_step='name a file, or a target with its options in quotes: ernie-deploy diff h100 "h100 --profile mtp"',
+    )

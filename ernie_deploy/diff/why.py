@@ -1,0 +1,122 @@
+"""Why a difference matters: what a flag's release history, the engine's facts and Docker Compose make of it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from ernie_deploy.check.service import Service
+from ernie_deploy.check.values import Version
+from ernie_deploy.check.versions import spelled, standing
+from ernie_deploy.diff.change import Change
+from ernie_deploy.diff.side import Side
+from ernie_deploy.plan.flag_history import history
+
+LOOPBACK = ("127.", "[::1]", "localhost")
+
+
+class Case(NamedTuple):
+    """A change between two sides."""
+
+    change: Change
+    old: Side
+    new: Side
+
+
+Reason = Callable[[Case], str]
+
+
+def explained(change: Change, old: Side, new: Side) -> Change:
+    """The change with the first reason that holds."""
+    if change.why:
+        return change
+    case = Case(change, old, new)
+    reasons = (reason(case) for reason in REASONS.get(change.section, ()))
+    return replace(change, why=next((why for why in reasons if why), ""))
+
+
+def _engine(side: Side, service: str) -> Version | None:
+    found = side.stack.services.get(service)
+    return found.engine if found else None
+
+
+def _serves(side: Side, service: str) -> Service | None:
+    found = side.stack.services.get(service)
+    return found if found and found.serve else None
+
+
+def _not_of_this_engine(case: Case) -> str:
+    """A flag that the new side's vLLM does not take."""
+    if not _serves(case.new, case.change.service) or not (version := _engine(case.new, case.change.service)):
+        return ""
+    name = case.change.name.removeprefix("--")
+    if (state := standing(name, version)) == "there":
+        return ""
+    past, release = history(), spelled(version)
+    if case.change.kind == "removed":
+        return f"vLLM {release} has it no longer" if state == "gone" else ""
+    remedy = f": {past.remedy(name)}" if past.remedy(name) else ""
+    if state == "gone":
+        return f"vLLM {release} refuses it, it was removed in {past.end(name, version)}{remedy}"
+    return f"vLLM {release} refuses it" + (f", it came with {past.first(name)}" if state == "later" else "")
+
+
+def _deprecated(case: Case) -> str:
+    service = _serves(case.new, case.change.service)
+    if not service or case.change.kind == "removed":
+        return ""
+    lives = service.engine_facts.lifetimes
+    name = case.change.name.removeprefix("--")
+    life = next((life for life in lives if life.flag == name and life.value in ("", case.change.new)), None)
+    return f"deprecated since vLLM {life.since}: {life.remedy}" if life else ""
+
+
+def _opened(case: Case) -> str:
+    name, old, new = case.change.name, case.change.old, case.change.new
+    closed = old.startswith(LOOPBACK) or not old
+    opened = name.startswith("port ") and closed and new and not new.startswith(LOOPBACK)
+    return "other hosts reach it" if opened else ""
+
+
+def _downloaded(case: Case) -> str:
+    if case.change.service != "fetch" or case.new.plan is None or case.new.plan.request.weights:
+        return ""
+    return f"fetch downloads {case.new.plan.weight_bytes / 1e9:.1f} GB, unless this host has it already"
+
+
+def _kept_elsewhere(case: Case) -> str:
+    name = case.change.name
+    if name == "volume engine-cache.name":
+        return "compiled kernels of another version stay; the first start compiles"
+    if name.startswith("volume ") and not name.endswith(".name") and "." in name:
+        return "Compose asks whether to delete the volume and make it anew"
+    return ""
+
+
+def _less_confined(case: Case) -> str:
+    match case.change.name, case.change.kind:
+        case "user", "removed":
+            return "it runs as the image's own user"
+        case "cap_drop", "removed":
+            return "it keeps Docker's default capabilities"
+        case "privileged", _ if case.change.new == "true":
+            return "the container is root on the host"
+        case "read_only", _ if case.change.new != "true":
+            return "what breaks in can write to the container's files"
+    return ""
+
+
+def _another_project(case: Case) -> str:
+    if case.change.name == "name" and case.change.kind == "changed":
+        return f"containers of the old one run on until: docker compose -p {case.change.old} down"
+    return ""
+
+
+REASONS: dict[str, tuple[Reason, ...]] = {
+    "flags": (_not_of_this_engine, _deprecated),
+    "model": (_downloaded,),
+    "ports": (_opened,),
+    "security": (_less_confined,),
+    "volumes": (_kept_elsewhere,),
+    "other": (_another_project,),
+}

@@ -1,0 +1,283 @@
+"""`ernie-deploy diff`: what its words name, what it prints, line by line, and how it exits."""
+
+import io
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import rendered
+
+from ernie_deploy.cli import main
+
+Diff = Callable[..., tuple[int, str, str]]
+
+EDITED = """\
+--- my
++++ today's rendering: h100
+
+## yours: edited since the file was rendered
+
+flags
++ serve --max-model-len: 32768
+
+memory per GPU
+~ longest context: 131,072 tokens -> 32,768 tokens
+
+! docker compose up makes anew: serve
+"""
+
+WITH_MTP = """\
+--- h100
++++ h100 --profile mtp
+
+flags
++ serve --speculative-config: {"method":"mtp","num_speculative_tokens":1}
++ serve --max-num-batched-tokens: 8192
+
+memory per GPU
+~ weights: 40.7 GiB -> 40.9 GiB
+~ KV cache (estimated): 28.6 GiB -> 28.3 GiB
+~ KV cache of a replica (estimated): 534,689 tokens -> 512,103 tokens
+
+! docker compose up makes anew: serve
+"""
+
+OPENED = """\
+--- h100
++++ h100 --bind 0.0.0.0 --name mine --set revision=abc
+
+model
+~ fetch --revision: main -> abc
+    fetch downloads 43.9 GB, unless this host has it already
++ serve --revision: abc
++ serve --tokenizer-revision: abc
++ bench --tokenizer: /cache/hf/ernie/ERNIE-4.5-21B-A3B-PT
+
+ports and networks
+~ serve port 8000: 127.0.0.1:8000 -> 0.0.0.0:8000
+    other hosts reach it
+
+other
+~ name: ernie-21b -> mine
+    containers of the old one run on until: docker compose -p ernie-21b down
+
+! docker compose up makes anew: serve, bench, fetch
+"""
+
+
+@pytest.fixture
+def diff(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Diff:
+    """The command in a folder of its own: exit code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["diff", *words])
+        return int(str(end.value.code)), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def edited(diff: Diff) -> Path:
+    """A folder of `init`, whose user gave a flag."""
+    with pytest.raises(SystemExit):
+        main(["init", "my", "h100"])
+    path = Path("my/compose.yml")
+    path.write_text(path.read_text().replace("fastapi-docs]", "fastapi-docs, --max-model-len=32768]"))
+    return path
+
+
+def test_an_edit_is_the_users(diff: Diff, edited: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert diff("my") == (1, EDITED, "")
+    assert diff("my/compose.yml") == (1, EDITED.replace("--- my", "--- my/compose.yml"), "")
+
+
+def test_without_an_operand_it_is_this_folder(
+    diff: Diff, edited: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(edited.parent)
+    capsys.readouterr()
+    assert diff() == (1, EDITED.replace("--- my", "--- compose.yml"), "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [("h100", "h100 --profile mtp", WITH_MTP),
+     ("h100", "h100 --bind 0.0.0.0 --name mine --set revision=abc", OPENED)],
+)  # fmt: skip
+def test_two_plans(diff: Diff, old: str, new: str, expected: str) -> None:
+    assert diff(old, new) == (1, expected, "")
+
+
+@pytest.mark.parametrize("new", ["h100 --model 21b", "ernie-deploy render h100", "plan h100"])
+def test_the_same_plan_in_other_words(diff: Diff, new: str) -> None:
+    assert diff("h100", new) == (0, f"h100 and {new} mean the same.\n", "")
+
+
+def test_a_file_as_it_was_rendered_is_equal(diff: Diff) -> None:
+    Path("compose.yml").write_text(rendered("h100"))
+    assert diff("compose.yml") == (0, "compose.yml and today's rendering: h100 mean the same.\n", "")
+    assert diff("compose.yml", "h100") == (0, "compose.yml and h100 mean the same.\n", "")
+
+
+def test_other_spellings_are_equal_and_still_make_containers_anew(diff: Diff) -> None:
+    text = rendered("h100", max_model_len=32768)
+    Path("compose.yml").write_text(text)
+    Path("spelt.yml").write_text(text.replace("--max-model-len=32768", '--max-model-len, "32K"'))
+    code, out, _ = diff("compose.yml", "spelt.yml")
+    assert code == 0
+    assert out.splitlines()[2:] == [
+        "",
+        "Both mean the same, in other words.",
+        "",
+        "! docker compose up makes anew: serve",
+    ]
+
+
+def test_an_unedited_file_of_another_kit_differs_by_the_kits_changes(diff: Diff) -> None:
+    """What an older kit wrote, with the checksum of its own lines."""
+    from ernie_deploy.render.checksum import MARK, with_checksum
+
+    older = rendered("h100").rpartition(MARK)[0].replace("pids_limit: 4096", "pids_limit: 2048")
+    Path("compose.yml").write_text(with_checksum(older))
+    code, out, _ = diff("compose.yml")
+    assert code == 1
+    assert out.splitlines()[2:8] == [
+        "",
+        "## the kit's: what it writes otherwise today",
+        "",
+        "security",
+        "~ serve pids_limit: 2048 -> 4096",
+        "~ bench pids_limit: 2048 -> 4096",
+    ]
+
+
+def test_an_edited_file_of_another_kit_is_told_as_what_it_is(diff: Diff) -> None:
+    from ernie_deploy.render.checksum import MARK, with_checksum
+
+    older = with_checksum(
+        rendered("h100").rpartition(MARK)[0].replace("pids_limit: 4096", "pids_limit: 2048")
+    )
+    Path("compose.yml").write_text(older.replace("init: true", "init: false"))
+    code, out, _ = diff("compose.yml")
+    assert code == 1
+    assert "yours" not in out
+    assert out.splitlines()[-1].startswith(
+        "note: the file was edited after another version of the kit wrote it"
+    )
+
+
+def test_with_another_engine_edits_stay_the_users_and_the_rest_is_the_kits(diff: Diff, edited: Path) -> None:
+    code, out, _ = diff("my", "--engine", "0.33.0")
+    yours, _, kits = out.partition("## the kit's")
+    assert code == 1
+    assert "+ serve --max-model-len: 32768" in yours
+    assert "image" not in yours
+    assert "max-model-len" not in kits
+    assert "~ vLLM: 0.32.0 -> 0.33.0" in kits
+    assert "~ serve image: vllm/vllm-openai:v0.32.0 -> vllm/vllm-openai:v0.33.0" in kits
+
+
+def test_values_of_env_count_for_both_sides_of_a_file_and_its_rendering(diff: Diff) -> None:
+    Path("compose.yml").write_text(rendered("h100"))
+    Path(".env").write_text("PORT=9000\n")
+    assert diff("compose.yml")[0] == 0
+    assert diff("compose.yml", "h100")[0] == 0
+
+
+def test_two_folders_differ_by_their_env(diff: Diff) -> None:
+    for name, port in (("a", "9000"), ("b", "9001")):
+        Path(name).mkdir()
+        Path(name, "compose.yml").write_text(rendered("h100"))
+        Path(name, ".env").write_text(f"PORT={port}\n")
+    assert diff("a", "b")[1].splitlines()[3:5] == [
+        "ports and networks",
+        "~ serve port 8000: 127.0.0.1:9000 -> 127.0.0.1:9001",
+    ]
+
+
+def test_an_override_beside_the_file_counts(diff: Diff) -> None:
+    Path("compose.yml").write_text(rendered("h100"))
+    Path("compose.override.yml").write_text("services: {serve: {environment: {MY_OWN: '1'}}}\n")
+    code, out, _ = diff("compose.yml")
+    assert code == 1
+    assert "+ serve MY_OWN: 1" in out.splitlines()
+
+
+def test_standard_input(diff: Diff, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(rendered("h100").encode())))
+    assert diff("-", "h100") == (0, "standard input and h100 mean the same.\n", "")
+
+
+def test_json_holds_every_change_with_its_parts(diff: Diff) -> None:
+    code, out, _ = diff("h100", "h100 --profile mtp", "--json")
+    data = json.loads(out)
+    assert code == 1
+    assert not data["equal"]
+    assert data["recreated"] == ["serve"]
+    assert data["changes"][1] == {
+        "section": "flags", "service": "serve", "name": "--max-num-batched-tokens", "kind": "added",
+        "old": "", "new": "8192", "new_name": "", "why": "", "by": "",
+    }  # fmt: skip
+
+
+REFUSED = [
+    (("nope",), 3, "There is no file, no folder, no target and no engine 'nope'."),
+    (("h100",), 2, "What is h100 to be compared with?"),
+    (("h100", "a100", "--engine", "0.33.0"), 2, "--engine goes with one operand"),
+    (("h100", "h100 --no-such-option"), 2, "No such option"),
+    (("h100", "h100 --model nope"), 3, "There is no model 'nope'."),
+    (("h100", "0.99.0"), 3, "no engine '0.99.0'"),
+    (("empty",), 2, "There is no compose file in empty."),
+    (("text.yml", "h100"), 2, "this is not a compose file"),
+    (("plain.yml",), 2, "does not begin with a line"),
+    (("broken.yml", "h100"), 2, "broken.yml:1: the file is not YAML"),
+    (("binary.yml", "h100"), 2, "the file is not UTF-8 text"),
+    (("huge.yml", "h100"), 2, "is larger than 512 KiB"),
+    (("pipe", "h100"), 2, "it is a pipe and no file"),
+    (("x" * 5000,), 3, "There is no file"),
+    (("h100", "h100 'open"), 3, "There is no file"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "sentence"), REFUSED)
+def test_what_cannot_be_compared_is_one_sentence(
+    diff: Diff, words: tuple[str, ...], code: int, sentence: str
+) -> None:
+    Path("empty").mkdir()
+    Path("text.yml").write_text("just words\n")
+    Path("plain.yml").write_text("services: {a: {image: busybox}}\n")
+    Path("broken.yml").write_text("services: [")
+    Path("binary.yml").write_bytes(b"\xff\xfe\x00")
+    Path("huge.yml").write_bytes(b"#" * (600 << 10))
+    os.mkfifo("pipe")
+    found, out, err = diff(*words)
+    assert (found, out) == (code, "")
+    assert sentence in err
+    assert "Traceback" not in err
+
+
+def test_secrets_are_compared_and_never_shown(diff: Diff) -> None:
+    for name, key in (("a.yml", "sk-first-0123456789"), ("b.yml", "sk-other-0123456789")):
+        Path(name).write_text(
+            "services:\n  serve:\n    image: vllm/vllm-openai:v0.32.0\n"
+            f"    command: [baidu/ERNIE-4.5-21B-A3B-PT, --api-key={key}]\n"
+            f"    environment: {{MY_TOKEN: '{key}', PROXY: 'http://me:{key}@proxy'}}\n"
+        )
+    code, out, _ = diff("a.yml", "b.yml")
+    assert code == 1
+    assert "0123456789" not in out
+    assert "~ serve --api-key: *** -> *** (another)" in out.splitlines()
+    assert "~ serve MY_TOKEN: *** -> *** (another)" in out.splitlines()
+
+
+def test_what_a_file_says_cannot_steer_the_terminal(diff: Diff) -> None:
+    Path("a.yml").write_text('services: {"a\\e[2J": {image: "x\\e[31m"}}\n')
+    Path("b.yml").write_text('services: {"a\\e[2J": {image: "y"}}\n')
+    code, out, _ = diff("a.yml", "b.yml")
+    assert code == 1
+    assert "\x1b" not in out
