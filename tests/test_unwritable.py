@@ -13,7 +13,7 @@ from conftest import ROOT, kit
 
 OWN = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
 PRINTING = [
-    "--help", "--version", "models", "targets --json", "profiles", "plan mi300x", "plan mi300x --json", "render mi300x",
+    "--help", "--version", "models", "targets --json", "profiles", "engines", "plan mi300x", "plan mi300x --json", "render mi300x",
     "render h100 --format kubernetes", "diff h100 a100", "doctor cpu --dry-run", "check compose.yml --json", "check --list",
     "bench plan", "bench report journal.jsonl", "bench report journal.jsonl --json",
     "bench compare journal.jsonl journal.jsonl", "up --dry-run --no-preflight", "status --dry-run", "logs --dry-run",
