@@ -31,6 +31,7 @@ COMMANDS = {
     "plan": ("plan", "Explain a stack: layout, memory, and where each flag comes from."),
     "render": ("render", "Write a stack as one compose file, or as manifests, to standard output."),
     "init": ("init", "Make a folder with compose.yml, .env, scripts and a README."),
+    "lock": ("lock", "Pin a stack's images by digest and its model by commit, in ernie.lock beside it."),
     "doctor": ("doctor", "Compare this host with what a stack needs, and say what to do."),
     "up": ("lifecycle", "Start a stack with a live view, and name the cause if it fails."),
     "status": ("lifecycle", "Show the containers, and what the server is doing."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 import time
 from functools import cached_property, lru_cache
@@ -24,6 +25,7 @@ HANG, PAGE = "hang", "page"
 HANG_S = 3600
 NOWHERE = Path("/nonexistent")
 CHUNK_BYTES = 1 << 20
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 class File:
@@ -85,8 +87,14 @@ class Hub(ThreadingHTTPServer):
     def folder(self, model: str, revision: str) -> Path | None:
         """The folder of a revision, or of the commit that one stands for."""
         revisions = self.models.get(model, {})
-        commits = {commit(folder): folder for folder in revisions.values()}
+        commits = {self.commit(model, folder): folder for folder in revisions.values()}
         return revisions.get(revision) or commits.get(revision)
+
+    def commit(self, model: str, folder: Path) -> str:
+        """The commit of a folder: the one by which the map names it, so that a locked stack finds its own, or its hash."""
+        revisions = self.models[model].items()
+        named = (revision for revision, at in revisions if at == folder and COMMIT.fullmatch(revision))
+        return next(named, None) or commit(folder)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -125,14 +133,17 @@ class Handler(BaseHTTPRequestHandler):
                 200, [file.described("path", "oid", "oid") for file in files(folder).values()]
             )
         siblings = [file.described("rfilename", "blobId", "sha256") for file in files(folder).values()]
-        return self.send_json(200, {"id": f"{org}/{name}", "sha": commit(folder), "siblings": siblings})
+        return self.send_json(
+            200,
+            {"id": f"{org}/{name}", "sha": self.server.commit(f"{org}/{name}", folder), "siblings": siblings},
+        )
 
     def resolve(self, org: str = "", name: str = "", _: str = "", revision: str = "", *path: str) -> None:
         """Answer /ORG/NAME/resolve/REVISION/PATH."""
         if (folder := self.found(f"{org}/{name}", revision)) is None:
             return None
         if file := files(folder).get("/".join(path)):
-            return self.send_file(file, commit(folder))
+            return self.send_file(file, self.server.commit(f"{org}/{name}", folder))
         return self.send_json(404, {}, "EntryNotFound")
 
     def found(self, model: str, revision: str) -> Path | None:

@@ -1,5 +1,6 @@
 """The preflight of `up`: doctor's checks of this host, before Docker is asked for anything."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,11 @@ def request_of_file(path: Path) -> Request | None:
         raise UsageError(f"{path} cannot be read: {fault.strerror}.") from fault
     if not head.startswith(RENDERED):
         return None
-    try:
-        return request_of_header(head, path.parent)
-    except (click.ClickException, KitError, ValueError):
-        return None
+    for locked in (True, False):
+        # Without its lock a file is still known, and `up` says what became of the lock.
+        with suppress(click.ClickException, KitError, ValueError):
+            return request_of_header(head, path.parent, locked=locked)
+    return None
 
 
 def preflight(request: Request, env_file: Path, host: "Host | None" = None) -> None:

@@ -11,6 +11,8 @@ from msgspec import Struct, field
 from ernie_deploy.errors import UsageError
 
 NAME = "ernie.lock"
+# Of a digest or a commit, as much as people compare.
+SHOWN = 12
 MOST_BYTES = 4 << 20
 UPGRADE = "make it anew with: ernie-deploy lock --upgrade"
 
@@ -166,3 +168,26 @@ def _pairs(table: Mapping[str, str]) -> list[str]:
 def _quoted(text: str) -> str:
     """A TOML string: that of JSON is one."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def short(digest: str) -> str:
+    """The beginning of a digest or a commit."""
+    algorithm, colon, digits = digest.rpartition(":")
+    return f"{algorithm}{colon}{digits[:SHOWN]}"
+
+
+def unlocked_image(reference: str, lock: Lock) -> str:
+    """Why an image of a stack is not what the lock holds; empty where it is, by whatever registry."""
+    name, _, digest = reference.partition("@")
+    if not digest:
+        return f"{name[:160]} names no digest" if name in lock.images else f"{name[:160]} is not in the lock"
+    held = digest in lock.images.values() or name not in lock.images
+    return "" if held else f"{name[:160]} is at {short(digest)}, and the lock at {short(lock.images[name])}"
+
+
+def unlocked_revision(hf_id: str, revision: str, lock: Lock) -> str:
+    """Why a revision of a model is not what the lock holds; empty where it is, or the model is not locked."""
+    model = lock.models.get(hf_id)
+    if model is None or revision in (model.commit, *model.revisions.values()):
+        return ""
+    return f"{hf_id} is at {revision[:60]!r}, and the lock at {short(model.commit)}"
