@@ -363,3 +363,18 @@ def test_usage(world: World) -> None:
     assert "There is no compose file in empty" in world.run("lock", "empty", code=2)
     assert "give either" in world.run("lock", "--upgrade", "--check", code=2)
     assert "ernie.lock cannot be read" in world.run("lock", "--check", code=2)
+
+
+def test_a_lock_is_written_whole_or_not_at_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    world.run("lock")
+    before = world.lock.read_bytes()
+    world.engine.digests[PLAN.image] = digest("9")
+    monkeypatch.setattr("ernie_deploy.paths._put", full)
+    assert "ernie.lock could not be written: No space left on device" in world.run(
+        "lock", "--upgrade", code=2
+    )
+    assert world.lock.read_bytes() == before
+    assert sorted(path.name for path in world.folder.iterdir()) == [".env", "compose.yml", "ernie.lock"]

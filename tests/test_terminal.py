@@ -339,6 +339,7 @@ CALLS: dict[str, Calls] = {
     "render": [(("h100", "--weights", f"/{PLANT}"), False), (("h100", "-o", "compose.yml"), False),
                (("h100", "--weights", f"/{PLANT}", "--format", "kubernetes"), False)],
     "init": [((PLANT, "cpu"), True), (("x", "cpu", "--env", f"{PLANT}=1"), True), (("y", "cpu", "--env", f"PORT={PLANT}"), False)],
+    "lock": [((), False), (("--check",), False), ((PLANT,), True), (("odd.yml", "--json"), False)],
     "doctor": [((), False), (("h100",), True), (("h100", "--json"), True), (("mi300x", "--write-env", "--env-file", PLANT), True)],
     "up": [(("--no-preflight",), True), ((), True), (("./odd.yml", "--no-preflight"), True), (("--json",), True)],
     "status": [((), True), (("--json",), True), (("-f", "odd.yml"), True)],
