@@ -154,7 +154,7 @@ ERNIE 4.5 21B-A3B for mi300x on 4 of 8 GPUs, vLLM 0.32.0
 ok    docker          Docker Engine 27.5.1 answers.
 ok    compose         Compose 2.33.0.
 ok    cgroup          cgroup v2 (systemd).
-ok    driver          amdgpu 6.14.14 is loaded.
+ok    driver          amdgpu 30.10 (module 6.14.14); no floor is known of vllm/vllm-openai-rocm:v0.32.0.
 ok    devices         /dev/kfd and 8 render nodes.
 ok    groups          Devices belong to group 993; the container serves as root, who owns them.
 ok    gpus            8 x AMD Instinct MI300X OAM; the plan uses GPU 0,1,2,3.
@@ -223,7 +223,7 @@ def test_a_healthy_host_is_recognised_and_has_no_error(name: str, expected: str)
         ]),
         ("below-floor", "h100", 1, [
             "FAIL driver NVIDIA driver 570.158.01 is below 580, which vllm/vllm-openai:v0.32.0 needs.",
-            " next: update the driver, or: ernie-deploy render h100 --cuda 12.9",
+            " next: update the driver to 580 or newer, or: ernie-deploy render h100 --cuda 12.9",
         ]),
         ("busy-gpu", "h100", 1, [
             "FAIL gpu-free GPU 0: 61.3 GiB of 79.6 GiB are held by python3 (pid 48213); vLLM asks for 73.3 GiB at start.",
@@ -399,7 +399,7 @@ def test_amd_without_module_or_devices() -> None:
     host.stats["/sys/module/amdgpu"] = "directory 755 0 0 0"
     has(
         examined(host, "mi300x"),
-        "ok driver amdgpu of the kernel is loaded.",
+        "ok driver amdgpu of the kernel; no floor is known of vllm/vllm-openai-rocm:v0.32.0.",
         "FAIL devices amdgpu is loaded, and /dev/kfd and /dev/dri/renderD* is missing.",
     )
 

@@ -18,23 +18,37 @@ class Proof(Fact, frozen=True):
     source: str
 
 
+class Variant(Fact, frozen=True):
+    """An image by its CUDA or ROCm; `min_driver` is the oldest release of the host's driver it runs on, "" where none is known."""
+
+    reference: str
+    source: str
+    min_driver: str = ""
+
+
 class Image(Fact, frozen=True):
     """One vendor's container image of an engine; `user` is empty where root is the only one.
 
-    `min_driver` is the oldest host driver that the image runs on; `older_cuda` and `older_rocm` are images for others.
+    `platform` is the version of CUDA or ROCm in it, and `older` are the images with older ones, by that version.
     """
 
     reference: str
     source: str
     user: str = ""
+    platform: str = ""
     min_driver: str = ""
-    older_cuda: dict[str, str] = field(default_factory=dict)
-    older_rocm: dict[str, str] = field(default_factory=dict)
+    older: dict[str, Variant] = field(default_factory=dict)
+
+    @property
+    def variants(self) -> dict[str, Variant]:
+        """Every image of the vendor by its CUDA or ROCm, the default first."""
+        default = Variant(reference=self.reference, source=self.source, min_driver=self.min_driver)
+        return {self.platform: default, **self.older}
 
     @property
     def references(self) -> list[str]:
         """Every image of the vendor, the default first."""
-        return [self.reference, *self.older_cuda.values(), *self.older_rocm.values()]
+        return [variant.reference for variant in self.variants.values()]
 
 
 class CpuBuild(Fact, frozen=True):

@@ -22,9 +22,32 @@ class SecuritySet(Fact, frozen=True):
     capabilities: list[str] = []  # noqa: RUF012
 
 
+class ModuleRelease(Fact, frozen=True):
+    """The release of the driver whose kernel module has this version, and of newer modules up to the next row."""
+
+    module: str
+    release: str
+    source: str
+
+
+class DriverFacts(Fact, frozen=True):
+    """The vendor's driver, and the platform that its images bring: CUDA or ROCm.
+
+    `option` is the option of the kit that chooses an image by the platform's version; `modules` are the newest first,
+    and empty where the driver tells its release itself.
+    """
+
+    title: str
+    platform: str
+    option: Literal["cuda", "rocm"]
+    source: str
+    modules: list[ModuleRelease] = []  # noqa: RUF012
+
+
 class VendorFacts(Fact, frozen=True):
-    """One vendor; `security` holds its sets by name, one of which is the default."""
+    """One vendor; `security` holds its sets by name, one of which is the default; a processor has no driver."""
 
     id: Vendor
     default_security: Security
     security: dict[Security, SecuritySet]
+    driver: DriverFacts | None = None

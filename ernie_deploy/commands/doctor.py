@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ernie_deploy.commands.options import refuse_path_of_key, request_options
+from ernie_deploy.commands.options import AUTO, refuse_path_of_key, request_options
 from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.terminal import say, say_coloured
 
@@ -53,7 +53,8 @@ def doctor(  # noqa: PLR0913, PLR0917 - click's signature
     from ernie_deploy.plan.request import Request
 
     refuse_path_of_key(options)
-    catalog, request = Catalog(), Request(**options)
+    target = "" if options["target"] == AUTO else options["target"]
+    catalog, request = Catalog(), Request(**{**options, "target": target})
     place = _place(request, node_rank, head)
     if dry_run:
         say(_dry_run(catalog, request, head or "ADDR", as_json=as_json), as_json=as_json)

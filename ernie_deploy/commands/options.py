@@ -14,6 +14,8 @@ from ernie_deploy.plan.lock import NAME as LOCK
 from ernie_deploy.plan.lock import LockFile, read_lock
 from ernie_deploy.plan.request import LOOPBACK, Request, bind_address
 
+# The word that stands for the target of this host.
+AUTO = "auto"
 # The file that no lock is in.
 NO_LOCK = "none"
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
@@ -91,6 +93,7 @@ OPTIONS = [
     click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), metavar="F",
                  help="Share of each GPU's memory that vLLM may take."),
     click.option("--cuda", default="", metavar="12.9", help="CUDA version of the image, for a driver too old for the default."),
+    click.option("--rocm", default="", metavar="7.2", help="ROCm version of the image, likewise."),
     click.option("--weights", default="", metavar="DIR", help="Serve this directory and download nothing."),
     click.option("--user", default="", metavar="UID:GID", help="Numeric user and group of the server."),
     click.option("--gpus-cdi", is_flag=True, help="Request the GPUs through CDI instead of the driver or /dev."),
@@ -176,9 +179,24 @@ def request_of(options: dict[str, Any]) -> Request:
     refuse_path_of_key(options)
     if not options["target"]:
         raise UsageError(
-            "Which target?", cause="the command needs one", next_step="ernie-deploy targets lists them"
+            "Which target?",
+            cause="the command needs one",
+            next_step="ernie-deploy targets lists them; `auto` is that of this host",
         )
-    return Request(**options)
+    request = Request(**options)
+    return _of_this_host(request) if request.target == AUTO else request
+
+
+def _of_this_host(request: Request) -> Request:
+    """The request for the GPUs and the driver of this host; says which target that is."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.host import auto
+    from ernie_deploy.host.probes import LocalHost
+    from ernie_deploy.safe_io.terminal import say
+
+    own, sentence = auto.of_host(LocalHost(), Catalog(), request)
+    say(f"this host {sentence}", err=True)
+    return own
 
 
 def with_lock_beside(request: Request, output: Path | None) -> Request:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\b
 Examples:
   ernie-deploy render mi300x > compose.yml
+  ernie-deploy render auto > compose.yml
   ernie-deploy render h100 --model 300b --profile mtp -o compose.yml
   ernie-deploy render h100 --format kubernetes | kubectl apply -f -
   ernie-deploy render cpu | docker compose -f - up -d --wait"""

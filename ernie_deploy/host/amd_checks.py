@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ernie_deploy.host import gpu_checks
+from ernie_deploy.host import driver_checks, gpu_checks
 from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.findings import Finding, error, ok, warning
 from ernie_deploy.host.probes import AMD_CONTROL, Stat
@@ -11,10 +11,10 @@ READ_WRITE = 0o6
 
 
 def driver(examination: Examination) -> Iterator[Finding]:
-    """The kernel module amdgpu is loaded."""
+    """The kernel module amdgpu is loaded, and new enough for the image."""
     amd, seen = examination.facts.amd, examination.facts.machine.pci.get("amd", 0)
-    if amd.driver:
-        yield ok("driver", f"amdgpu {amd.driver} is loaded.")
+    if amd.driver and examination.driver:
+        yield driver_checks.judge(examination, examination.driver, amd.driver)
         return
     remedy = "sudo modprobe amdgpu; where that fails, install AMD's amdgpu-dkms" if seen else (
         "choose the target that this host is: ernie-deploy targets"

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ernie_deploy.catalog.engine_schema import Engine
+from ernie_deploy.catalog.vendor_schema import DriverFacts
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.findings import Finding
 from ernie_deploy.host.gpus import Gpu
@@ -54,13 +55,15 @@ class Files(Struct, frozen=True, kw_only=True):
 
 
 class Examination(Struct, frozen=True, kw_only=True):
-    """One host and one plan."""
+    """One host and one plan; `engines` are all of the catalog, the newest first."""
 
     facts: Facts
     files: Files
     plan: Plan
     engine: Engine
     values: dict[str, str]
+    driver: DriverFacts | None = None
+    engines: tuple[Engine, ...] = ()
     remote: str = ""
     index: Ran | None = None
     link: Link | None = None

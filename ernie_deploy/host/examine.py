@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -9,8 +10,10 @@ from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.schema import Vendor
+from ernie_deploy.errors import Refused
 from ernie_deploy.host import (
     amd_checks,
+    auto,
     docker_checks,
     env_checks,
     file_checks,
@@ -59,9 +62,11 @@ def inspect(host: Host, catalog: Catalog, request: Request) -> Subject:
         return Subject(host, catalog, collect(host, plan.target.vendor), plan)
     facts = collect(host)
     guessed = guess(facts, catalog)
-    return Subject(
-        host, catalog, facts, resolve(catalog, replace(request, target=guessed.target)), guessed.sentence
-    )
+    own = replace(request, target=guessed.target)
+    # Where no image fits, the check of the driver says so.
+    with suppress(Refused):
+        own = auto.with_image(facts, catalog, own)
+    return Subject(host, catalog, facts, resolve(catalog, own), guessed.sentence)
 
 
 def judge(subject: Subject, env_text: str, environ: Mapping[str, str], folder: Path = Path()) -> Report:
@@ -104,6 +109,8 @@ def examination_of(
         files=files,
         plan=plan,
         engine=subject.catalog.engine(plan.engine),
+        engines=tuple(map(subject.catalog.engine, reversed(subject.catalog.ids("engines")))),
+        driver=subject.catalog.vendor(plan.target.vendor).driver,
         values=values,
         remote="" if docker.startswith(LOCAL_SOCKET) else docker,
         index=package_checks.ask(subject.host, plan, files, values),

@@ -99,7 +99,7 @@ def collect(host: Host, vendor: Vendor | None = None) -> Facts:
         docker=read_docker(ran, host),
         machine=read_machine(ran, host),
         nvidia=read_nvidia(ran),
-        amd=read_amd(host),
+        amd=read_amd(host, ran),
     )
 
 

@@ -1,5 +1,6 @@
 """GPUs of a host: what the NVIDIA driver's tool and AMD's files in /sys and /dev say of them."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
@@ -15,6 +16,12 @@ PCI_ACCELERATOR = "0x12"
 NVIDIA_FIELDS = 7
 PROCESS_FIELDS = 4
 ANY_GPU = -1
+# `amdgpu version: 6.16.13` of amd-smi, which aligns it since 27.0, and `Driver version: 6.16.13` of rocm-smi.
+AMD_VERSION = re.compile(
+    r"(?:amdgpu|driver) version:\s{1,40}([0-9][0-9.]{1,40}(?:-[0-9a-z.]{1,40})?)", re.IGNORECASE
+)
+# Of a kernel, such as 6.17.0-35 or 6.8.0-64-generic; AMD's builds have eight digits before the dash.
+KERNEL = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}-[0-9a-z.]{1,40}")
 
 
 class Holder(Struct, frozen=True, kw_only=True):
@@ -108,10 +115,10 @@ def _nvidia_holders(text: str, gpus: tuple[Gpu, ...]) -> Iterator[Holder]:
             yield Holder(gpu=index[row[0]], pid=int(row[1]), name=name, used_bytes=_mib(row[3]))
 
 
-def read_amd(host: Host) -> Amd:
-    """Look at the driver's files; no tool of ROCm is needed."""
+def read_amd(host: Host, ran: Mapping[str, Ran]) -> Amd:
+    """Look at the driver's files; tools of ROCm, which a host need not have, are asked for its version alone."""
     return Amd(
-        driver=_amd_driver(host),
+        driver=_amd_driver(host, ran),
         control=host.stat(probes.AMD_CONTROL),
         render=_stats(host, probes.AMD_RENDER),
         display=_stats(host, probes.AMD_DISPLAY),
@@ -120,10 +127,20 @@ def read_amd(host: Host) -> Amd:
     )
 
 
-def _amd_driver(host: Host) -> str:
+def _amd_driver(host: Host, ran: Mapping[str, Ran]) -> str:
     # The kernel's own amdgpu has no version file, AMD's packaged one has.
+    if host.stat(probes.AMD_MODULE) is None:
+        return ""
     version = (host.read(f"{probes.AMD_MODULE}/version") or "").strip()
-    return version or ("of the kernel" if host.stat(probes.AMD_MODULE) else "")
+    return version or _by_tool(ran) or "of the kernel"
+
+
+def _by_tool(ran: Mapping[str, Ran]) -> str:
+    """The version of the driver by amd-smi, or else by rocm-smi; of the kernel's own both tell the kernel's."""
+    texts = [ran.get(name, Ran(probes.NOT_FOUND)).stdout for name in ("amd-version", "amd-driver")]
+    versions = (AMD_VERSION.search(text) for text in texts)
+    told = next((match[1] for match in versions if match), "")
+    return "" if KERNEL.fullmatch(told) else told
 
 
 def _stats(host: Host, pattern: str) -> dict[str, Stat]:

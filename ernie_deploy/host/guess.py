@@ -13,10 +13,11 @@ from ernie_deploy.plan.memory import GIB
 
 
 class Guess(Struct, frozen=True):
-    """A target to go on with, and the sentence that says why."""
+    """A target to go on with, and the sentence that says why; uncertain where the host is none of the targets."""
 
     target: str
     sentence: str
+    certain: bool = True
 
 
 def guess(facts: Facts, catalog: Catalog) -> Guess:
@@ -29,8 +30,10 @@ def guess(facts: Facts, catalog: Catalog) -> Guess:
         return Guess(like[0], f"looks like: {' or '.join(like)} ({_what(gpus)})")
     first = next(target.id for target in catalog.targets() if target.vendor == vendor)
     if gpus:
-        return Guess("cpu", f"looks like no target ({_what(gpus)}); checked as cpu")
-    return Guess(first, f"has GPUs of {vendor.upper()} that no driver shows; checked as {first}")
+        return Guess("cpu", f"looks like no target ({_what(gpus)}); checked as cpu", certain=False)
+    return Guess(
+        first, f"has GPUs of {vendor.upper()} that no driver shows; checked as {first}", certain=False
+    )
 
 
 def _vendor(facts: Facts) -> tuple[Vendor, tuple[Gpu, ...]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ernie_deploy.host import gpu_checks
+from ernie_deploy.host import driver_checks, gpu_checks
 from ernie_deploy.host.docker_checks import version_of
 from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.findings import Finding, error, ok, warning
@@ -49,24 +49,8 @@ def driver(examination: Examination) -> Iterator[Finding]:
             (both for said, both in FAULTS.items() if said in nvidia.fault), ("", "nvidia-smi")
         )
         yield error("driver", f"nvidia-smi fails: {meaning or nvidia.fault}.", remedy)
-    else:
-        yield _floor(examination)
-
-
-def _floor(examination: Examination) -> Finding:
-    image, have = examination.engine.images["nvidia"], examination.facts.nvidia.driver
-    if examination.plan.image != image.reference or not image.min_driver:
-        return ok("driver", f"NVIDIA driver {have}; no floor is known of {examination.plan.image}.")
-    if version_of(have) >= version_of(image.min_driver):
-        return ok("driver", f"NVIDIA driver {have}; the image needs {image.min_driver}.")
-    older = max(image.older_cuda, key=version_of, default="")
-    remedy = (
-        f"update the driver, or: {examination.command('render', cuda=older)}"
-        if older
-        else "update the driver"
-    )
-    sentence = f"NVIDIA driver {have} is below {image.min_driver}, which {image.reference} needs."
-    return error("driver", sentence, remedy)
+    elif examination.driver:
+        yield driver_checks.judge(examination, examination.driver, nvidia.driver)
 
 
 def container_toolkit(examination: Examination) -> Iterator[Finding]:

@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "--query-gpu=index,name,uuid,driver_version,memory.total,memory.used,mig.mode.current",
         CSV,
     ),
+    "amd-version": ("amd-smi", "version"),
+    "amd-driver": ("rocm-smi", "--showdriverversion"),
     "nvidia-processes": ("nvidia-smi", "--query-compute-apps=gpu_uuid,pid,process_name,used_memory", CSV),
     "kernel": ("uname", "-srm"),
     "kernel-log": ("dmesg",),
@@ -173,8 +175,13 @@ def commands(vendor: Vendor | None) -> dict[str, tuple[str, ...]]:
     return {
         name: argv
         for name, argv in COMMANDS.items()
-        if vendor in (None, "nvidia") or not name.startswith("nvidia")
+        if vendor in (None, _of_vendor(name)) or not _of_vendor(name)
     }
+
+
+def _of_vendor(name: str) -> str:
+    """The vendor whose tool a command is; empty for those that every host has."""
+    return next((vendor for vendor in ("nvidia", "amd") if name.startswith(f"{vendor}-")), "")
 
 
 def route_to(address: str) -> tuple[str, ...]:

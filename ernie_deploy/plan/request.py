@@ -71,6 +71,7 @@ class Request(Struct, frozen=True, kw_only=True):
     max_model_len: int | None = None
     gpu_memory_utilization: float | None = None
     cuda: str = ""
+    rocm: str = ""
     weights: str = ""
     user: str = ""
     gpus_cdi: bool = False
@@ -220,6 +221,7 @@ def command_words(request: Request) -> list[str]:
         ("--max-model-len", request.max_model_len),
         ("--gpu-memory-utilization", request.gpu_memory_utilization),
         ("--cuda", request.cuda),
+        ("--rocm", request.rocm),
         ("--weights", request.weights),
         ("--user", request.user),
         ("--gpus-cdi", request.gpus_cdi),

@@ -39,6 +39,7 @@ SHUTDOWN_TIMEOUT_S = 60
 LONGEST_SHUTDOWN_S = 3600
 BASE_READY_TIMEOUT_S = 600
 SLOWEST_READ_BYTES_PER_S = 0.3e9
+PLATFORMS = {"cuda": "CUDA", "rocm": "ROCm"}
 PARALLEL = ("tensor_parallel_size", "data_parallel_size", "pipeline_parallel_size")
 
 
@@ -93,7 +94,7 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         target=target,
         support=support,
         engine=pairing.engine.version,
-        image=sources.image(_image(pairing.engine, target, request), request),
+        image=sources.image(_image(pairing.engine, catalog.vendor(target.vendor), request), request),
         bench_image=sources.image(pairing.engine.images["cpu"].reference, request),
         user=request.user or pairing.engine.images[target.vendor].user,
         home_caches=home_caches(pairing.engine, target.vendor),
@@ -166,19 +167,20 @@ def _security(vendor: VendorFacts, name: Security) -> SecuritySet:
     return vendor.security[name]
 
 
-def _image(engine: Engine, target: Target, request: Request) -> str:
+def _image(engine: Engine, vendor: VendorFacts, request: Request) -> str:
+    """The image of the vendor; raises `Refused` where none has the CUDA or ROCm that was asked for."""
     if request.image:
         return request.image
-    image = engine.images[target.vendor]
-    if not request.cuda:
-        return image.reference
-    if request.cuda not in image.older_cuda:
-        raise Refused(
-            f"There is no {target.vendor} image of vLLM {engine.version} for CUDA {request.cuda[:20]}.",
-            cause=f"published are: {', '.join(image.older_cuda) or 'no other CUDA version'}",
-            next_step="leave out --cuda for the default image",
-        )
-    return image.older_cuda[request.cuda]
+    variants, driver = engine.images[vendor.id].variants, vendor.driver
+    for option, version in (("cuda", request.cuda), ("rocm", request.rocm)):
+        own = driver is not None and driver.option == option
+        if version and not (own and version in variants):
+            raise Refused(
+                f"There is no {vendor.id} image of vLLM {engine.version} for {PLATFORMS[option]} {version[:20]}.",
+                cause=f"published are: {', '.join(f'{driver.platform} {v}' for v in variants) if driver else 'no other'}",
+                next_step=f"leave out --{option} for the default image",
+            )
+    return variants[request.cuda or request.rocm or engine.images[vendor.id].platform].reference
 
 
 def _gpu_ids(request: Request, layout: Layout, target: Target) -> tuple[int, ...]:

@@ -57,8 +57,9 @@ def check_sources(request: Request) -> None:
             cause="Docker takes REGISTRY/NAME:TAG, or NAME@sha256: with 64 hex digits",
             next_step="such as --image registry.example/ai/vllm-openai:TAG",
         )
-    if request.image and request.cuda:
-        raise UsageError("--image and --cuda exclude each other: both choose the image.")
+    for option, version in (("cuda", request.cuda), ("rocm", request.rocm)):
+        if request.image and version:
+            raise UsageError(f"--image and --{option} exclude each other: both choose the image.")
     if request.lock and not request.lock.path.isprintable():
         raise UsageError("--lock has a character that no first line can carry (newline, NUL, control).")
 
