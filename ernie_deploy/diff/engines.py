@@ -17,7 +17,7 @@ def compare_engines(catalog: Catalog, old: str, new: str) -> Differences:
     changes = in_order(
         [
             *of_engines(one, other, catalog),
-            *_images(one, other),
+            *_images(catalog, one, other),
             *_routes(one, other),
             *_all_flags(one, other),
         ]
@@ -40,16 +40,24 @@ def _changes(section: Section, service: str, old: dict[str, str], new: dict[str,
             )
 
 
-def _images(one: Engine, other: Engine) -> Iterator[Change]:
+def _images(catalog: Catalog, one: Engine, other: Engine) -> Iterator[Change]:
     for vendor in one.images:
-        yield from _changes("image", vendor, _of_image(one.images[vendor]), _of_image(other.images[vendor]))
+        driver = catalog.vendor(vendor).driver
+        platform = driver.platform if driver else ""
+        old, new = (_of_image(engine.images[vendor], platform) for engine in (one, other))
+        yield from _changes("image", vendor, old, new)
 
 
-def _of_image(image: Image) -> dict[str, str]:
-    older = {f"for CUDA {version}": text for version, text in image.older_cuda.items()}
-    older |= {f"for ROCm {version}": text for version, text in image.older_rocm.items()}
-    facts = {"image": image.reference, "user": image.user, "driver at least": image.min_driver, **older}
-    return {name: text for name, text in facts.items() if text}
+def _of_image(image: Image, platform: str) -> dict[str, str]:
+    """What is said of a vendor's images; `platform` is CUDA or ROCm."""
+    facts = {
+        "image": image.reference,
+        "user": image.user,
+        platform: image.platform,
+        "driver at least": image.min_driver,
+    }
+    older = {f"for {platform} {version}": variant.reference for version, variant in image.older.items()}
+    return {name: text for name, text in (facts | older).items() if text}
 
 
 def _routes(one: Engine, other: Engine) -> Iterator[Change]:
