@@ -73,4 +73,4 @@ def is_reference(text: str) -> bool:
 def _is_registry(text: str) -> bool:
     host, _, _ = text.partition("/")
     named = "." in host or ":" in host or host == "localhost"
-    return named and bool(re.fullmatch(IMAGE, f"{text}/a")) and "@" not in text
+    return named and bool(IMAGE.fullmatch(f"{text}/a")) and "@" not in text
