@@ -140,18 +140,17 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def _compose(text: str, name: str) -> "yaml.Node | None":
-    import yaml
+    from ernie_deploy.check.loader import compose
 
     with _faults(text, name):
-        # Not the C loader: it walks nested input on the C stack without a limit.
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+        return compose(text)
 
 
 def _compose_all(text: str, name: str) -> "list[yaml.Node | None]":
-    import yaml
+    from ernie_deploy.check.loader import compose_all
 
     with _faults(text, name):
-        return list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        return compose_all(text)
 
 
 @contextmanager

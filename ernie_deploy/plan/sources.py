@@ -1,6 +1,5 @@
 """Where images and weights come from: the registry, the image and the lock that were asked for."""
 
-import re
 from collections.abc import Sequence
 
 from msgspec.structs import replace
