@@ -42,6 +42,11 @@ COMMANDS = {
         "Gather what a ticket needs in one archive, without secrets and prompts.",
     ),
     "down": ("logs_and_down", "Stop a stack; its weights stay on their volume."),
+    "upgrade": (
+        "upgrade",
+        "Render a stack anew with another vLLM, keep your edits, and keep what was there for `rollback`.",
+    ),
+    "rollback": ("rollback", "Bring back the files that the last upgrade of a stack replaced."),
     "volumes": ("volumes", "List the stacks' volumes and who uses them; `remove` one that is not used."),
     "rehearse": (
         "rehearse",

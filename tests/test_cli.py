@@ -144,7 +144,7 @@ def test_output_into_a_file_as_folder_is_a_sentence(tmp_path: Path) -> None:
 def test_init_makes_a_folder_or_touches_nothing(tmp_path: Path) -> None:
     done = kit("init", str(tmp_path / "s"), "mi300x", "--env", "PORT=9000")
     assert done.returncode == 0, done.stderr
-    names = [".env", ".gitignore", "README.md", "compose.yml", "scripts"]
+    names = [".env", ".ernie", ".gitignore", "README.md", "compose.yml", "scripts"]
     assert sorted(p.name for p in (tmp_path / "s").iterdir()) == names
     assert "\nPORT=9000\n" in (tmp_path / "s" / ".env").read_text()
     (tmp_path / "s" / "compose.yml").unlink()
@@ -172,9 +172,11 @@ def test_init_in_a_folder_that_has_a_stack_loses_nothing(tmp_path: Path) -> None
         assert f"kept {folder / '.env'} as it is" in done.stderr
     assert (folder / ".env").read_text() == "PORT=9001\n"
     assert (folder / "mine.txt").read_text() == "mine"
-    assert (folder / "compose.yml.orig").read_text() == edited
     assert "--tensor-parallel-size=2" in (folder / "compose.yml").read_text()
-    assert "--tensor-parallel-size=2" not in (folder / "compose.yml.orig1").read_text()
+    assert kit("rollback", str(folder)).returncode == 0
+    assert "--tensor-parallel-size=2" not in (folder / "compose.yml").read_text()
+    assert kit("rollback", str(folder)).returncode == 0
+    assert {path: path.read_bytes() for path in before} == before
     told = kit("init", str(folder), "h100", "--env", "PORT=1")
     assert (told.returncode, f"--env cannot change {folder / '.env'}" in told.stderr) == (2, True)
 
@@ -184,7 +186,7 @@ def test_a_link_to_nothing_is_in_the_way_as_a_file_is(tmp_path: Path) -> None:
     for more in ((), ("--force",)):
         done = kit("init", str(tmp_path), "h100", *more)
         assert done.returncode == 2
-        assert f"{tmp_path / 'compose.yml'} cannot be read, so no copy of it can be kept." in done.stderr
+        assert f"{tmp_path / 'compose.yml'} is a link to /nowhere/compose.yml." in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["compose.yml"]
     assert (tmp_path / "compose.yml").is_symlink()
 
@@ -235,8 +237,8 @@ def test_a_planted_secret_appears_nowhere(tmp_path: Path) -> None:
     ):  # fmt: skip
         done = kit(*words, cwd=tmp_path, env=env)
         assert SECRET not in done.stdout + done.stderr, words
-    for path in (tmp_path / "s").rglob("*.*"):
-        assert SECRET not in path.read_text()
+    for path in (tmp_path / "s").rglob("*"):
+        assert path.is_dir() or SECRET not in path.read_text()
 
 
 HEAVY = {"jinja2", "yaml", "rich", "docker", "asyncio", "subprocess", "urllib.request", "dataclasses",

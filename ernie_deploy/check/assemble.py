@@ -1,7 +1,7 @@
 """Reads the files of one stack, with `include` and `extends`, into one table; nothing is fetched."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ernie_deploy.check.interpolate import Variables
@@ -27,6 +27,7 @@ MAX_EXTENDS = 20
 # What Compose would fetch with git or from a registry.
 REMOTE = re.compile(r"\A(?:[a-z][a-z0-9+.-]*://|git@|github\.com/|[^/\s]+\.git(?:[#?]|$))", re.IGNORECASE)
 EMPTY = Table(values={}, lines={}, line=1)
+NO_TEXTS: Mapping[str, bytes] = {}
 
 
 class Assembly:
@@ -43,12 +44,16 @@ class Assembly:
         self._size = 0
         self._open: list[Path] = []
 
-    def stack(self, names: tuple[str, ...]) -> Table:
-        """The named files merged, later ones over earlier ones; raises `UsageError`."""
+    def stack(self, names: tuple[str, ...], texts: Mapping[str, bytes] = NO_TEXTS) -> Table:
+        """The named files merged, later ones over earlier ones; raises `UsageError`.
+
+        `texts` is what some of them are to say instead of what they do.
+        """
         top: Table | None = None
         self._open = [Path(name).resolve() for name in names]
         for name in names:
-            more = self.file(read_file(name), name, Path(name).parent)
+            data = texts[name] if name in texts else read_file(name)
+            more = self.file(data, name, Path(name).parent)
             top = merge_stacks(top, more) if top else more
         return top or EMPTY
 

@@ -1,12 +1,13 @@
 """One stack taken apart into services, and judged by every rule."""
 
 import re
+from collections.abc import Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.check.assemble import Assembly
+from ernie_deploy.check.assemble import NO_TEXTS, Assembly
 from ernie_deploy.check.findings import RULES, SEVERITIES, Finding
 from ernie_deploy.check.forms import form_of, stacks
 from ernie_deploy.check.input_rules import spot_of
@@ -74,10 +75,15 @@ def _unjudged(data: bytes, name: str) -> tuple[str, ...]:
     return (f"{name}: only containers are judged, not {kinds}.",) if kinds else ()
 
 
-def judge_project(project: Project, catalog: Catalog, *, ask_compose: bool = False) -> Verdict:
-    """Everything to say about the stack that Compose would start, Compose's own words too; raises `UsageError`."""
+def judge_project(
+    project: Project, catalog: Catalog, *, ask_compose: bool = False, texts: Mapping[str, bytes] = NO_TEXTS
+) -> Verdict:
+    """Everything to say about the stack that Compose would start, Compose's own words too; raises `UsageError`.
+
+    `texts` is what some of its files are to say instead of what they do.
+    """
     assembly = Assembly(project.variables, exact=project.exact)
-    top, aside = assembly.stack(project.files), ""
+    top, aside = assembly.stack(project.files, texts), ""
     if ask_compose:
         top, aside = _by_compose(project, assembly, top)
     stack = stack_of(top, assembly, catalog)

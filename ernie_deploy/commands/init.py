@@ -3,7 +3,6 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +24,17 @@ Examples:
   ernie-deploy init my-ernie h100 --model 300b --env PORT=9000"""
 # The file that a host's operator edits: it is written once and never replaced.
 ENV = ".env"
+COMPOSE = "compose.yml"
 
 
 @click.command(epilog=EXAMPLE)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--env", "values", multiple=True, metavar="NAME=VALUE", help="Set a variable in .env.")
-@click.option("--force", is_flag=True, help="Replace files that differ; each old one is kept as NAME.orig.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace files that differ; `ernie-deploy rollback` brings the old ones back.",
+)
 @request_options
 def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> None:
     """Make a folder with compose.yml, .env, scripts and a README.
@@ -41,6 +45,7 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     from ernie_deploy.paths import write_all
     from ernie_deploy.plan.resolve import resolve
     from ernie_deploy.render.folder import files
+    from ernie_deploy.upgrade.history import RENDERED
 
     catalog = Catalog()
     plan = resolve(catalog, with_lock_beside(request_of(options), folder / "compose.yml"))
@@ -49,12 +54,17 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     made = files(plan, catalog, dict(_pair(value) for value in values))
     if kept := _keep_env(folder, made, values):
         say(kept, err=True)
-    copies = dict(_copies(folder, made, force=force))
-    write_all(
-        {folder / name: text for name, text in {**copies, **made}.items()}, force=True, private=[folder / ENV]
-    )
+    kept_for_upgrade = {f"{RENDERED}/{name}": text for name, text in files(plan, catalog, {}).items()}
+    old = _replaced(folder, made, force=force)
+    if old:
+        _replace(folder, {**made, **kept_for_upgrade})
+    else:
+        every = {folder / name: text for name, text in {**made, **kept_for_upgrade}.items()}
+        write_all(every, force=True, private=[folder / ENV])
     _let_the_server_read(folder / "scripts")
-    say(f"wrote {', '.join((*made, *copies))} to {folder}", err=True)
+    say(f"wrote {', '.join(made)} to {folder}", err=True)
+    if old:
+        say(f"back: {shlex.join(['ernie-deploy', 'rollback', str(folder)])}", err=True)
     _tell_errors(folder)
     say(f"next: cd {shlex.quote(str(folder))} && {_next(plan)}", err=True)
 
@@ -65,7 +75,7 @@ def _tell_errors(folder: Path) -> None:
     from ernie_deploy.check import judge_project, report
     from ernie_deploy.check.project import of_file
 
-    path = str(folder / "compose.yml")
+    path = str(folder / COMPOSE)
     errors = [
         found for found in judge_project(of_file(path), Catalog()).findings if found.severity == "error"
     ]
@@ -104,60 +114,48 @@ def _keep_env(folder: Path, made: dict[str, str], values: tuple[str, ...]) -> st
     return f"kept {path} as it is"
 
 
-def _copies(folder: Path, made: dict[str, str], *, force: bool) -> Iterator[tuple[str, str]]:
-    """Name and text of the copy of each file that is replaced; raises `UsageError` unless that was asked for."""
+def _replaced(folder: Path, made: dict[str, str], *, force: bool) -> list[str]:
+    """The files that are there and say something else; raises `UsageError` unless they may be replaced."""
     from ernie_deploy.paths import says
+    from ernie_deploy.upgrade.history import bytes_of
+    from ernie_deploy.upgrade.report import difference
 
     changed = [
         name
         for name, text in made.items()
         if os.path.lexists(folder / name) and not says(folder / name, text)
     ]
-    if not changed:
-        return
-    old = {name: _text(folder / name) for name in changed}
-    if not force:
-        _show_difference(old.get("compose.yml"), made["compose.yml"])
+    old = {name: bytes_of(folder / name) for name in changed}
+    if changed and not force:
+        if stack := old.get(COMPOSE):
+            say(difference(COMPOSE, stack, made[COMPOSE].encode()), err=True)
         raise UsageError(
             "\n".join(f"{folder / name} exists and was not overwritten." for name in changed),
             cause="the kit never replaces your files unasked, and has written none of the others either",
-            next_step="repeat the command with --force; each old file is kept beside its new one as NAME.orig",
+            next_step="repeat the command with --force; `ernie-deploy rollback` brings the old files back",
         )
-    yield from ((_free(folder, f"{name}.orig"), text) for name, text in old.items())
+    return changed
 
 
-def _text(path: Path) -> str:
-    from ernie_deploy.render.checksum import MOST_BYTES
-    from ernie_deploy.safe_io.reading import read_bounded
+def _replace(folder: Path, texts: dict[str, str]) -> None:
+    """Write the files over those that are there, which stay for `rollback`."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.upgrade.history import Cause, bytes_of
+    from ernie_deploy.upgrade.proposal import engine_of
+    from ernie_deploy.upgrade.transaction import alone, finish, replace_files
 
-    try:
-        return read_bounded(path, MOST_BYTES).decode()
-    except (OSError, UnicodeDecodeError) as fault:
-        raise UsageError(
-            f"{path} cannot be read, so no copy of it can be kept.",
-            cause=getattr(fault, "strerror", None) or "it is no text",
-            next_step="move it, or choose another folder",
-        ) from fault
-
-
-def _show_difference(old: str | None, new: str) -> None:
-    """The lines of compose.yml that would change."""
-    import difflib
-
-    if old is None:
-        return
-    for line in difflib.unified_diff(
-        old.splitlines(), new.splitlines(), "compose.yml", "compose.yml, new", lineterm="", n=1
-    ):
-        say(line, err=True)
+    engine = engine_of(bytes_of(folder / COMPOSE) or b"", COMPOSE, Catalog())
+    cause = Cause(kind="init", command=_command(), engine=engine or "unknown")
+    with alone(folder):
+        finish(folder)
+        replace_files(folder, {name: text.encode() for name, text in texts.items()}, cause)
 
 
-def _free(folder: Path, name: str) -> str:
-    """The name, with a number behind it where another copy has it."""
-    import itertools
+def _command() -> str:
+    """The command line as it was typed, without what may hold a password."""
+    from ernie_deploy.safe_io.secret_masks import masked
 
-    numbered = (f"{name}{number or ''}" for number in itertools.count())
-    return next(one for one in numbered if not os.path.lexists(folder / one))
+    return masked(shlex.join(["ernie-deploy", *sys.argv[1:]]))
 
 
 def _pair(value: str) -> tuple[str, str]:

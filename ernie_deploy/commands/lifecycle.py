@@ -21,6 +21,7 @@ from ernie_deploy.commands.options import (
     request_options,
     with_lock_beside,
 )
+from ernie_deploy.commands.way_back import refuse_half_of_an_upgrade, way_back
 from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.terminal import say
 
@@ -69,6 +70,7 @@ def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **op
     own = compose_words({name: options.pop(name) for name in COMPOSE_UP})
     stack, request = _asked_for(options)
     file, renders = stack.files[0], bool(request and not _is_file(options["target"]))
+    refuse_half_of_an_upgrade(file.parent)
     request = _named(request, stack.project)
     stack = replace(stack, profiles=profiles(request, file.parent))
     if dry_run:
@@ -83,7 +85,8 @@ def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **op
         _check_host(file, request)
     if request and renders:
         _render(file, request)
-    _start(stack, wait_timeout, own, as_json=as_json)
+    with way_back(file.parent):
+        _start(stack, wait_timeout, own, as_json=as_json)
 
 
 def _named(request: "Request | None", name: str) -> "Request | None":

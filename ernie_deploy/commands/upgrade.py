@@ -1,0 +1,202 @@
+"""`upgrade` and `rollback`: a stack's folder brought to another vLLM with the user's edits, and back byte for byte."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from ernie_deploy.commands.header import request_of_header
+from ernie_deploy.commands.options import ids
+from ernie_deploy.commands.way_back import refuse_half_of_an_upgrade
+from ernie_deploy.errors import OutOfDate, Refused, UsageError
+from ernie_deploy.safe_io.terminal import say
+
+if TYPE_CHECKING:
+    from ernie_deploy.plan.request import Request
+    from ernie_deploy.upgrade.proposal import Proposal
+
+EXAMPLE = """\b
+Examples:
+  ernie-deploy upgrade --check                  # exits 5 where there is something to do
+  ernie-deploy upgrade my-ernie --engine 0.33.0
+  ernie-deploy rollback my-ernie"""
+AS = "--as 'TARGET OPTIONS'"
+FOLDER = click.argument("folder", default=Path(), metavar="[FOLDER]", type=click.Path(path_type=Path))
+
+
+@click.command(epilog=EXAMPLE)
+@FOLDER
+@click.option("--engine", default="", metavar="VERSION", shell_complete=ids("engines"),
+              help="vLLM version to go to.  [default: the newest that was served, or the stack's own if that is newer]")  # fmt: skip
+@click.option("--as", "words", default="", metavar="'TARGET OPTIONS'",
+              help="What the file was rendered with, where its first line does not say it.")  # fmt: skip
+@click.option(
+    "--check", "check_only", is_flag=True, help="Write nothing; exit 5 where there is something to do."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would change and write nothing.")
+@click.option("--force", is_flag=True, help="Write even what `check` calls an error.")
+def upgrade(folder: Path, engine: str, words: str, force: bool, **options: Any) -> None:
+    """Render a stack anew with another vLLM, keep your edits, and keep what was there for `rollback`."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.upgrade.proposal import propose
+    from ernie_deploy.upgrade.transaction import alone, finish
+
+    path, command, catalog = stack_file(folder), _command(folder, engine, words), Catalog()
+    engine = catalog.id_of("engines", engine) if engine else ""
+    if options["check_only"] or options["dry_run"]:
+        refuse_half_of_an_upgrade(path.parent)
+        proposal = propose(path, _request(path, words), engine, catalog)
+        _tell(proposal)
+        if options["check_only"]:
+            _end_of_check(proposal, command)
+        else:
+            _refuse(proposal, force=force)
+        return
+    with alone(path.parent):
+        if finished := finish(path.parent):
+            say(f"finished what was broken off: {finished.cause.command}", err=True)
+        proposal = propose(path, _request(path, words), engine, catalog)
+        _tell(proposal)
+        _refuse(proposal, force=force)
+        if proposal.changed:
+            _write(proposal, command)
+
+
+def stack_file(folder: Path) -> Path:
+    """The compose file of a folder, or the one that is named; raises `UsageError` where there is none."""
+    from ernie_deploy.check.project import DEFAULT_NAMES
+
+    if folder.is_file():
+        return folder
+    found = next((folder / name for name in DEFAULT_NAMES if (folder / name).exists()), None)
+    if found is None:
+        raise UsageError(
+            f"There is no compose file in {folder}.",
+            cause=f"it would be called one of {', '.join(DEFAULT_NAMES)}",
+            next_step="name the folder of a stack, or the file: ernie-deploy upgrade FOLDER",
+        )
+    return found
+
+
+def _request(path: Path, words: str) -> "Request":
+    """What the file was rendered with, by --as or its first line; raises `UsageError` that names --as."""
+    from ernie_deploy.safe_io.reading import first_line
+    from ernie_deploy.stack.rendered import RENDERED
+
+    head = f"{RENDERED}{words}" if words else first_line(path)
+    if not head.startswith(RENDERED):
+        raise UsageError(
+            f"{path} does not say what it was rendered with.",
+            cause=f"its first line is not `{RENDERED}...`",
+            next_step=f"ernie-deploy upgrade {shlex.quote(str(path))} {AS}, as in --as 'h100 --model 21b'",
+        )
+    try:
+        return request_of_header(head)
+    except (click.ClickException, ValueError) as fault:
+        raise UsageError(
+            f"{'--as' if words else f'The first line of {path}'} asks for nothing that can be rendered.",
+            cause=fault.format_message() if isinstance(fault, click.ClickException) else str(fault),
+            next_step=f"say what it was rendered with: {AS}",
+        ) from fault
+
+
+def _command(folder: Path, engine: str, words: str) -> str:
+    options = [*(["--engine", engine] if engine else []), *(["--as", words] if words else [])]
+    return shlex.join(["ernie-deploy", "upgrade", *([str(folder)] if folder != Path() else []), *options])
+
+
+def _tell(proposal: "Proposal") -> None:
+    """Print what would change, the compose file by meaning and the others by line, and what comes of it."""
+    from ernie_deploy.upgrade import report
+
+    if not proposal.changed:
+        say(f"{proposal.path} is up to date: vLLM {proposal.plan.engine}")
+        return
+    say(f"{proposal.path}: vLLM {proposal.old_engine or '(unknown)'} -> {proposal.plan.engine}")
+    say(_by_meaning(proposal))
+    say(report.differences(one for one in proposal.changed if one.name != proposal.path.name))
+    for line in report.consequences(proposal):
+        say(f"note: {line}")
+
+
+def _by_meaning(proposal: "Proposal") -> str:
+    """What differs between the compose file and the new one; by line where one of them cannot be read."""
+    from ernie_deploy.diff import differences
+    from ernie_deploy.diff.report import as_text
+    from ernie_deploy.upgrade import report
+
+    stack = proposal.stack
+    old, new = ((text or b"").decode(errors="replace") for text in (stack.before, stack.after))
+    try:
+        found = differences(old, new, labels=(stack.name, f"{stack.name}, new"))
+    except UsageError:
+        return report.differences([stack])
+    return as_text(found)
+
+
+def _refuse(proposal: "Proposal", *, force: bool) -> None:
+    """Raise `Refused` where edits cannot be merged, or `check` finds errors in the result and `force` is not given."""
+    if proposal.conflicting:
+        _refuse_conflicts(proposal)
+    if proposal.errors and not force:
+        from ernie_deploy.check import report
+        from ernie_deploy.safe_io.columns import width_of
+
+        say(report.as_text(proposal.errors, [str(proposal.path)], width=width_of(sys.stderr) or 80), err=True)
+        raise Refused(
+            "`ernie-deploy check` would say that of the new files; nothing was written.",
+            cause=f"vLLM {proposal.plan.engine} takes something of yours no longer, or something beside it contradicts it",
+            next_step="correct it and repeat the command, or write it anyway with --force",
+        )
+
+
+def _refuse_conflicts(proposal: "Proposal") -> NoReturn:
+    from ernie_deploy.upgrade import report
+
+    for line in report.conflicts(proposal.conflicting):
+        say(line, err=True)
+    names = ", ".join(outcome.name for outcome in proposal.conflicting)
+    raise Refused(
+        f"Your edits in {names} cannot be merged with the new version; nothing was written.",
+        cause="both changed the same lines, and only you know what yours are for",
+        next_step="make those lines as rendered or as new, upgrade, and edit them again; an option of `render` "
+        "may say the same (ernie-deploy render --help)",
+    )
+
+
+def _end_of_check(proposal: "Proposal", command: str) -> None:
+    if not proposal.changed:
+        return
+    from ernie_deploy.upgrade import report
+
+    for line in report.conflicts(proposal.conflicting):
+        say(line, err=True)
+    raise OutOfDate(
+        f"{proposal.path} is not what is rendered for vLLM {proposal.plan.engine} today.",
+        cause="a newer version is there"
+        + (", and edits of yours contradict it" if proposal.conflicting else ""),
+        next_step=command,
+    )
+
+
+def _write(proposal: "Proposal", command: str) -> None:
+    from ernie_deploy.upgrade.history import Cause
+    from ernie_deploy.upgrade.transaction import replace_files
+
+    folder = proposal.path.parent
+    cause = Cause(kind="upgrade", command=command, engine=proposal.old_engine or "unknown")
+    replace_files(folder, proposal.files, cause)
+    say(f"wrote {', '.join(outcome.name for outcome in proposal.changed)} to {folder}", err=True)
+    say(f"next: {_in(folder, 'docker compose up -d --wait')}", err=True)
+    say(f"back: {shlex.join(['ernie-deploy', 'rollback', *_named(folder)])}", err=True)
+
+
+def _named(folder: Path) -> Sequence[str]:
+    return [str(folder)] if folder != Path() else []
+
+
+def _in(folder: Path, command: str) -> str:
+    return f"cd {shlex.quote(str(folder))} && {command}" if folder != Path() else command

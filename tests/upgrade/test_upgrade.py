@@ -1,0 +1,368 @@
+"""`upgrade` and `rollback` of real folders: the edits stand, what cannot be merged stops everything, and the way back."""
+
+import json
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import FULL, kit
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ernie_deploy.catalog import Catalog
+from ernie_deploy.commands.header import request_of_header
+from ernie_deploy.commands.way_back import way_back
+from ernie_deploy.errors import NotReady, Refused
+from ernie_deploy.safe_io.reading import first_line
+from ernie_deploy.upgrade import history
+from ernie_deploy.upgrade.history import Cause
+from ernie_deploy.upgrade.proposal import Proposal, propose
+from ernie_deploy.upgrade.transaction import finish, is_pending, replace_files
+
+OLD, NEW = "0.32.0", "0.33.0"
+EDITS = {
+    "compose.yml": [
+        ("--disable-fastapi-docs]", "--disable-fastapi-docs, --max-num-seqs=64]"),
+        ("stop_grace_period: 90s", "stop_grace_period: 95s"),
+        ('    image: "vllm/vllm-openai:v0.32.0"\n    user:', '    image: "vllm/vllm-openai:v0.32.0"\n    tty: true\n    user:'),
+    ],
+    ".env": [("#PORT=8000", "PORT=9000")],
+    "scripts/canary.py": [("import ", "# mine\nimport ")],
+    "README.md": [("# ERNIE", "Ours.\n\n# ERNIE")],
+}  # fmt: skip
+
+
+def seen(folder: Path) -> dict[str, bytes]:
+    """What the user sees in the folder: all but what the kit keeps for itself."""
+    files = (path for path in folder.rglob("*") if path.is_file() and history.OWN not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def edit(folder: Path, edits: dict[str, list[tuple[str, str]]] = EDITS) -> None:
+    for name, pairs in edits.items():
+        text = (folder / name).read_text()
+        for old, new in pairs:
+            assert old in text, (name, old)
+            text = text.replace(old, new, 1)
+        (folder / name).write_text(text)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "s"
+    assert kit("init", str(folder), "h100", "--engine", OLD).returncode == 0
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A folder as `init` makes it with the older engine."""
+    import shutil
+
+    return Path(shutil.copytree(made, tmp_path / "s"))
+
+
+def proposed(path: Path, engine: str = NEW) -> Proposal:
+    return propose(path, request_of_header(first_line(path)), engine, Catalog())
+
+
+def test_an_edited_folder_goes_there_and_back(folder: Path, compose: str) -> None:
+    edit(folder)
+    (folder / "mine.txt").write_text("mine")
+    before = seen(folder)
+    done = kit("upgrade", str(folder), "--engine", NEW)
+    assert done.returncode == 0, done.stderr
+    assert "~ serve image: vllm/vllm-openai:v0.32.0 -> vllm/vllm-openai:v0.33.0" in done.stdout
+    assert "benchmarks: the client of chats no longer counts" in done.stdout
+    after = seen(folder)
+    for name, pairs in EDITS.items():
+        for _, new in pairs:
+            line = next(line for line in new.split("\n") if line)
+            assert line.replace(OLD, NEW) in after[name].decode()
+    assert after["compose.yml"].startswith(f"# ernie-deploy render h100 --engine {NEW}\n".encode())
+    assert OLD.encode() not in after["compose.yml"]
+    assert after["mine.txt"] == b"mine"
+    assert subprocess.run([compose, "-f", folder / "compose.yml", "config", "-q"]).returncode == 0
+    again = kit("upgrade", str(folder), "--engine", NEW, "--check")
+    assert (again.returncode, again.stdout) == (0, f"{folder / 'compose.yml'} is up to date: vLLM {NEW}\n")
+    back = kit("rollback", str(folder))
+    assert back.returncode == 0, back.stderr
+    assert seen(folder) == before
+
+
+def test_the_way_back_is_listed_and_used_once(folder: Path) -> None:
+    assert kit("rollback", str(folder)).returncode == 2
+    assert kit("upgrade", str(folder), "--engine", NEW).returncode == 0
+    (row,) = json.loads(kit("rollback", str(folder), "--list", "--json").stdout)
+    assert row["name"].endswith(f"-{OLD}")
+    assert (row["by"], row["can go back"], row["files"]) == ("upgrade", True, ["compose.yml", "README.md"])
+    assert row["command"] == f"ernie-deploy upgrade {folder} --engine {NEW}"
+    shown = kit("rollback", str(folder), "--dry-run")
+    assert '+    image: "vllm/vllm-openai:v0.32.0"' in shown.stdout
+    assert NEW in (folder / "compose.yml").read_text()
+    assert kit("rollback", str(folder)).returncode == 0
+    done = kit("rollback", str(folder))
+    assert (done.returncode, "nothing to go back to" in done.stderr) == (2, True)
+
+
+def test_edits_made_since_are_not_lost_unasked(folder: Path) -> None:
+    before = seen(folder)
+    assert kit("upgrade", str(folder), "--engine", NEW).returncode == 0
+    edit(folder, {"compose.yml": [("stop_grace_period: 90s", "stop_grace_period: 99s")]})
+    edited = seen(folder)
+    done = kit("rollback", str(folder))
+    assert (done.returncode, f"{folder / 'compose.yml'} was edited since." in done.stderr) == (2, True)
+    assert seen(folder) == edited
+    assert kit("rollback", str(folder), "--force").returncode == 0
+    assert seen(folder) == before
+    kept = [path.read_text() for path in (folder / ".ernie/previous").rglob("before/compose.yml")]
+    assert any("stop_grace_period: 99s" in text for text in kept)
+
+
+def test_check_and_dry_run_write_nothing(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    done = kit("upgrade", str(folder), "--engine", NEW, "--check")
+    assert (done.returncode, f"next:  ernie-deploy upgrade {folder} --engine {NEW}" in done.stderr) == (
+        5,
+        True,
+    )
+    assert kit("upgrade", str(folder), "--engine", NEW, "--dry-run").returncode == 0
+    assert kit("upgrade", str(folder), "--check").returncode == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_what_cannot_be_merged_is_shown_and_nothing_is_written(folder: Path) -> None:
+    edit(
+        folder,
+        {"compose.yml": [('image: "vllm/vllm-openai:v0.32.0"', 'image: "mirror/vllm-openai:v0.32.0"')]},
+    )
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    number = (folder / "compose.yml").read_text().split("\n").index(
+        '    image: "mirror/vllm-openai:v0.32.0"'
+    ) + 1
+    done = kit("upgrade", str(folder), "--engine", NEW)
+    assert done.returncode == 4
+    assert f"compose.yml:{number} was edited, and the new version has other lines there:" in done.stderr
+    for line in (
+        '  rendered      image: "vllm/vllm-openai:v0.32.0"',
+        '  yours         image: "mirror/vllm-openai:v0.32.0"',
+        '  new           image: "vllm/vllm-openai:v0.33.0"',
+    ):
+        assert line in done.stderr.splitlines()
+    assert kit("upgrade", str(folder), "--engine", NEW, "--check").returncode == 5
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_flag_of_the_users_that_is_gone_stops_it_unless_forced(folder: Path) -> None:
+    (folder / "compose.override.yml").write_text(
+        "services: {serve: {command: [m, '--watchdog-config={}']}}\n"
+    )
+    there = kit("upgrade", str(folder), "--engine", NEW)
+    assert there.returncode == 0, there.stderr
+    # The flag came with the newer version, so that the way to the older one breaks it.
+    before = seen(folder)
+    done = kit("upgrade", str(folder), "--engine", OLD)
+    assert done.returncode == 4
+    assert "watchdog-config" in done.stderr
+    assert seen(folder) == before
+    assert kit("upgrade", str(folder), "--engine", OLD, "--force").returncode == 0
+
+
+def test_edits_that_say_what_the_new_version_says_are_refused(folder: Path) -> None:
+    addition = "VLLM_FLASHINFER_AUTOTUNE_CACHE_DIR: /mine"
+    pairs = [("    environment:\n", f"    environment:\n      {addition}\n")]
+    edit(folder, {"compose.yml": pairs})
+    done = kit("upgrade", str(folder), "--engine", NEW)
+    # Within a merge key the user's own wins, as before.
+    assert done.returncode == 0, done.stderr
+    assert addition in (folder / "compose.yml").read_text()
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_a_file_that_stands_alone(tmp_path: Path, ending: bytes, compose: str) -> None:
+    path = tmp_path / "compose.yml"
+    assert kit("render", "mi300x", "--engine", OLD, "-o", str(path)).returncode == 0
+    edit(tmp_path, {"compose.yml": EDITS["compose.yml"][1:2]})
+    path.write_bytes(path.read_bytes().replace(b"\n", ending))
+    (tmp_path / ".env").write_text("PORT=9000\n")
+    before = seen(tmp_path)
+    done = kit("upgrade", str(path), "--engine", NEW)
+    assert done.returncode == 0, done.stderr
+    data = path.read_bytes()
+    assert data.count(ending) == data.count(b"\n")
+    assert b"v0.33.0" in data
+    assert b"stop_grace_period: 95s" in data
+    assert (tmp_path / ".env").read_text() == "PORT=9000\n"
+    assert subprocess.run([compose, "-f", path, "config", "-q"]).returncode == 0
+    assert kit("rollback", str(path)).returncode == 0
+    assert seen(tmp_path) == before
+
+
+def test_a_file_without_its_first_line_asks_what_it_was_rendered_with(folder: Path) -> None:
+    path = folder / "compose.yml"
+    path.write_text(path.read_text().partition("\n")[2])
+    done = kit("upgrade", str(folder), "--engine", NEW)
+    assert (done.returncode, "--as 'TARGET OPTIONS'" in done.stderr) == (2, True)
+    wrong = kit("upgrade", str(folder), "--engine", NEW, "--as", "h100 --no-such-option")
+    assert (wrong.returncode, "--as asks for nothing that can be rendered" in wrong.stderr) == (2, True)
+    done = kit("upgrade", str(folder), "--engine", NEW, "--as", "h100")
+    assert done.returncode == 0, done.stderr
+    assert path.read_text().startswith(f"# ernie-deploy render h100 --engine {NEW}\n")
+
+
+def test_an_older_kits_rendering_is_told_from_the_users_edits(folder: Path) -> None:
+    """The rendering that is kept is the base, not what today's kit would render."""
+    import hashlib
+
+    for name in ("compose.yml", ".ernie/rendered/compose.yml"):
+        text = (folder / name).read_text().replace("pids_limit: 4096", "pids_limit: 1024")
+        above = text.rpartition("# sha256")[0]
+        checksum = hashlib.sha256(above.encode()).hexdigest()
+        (folder / name).write_text(f"{above}# sha256 of the lines above: {checksum}\n")
+    edit(folder, {"compose.yml": [("stop_grace_period: 90s", "stop_grace_period: 95s")]})
+    found = proposed(folder / "compose.yml")
+    text = (found.stack.after or b"").decode()
+    assert (found.exact, "pids_limit: 4096" in text, "stop_grace_period: 95s" in text) == (True, True, True)
+    (folder / ".ernie/rendered/compose.yml").unlink()
+    unknown = proposed(folder / "compose.yml")
+    text = (unknown.stack.after or b"").decode()
+    # Nobody knows whose line it is, so it stands, and that is said.
+    assert (unknown.exact, "pids_limit: 1024" in text, "stop_grace_period: 95s" in text) == (
+        False,
+        True,
+        True,
+    )
+    done = kit("upgrade", str(folder), "--engine", NEW, "--dry-run")
+    assert "another version of the kit rendered it" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["compose.yml", "scripts", ".ernie"])
+def test_links_are_not_written_through(folder: Path, tmp_path: Path, name: str) -> None:
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    done = kit("upgrade", str(folder), "--engine", NEW)
+    assert done.returncode == (0 if name == "scripts" else 2), done.stderr
+    if name != "scripts":
+        assert "is a link" in done.stderr
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("words", [["upgrade"], ["rollback"], ["upgrade", "--check"], ["rollback", "--list"]])
+def test_a_folder_without_a_stack_is_one_sentence(tmp_path: Path, words: list[str]) -> None:
+    for place in (tmp_path, tmp_path / "none"):
+        done = kit(words[0], str(place), *words[1:])
+        assert done.returncode == (0 if words[-1] == "--list" else 2)
+        assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_broken_off_is_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = seen(folder)
+    found = proposed(folder / "compose.yml")
+    moves: list[object] = []
+
+    def killed(fresh: Path, path: Path) -> None:
+        moves.append(path)
+        if len(moves) == 3:
+            raise KeyboardInterrupt
+        fresh.rename(path)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        replace_files(folder, found.files, Cause(kind="upgrade", command="u", engine=OLD))
+    monkeypatch.undo()
+    assert is_pending(folder)
+    assert kit("upgrade", str(folder), "--check").returncode == 5
+    up = kit("up", str(folder / "compose.yml"), "--no-preflight", "--dry-run")
+    assert (up.returncode, "was broken off" in up.stderr) == (5, True)
+    done = kit("rollback", str(folder))
+    assert (done.returncode, "finished what was broken off: u" in done.stderr) == (0, True)
+    assert seen(folder) == before
+
+
+# --- any edits ---
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), max_size=12)
+EDIT = st.tuples(
+    st.sampled_from(["insert", "change", "delete"]),
+    st.sampled_from(["compose.yml", ".env", "scripts/serve.py", "README.md"]),
+    st.floats(0, 1, exclude_max=True),
+    st.one_of(
+        WORDS.map(lambda text: f"# {text}"), WORDS, st.sampled_from(["    tty: true", "PORT=1", "x-a: b"])
+    ),
+)
+
+
+def edited(text: bytes, kind: str, place: float, line: str) -> bytes:
+    lines = text.split(b"\n")
+    at = int(place * len(lines))
+    lines[at : at + (kind != "insert")] = [] if kind == "delete" else [line.encode()]
+    return b"\n".join(lines)
+
+
+def is_accepted(compose: str, path: Path) -> bool:
+    return subprocess.run([compose, "-f", path, "config", "-q"], capture_output=True).returncode == 0
+
+
+@settings(max_examples=200 if FULL else 20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(EDIT, max_size=5), st.booleans())
+def test_no_line_of_the_users_is_lost_and_no_file_is_half_written(
+    made: Path, tmp_path_factory: pytest.TempPathFactory, compose: str, edits: list[tuple[str, str, float, str]], crlf: bool
+) -> None:  # fmt: skip
+    import shutil
+
+    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp("any") / "s"))
+    path, pristine = folder / "compose.yml", seen(folder)
+    for kind, name, place, line in edits:
+        (folder / name).write_bytes(edited((folder / name).read_bytes(), kind, place, line))
+    if crlf:
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    before, was_accepted = seen(folder), is_accepted(compose, path)
+    request = request_of_header("# ernie-deploy render h100")
+    try:
+        found = propose(path, request, NEW, Catalog())
+    except Refused:
+        assert was_accepted
+        return
+    if found.conflicting:
+        assert all(conflict.user != conflict.new for one in found.conflicting for conflict in one.conflicts)
+        assert seen(folder) == before
+        return
+    replace_files(folder, found.files, Cause(kind="upgrade", command="u", engine=OLD))
+    after = seen(folder)
+    assert after.keys() == before.keys()
+    for name, data in before.items():
+        own = Counter(data.replace(b"\r", b"").split(b"\n")) - Counter(pristine[name].split(b"\n"))
+        lost = own - Counter(after[name].replace(b"\r", b"").split(b"\n"))
+        # The kit's own lines, should somebody have written into one, and the last line's end.
+        assert not [
+            line for line in lost if line and not line.startswith((b"# ernie-deploy render", b"# sha256"))
+        ], name
+    assert is_accepted(compose, path) or not was_accepted or found.errors
+    chosen = history.standing(folder)
+    replace_files(folder, history.before(folder, chosen), Cause(kind="rollback", command="r", engine=OLD))
+    assert seen(folder) == before
+    assert finish(folder) is None
+
+
+# --- `up` ---
+
+
+def test_a_start_that_fails_after_an_upgrade_says_how_to_go_back(folder: Path) -> None:
+    with pytest.raises(NotReady) as before, way_back(folder):
+        raise NotReady("It was not ready.", next_step="read the log")
+    assert before.value.next_step == "read the log"
+    replace_files(
+        folder, proposed(folder / "compose.yml").files, Cause(kind="upgrade", command="u", engine=OLD)
+    )
+    with pytest.raises(NotReady) as after, way_back(folder):
+        raise NotReady("It was not ready.", next_step="read the log")
+    assert after.value.next_step == f"read the log; or back to vLLM {OLD}: ernie-deploy rollback {folder}"
+    with way_back(folder):
+        pass
+    with pytest.raises(NotReady) as later, way_back(folder):
+        raise NotReady("It was not ready.", next_step="read the log")
+    # It has served since, so that the upgrade is not what failed.
+    assert later.value.next_step == "read the log"
