@@ -346,6 +346,8 @@ CALLS: dict[str, Calls] = {
     "explain": [((), False), (("--json",), False), (("odd.yml",), False), (("journal.jsonl",), False), ((f"./{PLANT}",), False)],
     "support-bundle": [((), False), (("--json", "--force"), False), (("-f", "odd.yml", "-o", f"{PLANT}.tar.gz"), True)],
     "logs": [((), True), (("--json",), True), ((PLANT,), True)],
+    "upgrade": [(("--dry-run",), False), (("odd.yml", "--as", "cpu"), False), ((PLANT,), True), (("--as", f"x {PLANT}"), True)],
+    "rollback": [((), False), (("--list",), False), ((PLANT,), True), (("--to", PLANT), False)],
     "volumes": [((), True), (("--json",), True)],
     "volumes remove": [((PLANT, "--yes"), True), (("free", "--yes"), True), (("other",), True), (("free",), False)],
     "down": [((), True), (("--json",), True), (("--volumes",), True)],

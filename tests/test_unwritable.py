@@ -18,6 +18,7 @@ PRINTING = [
     "bench plan", "bench report journal.jsonl", "bench report journal.jsonl --json",
     "bench compare journal.jsonl journal.jsonl", "up --dry-run --no-preflight", "status --dry-run", "logs --dry-run",
     "down --dry-run", "rehearse cpu --dry-run", "volumes remove x --dry-run",
+    "upgrade --check", "rollback --list",
 ]  # fmt: skip
 WRITING = [
     "render mi300x -o {}/x.yml", "render --all --out-dir {}/x", "init {}/x cpu", "doctor cpu --write-env --env-file {}/.env",
