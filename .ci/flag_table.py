@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import enum
 import importlib
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, get_args
 
 HEADER = """\
@@ -115,6 +116,21 @@ def opposites(action: argparse.Action) -> list[str]:
     return [name for name in names if not name.startswith("--no-")]
 
 
+def default(action: argparse.Action) -> str:
+    """Return what holds without the flag, as it would be written; empty for off, nothing, or what vLLM decides later."""
+    value = action.default.value if isinstance(action.default, enum.Enum) else action.default
+    if value is False or not is_plain(value):
+        return ""
+    return json.dumps(value) if isinstance(value, list | tuple | bool) else str(value)
+
+
+def is_plain(value: Any) -> bool:
+    """Tell whether a value can be written down: a text, a number, a truth, or a list of these."""
+    if isinstance(value, list | tuple):
+        return all(is_plain(item) for item in value)
+    return isinstance(value, str | int | float) and value != argparse.SUPPRESS
+
+
 def entry(action: argparse.Action) -> dict[str, Any]:
     """Describe one flag."""
     fields: dict[str, Any] = {"kind": kind(action)}
@@ -124,6 +140,7 @@ def entry(action: argparse.Action) -> dict[str, Any]:
     fields["aliases"] = long_names(action)[1:]
     fields["negatives"] = opposites(action)
     fields["choices"] = choices(action)
+    fields["default"] = default(action)
     return {key: value for key, value in fields.items() if value}
 
 
@@ -134,6 +151,22 @@ def rows(parser: argparse.ArgumentParser) -> Iterator[Row]:
             yield long_names(action)[0], entry(action)
 
 
+def steady(make: Callable[[], argparse.ArgumentParser]) -> list[Row]:
+    """Describe the flags of a parser; a default that is another one each time is left out."""
+    first, second = (dict(rows(make())) for _ in range(2))
+    return [
+        (
+            name,
+            {
+                key: value
+                for key, value in fields.items()
+                if key != "default" or second[name].get(key) == value
+            },
+        )
+        for name, fields in first.items()
+    ]
+
+
 def toml_line(row: Row) -> str:
     """Write one flag as a line."""
     # A TOML basic string and a JSON string are written alike for the ASCII of flag names.
@@ -142,9 +175,9 @@ def toml_line(row: Row) -> str:
     return f"{json.dumps(name)} = {{ {body} }}"
 
 
-def table(title: str, parser: argparse.ArgumentParser) -> str:
+def table(title: str, make: Callable[[], argparse.ArgumentParser]) -> str:
     """Write one parser as a table."""
-    return "\n".join([f"[{title}]", *map(toml_line, sorted(rows(parser)))]) + "\n"
+    return "\n".join([f"[{title}]", *map(toml_line, sorted(steady(make)))]) + "\n"
 
 
 def main() -> None:
@@ -152,7 +185,7 @@ def main() -> None:
     import vllm
 
     version = json.dumps(vllm.__version__.split("+")[0])
-    tables = [table("serve", serve_parser()), table("bench", bench_parser())]
+    tables = [table("serve", serve_parser), table("bench", bench_parser)]
     sys.stdout.write("\n".join([f"{HEADER}\nversion = {version}\n", *tables]))
 
 

@@ -167,11 +167,17 @@ class ApiKey(Fact, frozen=True):
 
 
 class Change(Fact, frozen=True):
-    """What the same command line does otherwise than in the version before."""
+    """What the same command line does otherwise than in the version before.
+
+    Only for servers on these `vendors`, of models with `vision`, or that decode speculatively, where it says so.
+    """
 
     of: Literal["bench", "speed", "limits", "images", "flags"]
     what: str
     source: str
+    vendors: list[Vendor] = field(default_factory=list)
+    vision: bool = False
+    speculative: bool = False
 
 
 class Engine(Fact, frozen=True):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.engine_schema import Engine, Image
-from ernie_deploy.diff.between import of_engines
+from ernie_deploy.diff.between import moved_defaults, of_engines
 from ernie_deploy.diff.change import Change, Differences, Kind, Section
 from ernie_deploy.diff.compare import in_order
 from ernie_deploy.diff.matrix import touched
@@ -69,6 +69,7 @@ def _routes(one: Engine, other: Engine) -> Iterator[Change]:
 def _all_flags(one: Engine, other: Engine) -> Iterator[Change]:
     for command in ("serve", "bench"):
         yield from _flags(command, table(one.version, command), table(other.version, command))
+        yield from moved_defaults(command, one.version, other.version)
     yield from _lifetimes(one, other)
 
 

@@ -43,6 +43,13 @@ def value_of(values: tuple[str, ...], flag: Flag | None) -> str:
     return " ".join(_spelt(value, flag.type if flag else "") for value in values)
 
 
+def default_of(flag: Flag) -> str:
+    """What holds without the flag, in the spelling of `value_of`; a switch is off, others may have none."""
+    if flag.kind in SWITCHES:
+        return ON if flag.default == "true" else OFF
+    return value_of((flag.default,), flag) if flag.default else ""
+
+
 def _spelt(text: str, kind: str) -> str:
     if not known(text):
         return text

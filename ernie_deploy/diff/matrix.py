@@ -3,16 +3,18 @@
 from collections.abc import Callable, Iterator
 
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.check.argv import Tool
 from ernie_deploy.diff.change import Change, Key, Touched
 from ernie_deploy.diff.compare import changes_of, in_order
 from ernie_deploy.diff.facts import Facts
-from ernie_deploy.diff.flags import ON
+from ernie_deploy.diff.flags import OFF, ON
 from ernie_deploy.diff.memory import rows
 from ernie_deploy.errors import KitError, Refused
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.resolve import decide
-from ernie_deploy.plan.settings import Setting, text
+from ernie_deploy.plan.settings import text
+from ernie_deploy.plan.words import find
 
 # So many names are written out.
 MOST_NAMES = 6
@@ -91,8 +93,8 @@ def facts_of_plan(plan: Plan) -> Facts:
         Key("image", "serve", "image"): plan.serve_image,
         Key("image", "bench", "image"): plan.bench_image,
         Key("security", "serve", "user"): plan.user,
-        **dict(_of_settings("serve", plan.settings)),
-        **dict(_of_settings("bench", plan.bench)),
+        **dict(_of_settings("serve", plan)),
+        **dict(_of_settings("bench", plan)),
         **{Key("variables", "serve", setting.name): text(setting.value) for setting in plan.environment},
         **{Key("memory", "", name): value for name, value in rows(plan.memory)},
         **{Key("volumes", "serve", folder): "engine-cache" for folder in plan.home_caches},
@@ -100,8 +102,12 @@ def facts_of_plan(plan: Plan) -> Facts:
     }
 
 
-def _of_settings(service: str, settings: tuple[Setting, ...]) -> Iterator[tuple[Key, str]]:
-    for setting in settings:
+def _of_settings(tool: Tool, plan: Plan) -> Iterator[tuple[Key, str]]:
+    """The flags of one command as the plan's vLLM reads them: `--disable-x` is x, switched off."""
+    for setting in plan.settings if tool == "serve" else plan.bench:
         if setting.value is not False:
-            value = ON if setting.value is True else text(setting.value)
-            yield Key("flags", service, f"--{setting.name}"), value
+            found = find(f"--{setting.name}", plan.engine, tool)
+            name = found[0] if found else setting.name
+            off = found is not None and found[1].kind == "boolean" and name.startswith("no-")
+            value = OFF if off else ON if setting.value is True else text(setting.value)
+            yield Key("flags", tool, f"--{name.removeprefix('no-') if off else name}"), value

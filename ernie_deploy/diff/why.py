@@ -9,8 +9,10 @@ from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import Version
 from ernie_deploy.check.versions import spelled, standing
 from ernie_deploy.diff.change import Change
+from ernie_deploy.diff.flags import default_of
 from ernie_deploy.diff.side import Side
 from ernie_deploy.plan.flag_history import history
+from ernie_deploy.plan.words import table
 
 LOOPBACK = ("127.", "[::1]", "localhost")
 
@@ -71,6 +73,19 @@ def _deprecated(case: Case) -> str:
     return f"deprecated since vLLM {life.since}: {life.remedy}" if life else ""
 
 
+def _default(case: Case) -> str:
+    """What holds without a flag, or that it says no more than that."""
+    service = case.new.stack.services.get(case.change.service)
+    if service is None or service.argv is None or case.change.kind not in ("added", "removed"):
+        return ""
+    argv, name = service.argv, case.change.name.removeprefix("--")
+    flag = table(argv.table, argv.tool).get(name)
+    default = default_of(flag) if flag else ""
+    if case.change.kind == "added":
+        return f"that is the default of vLLM {argv.table}" if default and default == case.change.new else ""
+    return f"the default of vLLM {argv.table} is {default}" if default else ""
+
+
 def _opened(case: Case) -> str:
     name, old, new = case.change.name, case.change.old, case.change.new
     closed = old.startswith(LOOPBACK) or not old
@@ -113,7 +128,7 @@ def _another_project(case: Case) -> str:
 
 
 REASONS: dict[str, tuple[Reason, ...]] = {
-    "flags": (_not_of_this_engine, _deprecated),
+    "flags": (_not_of_this_engine, _deprecated, _default),
     "model": (_downloaded,),
     "ports": (_opened,),
     "security": (_less_confined,),

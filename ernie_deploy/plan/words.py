@@ -16,7 +16,10 @@ LONGEST_QUOTE = 60
 
 
 class Flag(Struct, frozen=True, forbid_unknown_fields=True):
-    """One flag of vLLM's parser; `kind` says how many values it takes, `negatives` switch it off."""
+    """One flag of vLLM's parser; `kind` says how many values it takes, `negatives` switch it off.
+
+    `default` is what holds without it, as it would be written; empty for off, and where vLLM decides later.
+    """
 
     kind: str
     type: str = "str"
@@ -24,6 +27,7 @@ class Flag(Struct, frozen=True, forbid_unknown_fields=True):
     aliases: list[str] = []
     negatives: list[str] = []
     choices: list[str | int | float | bool | None] = []
+    default: str = ""
 
 
 @cache
