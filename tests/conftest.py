@@ -19,6 +19,8 @@ from ernie_deploy.render.compose import compose_file
 
 ROOT = Path(__file__).parent.parent
 CATALOG = Catalog()
+# The vLLM that is served by default.
+ENGINE = CATALOG.engine().version
 # Bytecode is kept whatever the shell says: each of a thousand processes would compile the kit anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -84,7 +86,7 @@ def compose() -> str:
 @pytest.fixture(scope="session")
 def docker_engine() -> None:
     """A Docker engine with Compose that answers, and the CPU engine image."""
-    image = cpu_image(Catalog().engine().version)
+    image = cpu_image(ENGINE)
     for words, what, how in (
         (["docker", "info"], "A Docker engine", "start dockerd"),
         (["docker", "compose", "version"], "The Compose plugin", "install docker-compose-plugin"),

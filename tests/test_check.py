@@ -183,7 +183,7 @@ REQUESTS = [
     Request(target="h100", gpus_cdi=True, dp=4),
     Request(target="h200", model="vl-424b", weights="/srv/weights"),
     Request(target="h100", model="21b-thinking", profiles=("tools", "reasoning")),
-    Request(target="h100", cuda="12.9"),
+    Request(target="h100", engine="0.32.0", cuda="12.9"),
 ]
 
 

@@ -25,7 +25,7 @@ NO_DAEMON = {"DOCKER_HOST": "tcp://127.0.0.1:1", "PATH": os.environ["PATH"], "HO
 COMMITTED = sorted((ROOT / "compose").glob("[!.]*.yml"))
 FORMS = [
     ("h100", {"api_key_file": True, "bind": "0.0.0.0"}),
-    ("h100", {"weights": "/data/we ird'$PATH", "cuda": "12.9"}),
+    ("h100", {"weights": "/data/we ird'$PATH", "engine": "0.32.0", "cuda": "12.9"}),
     ("h100", {"gpus_cdi": True, "security": "vendor", "model": "300b", "profiles": ("mtp",)}),
     ("mi300x", {"gpus_cdi": True, "dp": 2}),
     ("mi300x", {"user": "1000:1000", "security": "vendor"}),

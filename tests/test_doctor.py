@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import ROOT, rendered
+from conftest import ENGINE, ROOT, rendered
 from container_scripts import loaded
 from hypothesis import given
 from hypothesis import strategies as st
@@ -126,9 +126,9 @@ def has(report: Report, *expected: str) -> None:
     assert wrong == [line for line in expected if line.startswith("FAIL")]
 
 
-H100 = """\
+H100 = f"""\
 looks like: h100 (8 x NVIDIA H100 80GB HBM3 with 79.6 GiB)
-ERNIE 4.5 21B-A3B for h100 on 1 of 8 GPUs, vLLM 0.32.0
+ERNIE 4.5 21B-A3B for h100 on 1 of 8 GPUs, vLLM {ENGINE}
 ok    docker          Docker Engine 28.3.3 answers.
 ok    compose         Compose 2.39.1.
 ok    cgroup          cgroup v2 (systemd).
@@ -148,9 +148,9 @@ ok    token           No token: the ERNIE checkpoints need none.
 ok    cache           Weights are kept in the volume ernie-hf-cache.
 17 checks: 17 ok
 """
-MI300X = """\
+MI300X = f"""\
 looks like: mi300x (8 x AMD Instinct MI300X OAM with 192.0 GiB)
-ERNIE 4.5 21B-A3B for mi300x on 4 of 8 GPUs, vLLM 0.32.0
+ERNIE 4.5 21B-A3B for mi300x on 4 of 8 GPUs, vLLM {ENGINE}
 ok    docker          Docker Engine 27.5.1 answers.
 ok    compose         Compose 2.33.0.
 ok    cgroup          cgroup v2 (systemd).
@@ -172,9 +172,9 @@ ok    token           No token: the ERNIE checkpoints need none.
 ok    cache           Weights are kept in the volume ernie-hf-cache.
 18 checks: 17 ok, 1 warning
 """
-LAPTOP = """\
+LAPTOP = f"""\
 looks like: cpu (no GPU of NVIDIA or AMD)
-ERNIE 4.5 0.3B for cpu, vLLM 0.32.0
+ERNIE 4.5 0.3B for cpu, vLLM {ENGINE}
 ok    docker         Docker Engine 20.10.24+dfsg1 answers.
 ok    compose        Compose 2.40.3.
 ok    cgroup         cgroup v1 (cgroupfs), which Docker calls deprecated since 29.
@@ -222,7 +222,7 @@ def test_a_healthy_host_is_recognised_and_has_no_error(name: str, expected: str)
             " sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"),
         ]),
         ("below-floor", "h100", 1, [
-            "FAIL driver NVIDIA driver 570.158.01 is below 580, which vllm/vllm-openai:v0.32.0 needs.",
+            f"FAIL driver NVIDIA driver 570.158.01 is below 580, which vllm/vllm-openai:v{ENGINE} needs.",
             " next: update the driver to 580 or newer, or: ernie-deploy render h100 --cuda 12.9",
         ]),
         ("busy-gpu", "h100", 1, [
@@ -678,7 +678,7 @@ def test_the_machine_itself() -> None:
     host.files["/proc/sys/kernel/numa_balancing"] = "0\n"
     has(
         examined(host, "mi300x"),
-        "FAIL host Linux 6.8.0 on aarch64; vllm/vllm-openai-rocm:v0.32.0 is published for x86_64.",
+        f"FAIL host Linux 6.8.0 on aarch64; vllm/vllm-openai-rocm:v{ENGINE} is published for x86_64.",
         "warn clock The clock is not synchronised; downloads fail where it is wrong.",
         "ok numa-balancing NUMA balancing is off.",
     )
@@ -1240,7 +1240,7 @@ def test_the_command_examines_this_machine(tmp_path: Path) -> None:
     done = doctor("cpu", cwd=tmp_path)
     assert done.stderr == ""
     told = done.stdout.splitlines()
-    assert told[0] == "ERNIE 4.5 0.3B for cpu, vLLM 0.32.0"
+    assert told[0] == f"ERNIE 4.5 0.3B for cpu, vLLM {ENGINE}"
     assert re.fullmatch(r"\d+ checks: \d+ ok.*", told[-1])
     assert all(re.match(r"(ok|warn|FAIL|\?) +[a-z-]+ +\S|  +next: \S", line) for line in told[1:-1])
     report = json.loads(doctor("cpu", "--json", cwd=tmp_path).stdout)

@@ -404,7 +404,7 @@ def test_ready_timeout_follows_the_weights(target: str, model: str, seconds: int
 
 
 def test_older_drivers_have_their_image() -> None:
-    assert planned("h100", cuda="12.9").image == "vllm/vllm-openai:v0.32.0-cu129"
+    assert planned("h100", engine="0.32.0", cuda="12.9").image == "vllm/vllm-openai:v0.32.0-cu129"
 
 
 def test_mtp_makes_room_for_drafts_and_keeps_the_larger_default() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import kit, missing, planned
+from conftest import ENGINE, kit, missing, planned
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.rehearse import _perform
@@ -23,7 +23,6 @@ from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.proofs import Disproved
 from ernie_deploy.stack.compose import Done
 
-ENGINE = Catalog().engine().version
 # Of every tiny checkpoint.
 CONFIG = {"num_hidden_layers": 4, "num_key_value_heads": 4, "head_dim": 32}
 

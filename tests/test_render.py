@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, kit, planned, rendered
+from conftest import ENGINE, ROOT, kit, planned, rendered
 from dotenv import dotenv_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,14 +80,14 @@ def test_json_stays_one_word() -> None:
 
 def test_line_one_is_the_command_that_makes_the_file() -> None:
     options = {
-        "model": "300b", "profiles": ("mtp", "expert-parallel"), "tp": 8, "gpus": (0, 1, 2, 3, 4, 5, 6, 7),
+        "model": "300b", "engine": "0.32.0", "profiles": ("mtp", "expert-parallel"), "tp": 8, "gpus": (0, 1, 2, 3, 4, 5, 6, 7),
         "max_model_len": 65536, "gpu_memory_utilization": 0.93, "cuda": "12.9", "user": "2000:0",
         "security": "vendor", "api_key_file": True, "bind": "0.0.0.0", "gpus_cdi": True,
         "weights": "/data/my weights", "pairs": ("max-num-seqs=64",), "extra": ("--seed", "7"),
     }  # fmt: skip
     first = rendered("h100", **options).splitlines()[0]
     assert first == (
-        "# ernie-deploy render h100 --model 300b --profile mtp --profile expert-parallel --tp 8"
+        "# ernie-deploy render h100 --model 300b --engine 0.32.0 --profile mtp --profile expert-parallel --tp 8"
         " --gpus 0,1,2,3,4,5,6,7 --max-model-len 65536 --gpu-memory-utilization 0.93 --cuda 12.9"
         " --weights '/data/my weights' --user 2000:0 --gpus-cdi --security vendor --api-key-file"
         " --bind 0.0.0.0 --set max-num-seqs=64 -- --seed 7"
@@ -331,11 +331,11 @@ def test_ray_is_built_into_the_file_and_joined_by_its_workers() -> None:
     made = services(rendered("h100", model="300b", nodes=2, multi_node="ray"))
     dockerfile = (ROOT / "docker/ray/Dockerfile").read_text(encoding="utf-8")
     for name in ("serve", "worker"):
-        assert made[name]["image"] == "ernie-deploy/vllm-ray:0.32.0-nvidia"
+        assert made[name]["image"] == f"ernie-deploy/vllm-ray:{ENGINE}-nvidia"
         assert made[name]["build"] == {
-            "args": {"BASE": "vllm/vllm-openai:v0.32.0"}, "dockerfile_inline": dockerfile,
+            "args": {"BASE": f"vllm/vllm-openai:v{ENGINE}"}, "dockerfile_inline": dockerfile,
         }  # fmt: skip
-    assert made["fetch"]["image"] == made["beacon"]["image"] == "vllm/vllm-openai:v0.32.0"
+    assert made["fetch"]["image"] == made["beacon"]["image"] == f"vllm/vllm-openai:v{ENGINE}"
     command = made["serve"]["command"]
     assert "--distributed-executor-backend=ray" in command  # type: ignore[operator]
     assert not [word for word in command if "nnodes" in word or "node-rank" in word]  # type: ignore[attr-defined]
@@ -472,7 +472,7 @@ def test_what_belongs_to_a_stack_is_on_a_volume_of_its_own_and_kernels_on_one_of
     ]
     assert all("name" not in stack["volumes"]["state"] for stack in made)
     names = [stack["volumes"]["engine-cache"]["name"] for stack in made]
-    assert names == ["ernie-engine-21b-nvidia-0.32.0", "ernie-engine-300b-nvidia-0.32.0"] * 2
+    assert names == [f"ernie-engine-21b-nvidia-{ENGINE}", f"ernie-engine-300b-nvidia-{ENGINE}"] * 2
     # Compose offers to recreate, empty, a volume whose declaration is another than the one it was made with.
     assert [stack["volumes"]["hf-cache"] for stack in made] == [{"name": "ernie-hf-cache"}] * 4
     assert made[0]["volumes"]["engine-cache"] == made[2]["volumes"]["engine-cache"]

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, kit
+from conftest import ENGINE, ROOT, kit
 
-from ernie_deploy.catalog import Catalog
 from ernie_deploy.rehearsal.override import cpu_image
 from ernie_deploy.stack.compose import Stack, ask, demand
 
-IMAGE = cpu_image(Catalog().engine().version)
+IMAGE = cpu_image(ENGINE)
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 ENV = {"PYTHONPATH": str(ROOT)}
 TOKEN = "hf_" + "Rt7" * 11

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import FULL, ROOT, kit, missing
+from conftest import ENGINE, FULL, ROOT, kit, missing
 from integration.stack import FLOODS, Running, flood, recovered
 
 from ernie_deploy.catalog import Catalog
@@ -19,6 +19,7 @@ from ernie_deploy.errors import ToolFailed
 from ernie_deploy.rehearsal import proofs
 from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import members
+from ernie_deploy.rehearsal.override import cpu_image
 from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, ask, demand
@@ -139,7 +140,7 @@ def test_a_busy_port_is_a_sentence(running: Running, tmp_path: Path) -> None:
     other = tmp_path / "compose.yml"
     other.write_text(
         json.dumps({"name": "ernie-port", "services": {"serve": {
-            "image": "ernie-deploy/engine-cpu:0.32.0", "entrypoint": ["sleep", "60"],
+            "image": cpu_image(ENGINE), "entrypoint": ["sleep", "60"],
             "ports": [f"127.0.0.1:{port}:8000"]}}})
     )  # fmt: skip
     stack = Stack(files=(other,))

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FULL, ROOT, kit, rendered
+from conftest import ENGINE, FULL, ROOT, kit, rendered
 
-from ernie_deploy.catalog import Catalog
 from ernie_deploy.rehearsal.client import chat
 from ernie_deploy.rehearsal.override import cpu_image
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, ask, demand
 from ernie_deploy.stack.waiting import poll_until
 
-IMAGE = cpu_image(Catalog().engine().version)
+IMAGE = cpu_image(ENGINE)
 pytestmark = [
     pytest.mark.docker,
     pytest.mark.timeout(1500),

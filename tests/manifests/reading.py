@@ -21,7 +21,7 @@ FORMS: list[tuple[str, dict[str, object]]] = [
     ("mi300x", {}),
     ("cpu", {}),
     ("h100", {"model": "vl-28b", "api_key_file": True, "user": "1000:1000"}),
-    ("h100", {"weights": "/data/we ird'$PATH", "cuda": "12.9", "security": "vendor"}),
+    ("h100", {"weights": "/data/we ird'$PATH", "engine": "0.32.0", "cuda": "12.9", "security": "vendor"}),
     ("mi300x", {"dp": 2, "user": "1000:1000", "security": "vendor", "api_key_file": True}),
 ]
 TWO_NODES: list[tuple[str, dict[str, object]]] = [
