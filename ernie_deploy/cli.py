@@ -41,6 +41,10 @@ COMMANDS = {
         "support_bundle",
         "Gather what a ticket needs in one archive, without secrets and prompts.",
     ),
+    "bundle": (
+        "bundle",
+        "Gather stacks, images and weights in one folder, for a site without internet.",
+    ),
     "down": ("logs_and_down", "Stop a stack; its weights stay on their volume."),
     "upgrade": (
         "upgrade",

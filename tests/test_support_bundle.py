@@ -12,7 +12,7 @@ from conftest import ROOT, kit
 
 from ernie_deploy.errors import ToolFailed, UsageError
 from ernie_deploy.safe_io.secret_masks import masked
-from ernie_deploy.stack import bundle
+from ernie_deploy.stack import support_bundle as bundle
 
 TOKEN = "hf_" + "Zq9" * 11
 KEY = "north-key-81723"

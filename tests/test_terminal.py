@@ -350,6 +350,8 @@ CALLS: dict[str, Calls] = {
     "rollback": [((), False), (("--list",), False), ((PLANT,), True), (("--to", PLANT), False)],
     "volumes": [((), True), (("--json",), True)],
     "volumes remove": [((PLANT, "--yes"), True), (("free", "--yes"), True), (("other",), True), (("free",), False)],
+    "bundle": [(("-o", "b"), False), (("-o", "b", "--json"), False), (("-o", "b", "--dry-run"), True)],
+    "bundle verify": [((PLANT,), True), ((PLANT, "--json"), True)],
     "down": [((), True), (("--json",), True), (("--volumes",), True)],
     "rehearse": [(("h100",), True), (("h100", "--build-base"), True)],
     "diff": [(("compose.yml", "h100"), False), (("odd.yml", "h100"), False), (("compose.yml", "h100", "--json"), False),

@@ -17,7 +17,7 @@ PRINTING = [
     "render h100 --format kubernetes", "diff h100 a100", "doctor cpu --dry-run", "check compose.yml --json", "check --list",
     "bench plan", "bench report journal.jsonl", "bench report journal.jsonl --json",
     "bench compare journal.jsonl journal.jsonl", "up --dry-run --no-preflight", "status --dry-run", "logs --dry-run",
-    "down --dry-run", "rehearse cpu --dry-run", "volumes remove x --dry-run",
+    "down --dry-run", "rehearse cpu --dry-run", "volumes remove x --dry-run", "bundle verify x --dry-run",
     "upgrade --check", "rollback --list",
 ]  # fmt: skip
 WRITING = [
@@ -25,6 +25,7 @@ WRITING = [
     "bench report journal.jsonl --csv {}/x.csv", "bench report journal.jsonl --html {}/x.html",
     "bench report journal.jsonl --markdown {}/x.md", "bench report journal.jsonl --junit {}/x.xml",
     "bench baseline accept journal.jsonl -o {}/x.json",
+    "bundle -o {}/x",
     "bench run --results {}/x --attach http://127.0.0.1:1 --model 21b --target h100",
     "bench search --slo ttft:9 --results {}/x --attach http://127.0.0.1:1 --model 21b --target h100",
 ]  # fmt: skip

@@ -11,8 +11,8 @@ import click
 from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
-    from ernie_deploy.stack.bundle import Make
     from ernie_deploy.stack.compose import Stack
+    from ernie_deploy.stack.support_bundle import Make
 
 EXAMPLE = """\b
 Examples:
@@ -45,7 +45,7 @@ def support_bundle(  # noqa: PLR0913, PLR0917 - its options
     output: Path | None, file: Path | None, lines: int, force: bool, dry_run: bool, as_json: bool
 ) -> None:
     """Gather what a ticket needs in one archive, without secrets and prompts."""
-    from ernie_deploy.stack.bundle import collect, write
+    from ernie_deploy.stack.support_bundle import collect, write
 
     stack = _stack(file)
     parts = _parts(stack, lines)
@@ -89,8 +89,8 @@ def _secrets(stack: "Stack") -> set[str]:
     from ernie_deploy.errors import KitError
     from ernie_deploy.host.examine import read_env
     from ernie_deploy.host.settings import decided
-    from ernie_deploy.stack.bundle import in_services, secrets_of
     from ernie_deploy.stack.lifecycle import resolve
+    from ernie_deploy.stack.support_bundle import in_services, secrets_of
 
     folder = stack.files[0].parent
     known = secrets_of(decided(read_env(folder / ".env"), os.environ), folder)
@@ -190,7 +190,7 @@ def _states(stack: "Stack") -> tuple[Any, list[Any]]:
 
 def _logs(stack: "Stack", lines: int) -> str:
     from ernie_deploy.stack import containers
-    from ernie_deploy.stack.bundle import without_prompts
+    from ernie_deploy.stack.support_bundle import without_prompts
 
     engine, states = _states(stack)
     return "\n".join(

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -136,6 +137,31 @@ def started(
         _end(process)
 
 
+@contextmanager
+def bytes_of(words: Sequence[str]) -> Iterator[IO[bytes]]:
+    """What a command prints, as bytes; raises `ToolFailed` with its last words where it ends with an error.
+
+    It is killed where the block does not read it to its end, and where the kit itself is killed.
+    """
+    _present(words[0])
+    with tempfile.TemporaryFile("w+", **READ) as errors:
+        process = subprocess.Popen(
+            [*_binding(), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, process_group=0
+        )  # fmt: skip
+        try:
+            assert process.stdout, "started with a pipe"
+            with process.stdout as pipe:
+                yield pipe
+            process.wait()
+        finally:
+            _end(process)
+        if process.returncode:
+            errors.seek(0)
+            raise ToolFailed(
+                f"`{shlex.join(words)}` ended with {process.returncode}.", cause=_last_line(errors.read())
+            )
+
+
 def _binding() -> list[str]:
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
@@ -157,7 +183,7 @@ def lines_of(process: "subprocess.Popen[str]") -> Iterator[str]:
     process.wait()
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def _end(process: "subprocess.Popen[Any]") -> None:
     if process.poll() is None:
         process.terminate()
     try:

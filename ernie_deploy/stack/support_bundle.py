@@ -108,16 +108,20 @@ def write(path: Path, texts: Mapping[str, str], secrets: Iterable[str], *, force
 
 def refuse_secrets(texts: Mapping[str, str], secrets: Iterable[str]) -> None:
     """Raise `ToolFailed` with the names of the parts in which a secret stands, in any of its forms."""
-    forms = {form for secret in secrets for form in _forms(secret)}
-    leaks = sorted(
-        name for name, text in texts.items() if TOKEN.search(text) or any(form in text for form in forms)
-    )
-    if leaks:
+    if leaks := secret_parts(texts, secrets):
         raise ToolFailed(
             f"Nothing was written: a secret stands in {', '.join(leaks)}.",
             cause="what is written for a ticket is searched for the stack's own secrets first",
             next_step="report this as a fault of the kit, without the part that is named",
         )
+
+
+def secret_parts(texts: Mapping[str, str], secrets: Iterable[str]) -> list[str]:
+    """The names of the texts in which a secret stands, in any of its forms, or what looks like a token."""
+    forms = {form for secret in secrets for form in _forms(secret)}
+    return sorted(
+        name for name, text in texts.items() if TOKEN.search(text) or any(form in text for form in forms)
+    )
 
 
 def _forms(secret: str) -> set[str]:

@@ -1,0 +1,1 @@
+"""A stack with all it needs, in one folder, for a site without internet."""
