@@ -185,6 +185,16 @@ def test_the_platforms_own_version_asks_for_the_default_image() -> None:
     assert planned("h100", cuda="13.0").image == planned("h100").image
 
 
+def test_kernels_of_another_platform_are_kept_apart() -> None:
+    names = {planned("mi300x", engine=NEW, **fields).engine_volume for fields in ({}, {"rocm": "7.2"})} | {
+        planned("h100", **fields).engine_volume for fields in ({}, {"cuda": "12.9"})
+    }
+    assert names == {
+        f"ernie-engine-21b-amd-{NEW}", f"ernie-engine-21b-amd-{NEW}-rocm7.2",
+        f"ernie-engine-21b-nvidia-{OLD}", f"ernie-engine-21b-nvidia-{OLD}-cuda12.9",
+    }  # fmt: skip
+
+
 def test_a_rendering_for_this_host_names_its_target() -> None:
     done = kit("render", "auto", "--model", "0.3b")
     assert done.stdout.startswith("# ernie-deploy render cpu --model 0.3b\n") or done.returncode

@@ -100,6 +100,22 @@ def test_a_plan_that_pads_says_so_and_what_avoids_it() -> None:
     assert not [note for note in (*whole.notes, *planned("mi300x").notes) if "padding" in note]
 
 
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({"tp": 8, "profiles": ("fp8",)}, True),
+        ({"tp": 4, "profiles": ("fp8",)}, False),
+        ({"tp": 8, "profiles": ("fp8", "expert-parallel")}, False),
+        ({"tp": 8}, False),
+        ({"tp": 8, "profiles": ("fp8",), "extra": ("--moe-backend", "triton")}, False),
+    ],
+)
+def test_a_share_that_aiter_may_refuse_is_warned_of(options: dict[str, Any], warned: bool) -> None:
+    warnings = [text for text in planned("mi300x", model="300b", **options).warnings if "may refuse" in text]
+    assert bool(warned) == bool(warnings)
+    assert all("does not pad 448" in text for text in warnings)
+
+
 def jobs() -> list[dict[str, Any]]:
     """Every target with every layer of experts in every legal number of slices, and with whole experts."""
     pairs = itertools.product(CATALOG.targets(), CATALOG.models(), PRECISIONS, (False, True))
@@ -150,6 +166,6 @@ def test_vllm_itself_allocates_the_width_that_the_plan_counts(engine: str) -> No
     for job, verdict in verdicts(engine):
         share = job["width"] if job["expert_parallel"] else job["width"] // job["ranks"]
         tiles = CATALOG.engine().expert_tiles_of(job["quantization"], verdict["backend"])
-        assert verdict["width"] == (tiles.rounded(share) if tiles else share), job
+        assert verdict["width"] == (tiles.rounded(share) if tiles and tiles.padded else share), job
         padded += verdict["width"] > share
     assert padded > 20, "the matrix has shares that are padded"

@@ -59,10 +59,11 @@ class CpuBuild(Fact, frozen=True):
 
 
 class ExpertTiles(Fact, frozen=True):
-    """In what steps a kernel takes a rank's share of the experts' intermediate_size: vLLM allocates it rounded up.
+    """In what steps a kernel takes a rank's share of the experts' intermediate_size.
 
     `backend` is a value of --moe-backend ("" is any), `quantization` one of --quantization ("" is none). A share of
-    at most `narrow` columns comes in steps of `narrow_multiple`.
+    at most `narrow` columns comes in steps of `narrow_multiple`. vLLM allocates it rounded up where it is `padded`,
+    and elsewhere leaves it to the kernel to refuse what does not fit.
     """
 
     multiple: int
@@ -71,6 +72,7 @@ class ExpertTiles(Fact, frozen=True):
     quantization: str = ""
     narrow: int = 0
     narrow_multiple: int = 0
+    padded: bool = True
 
     def rounded(self, columns: float) -> int:
         """The columns that are allocated for a share of so many."""

@@ -197,7 +197,7 @@ def _context_tokens(model: Model, settings: Sequence[Setting]) -> int:
 
 def _budget(pairing: Pairing, settings: Sequence[Setting]) -> Budget:
     target, defaults = pairing.target, pairing.target.engine_defaults
-    quantization = find(settings, "quantization")
+    quantization, tiles = find(settings, "quantization"), expert_tiles(pairing, settings)
     return Budget(
         memory_gib=target.memory_gib,
         gpu_memory_utilization=share_of(settings, pairing.engine.gpu_memory_utilization),
@@ -207,11 +207,11 @@ def _budget(pairing: Pairing, settings: Sequence[Setting]) -> Budget:
         kv_cache_gib=CPU_KV_CACHE_GIB if target.vendor == "cpu" else None,
         max_num_batched_tokens=size_of(settings, "max-num-batched-tokens", defaults.max_num_batched_tokens),
         max_num_seqs=size_of(settings, "max-num-seqs", defaults.max_num_seqs),
-        expert_tiles=_expert_tiles(pairing, settings),
+        expert_tiles=tiles if tiles and tiles.padded else None,
     )
 
 
-def _expert_tiles(pairing: Pairing, settings: Sequence[Setting]) -> ExpertTiles | None:
+def expert_tiles(pairing: Pairing, settings: Sequence[Setting]) -> ExpertTiles | None:
     """The steps in which the experts' kernels take their width, by precision and backend."""
     quantization, asked = find(settings, "quantization"), find(settings, "moe-backend")
     automatic = pairing.target.engine_defaults.moe_backend

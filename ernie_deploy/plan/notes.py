@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from ernie_deploy.plan import recipe
-from ernie_deploy.plan.layout import Layout
+from ernie_deploy.plan.layout import Layout, expert_tiles
 from ernie_deploy.plan.memory import serve_memory_gib
 from ernie_deploy.plan.pairing import Pairing, find
 from ernie_deploy.plan.request import Request, beyond_loopback
@@ -20,6 +20,7 @@ def warnings_on(pairing: Pairing, layout: Layout, request: Request) -> Iterator[
     if moving and find(layout.settings, "trust-remote-code") and not request.weights:
         yield MOVABLE_CODE.format(hf_id=pairing.model.hf_id, revision=moving[0])
     yield from _on_precision(layout, request)
+    yield from _on_experts(pairing, layout)
     if beyond_loopback(request.bind):
         yield f"{PUBLISHED.format(bind=request.bind)} {_open_routes(pairing, request)} {GATEWAY}"
 
@@ -34,6 +35,19 @@ def _on_precision(layout: Layout, request: Request) -> Iterator[str]:
         yield f"The precision is {here}, where the recipe ({there}) has {'FP8' if published else 'BF16'}."
     elif not row and {p.id for p in layout.profiles} - set(request.profiles):
         yield f"The precision is {here}: the checkpoint's BF16 does not fit. `plan` has the arithmetic."
+
+
+def _on_experts(pairing: Pairing, layout: Layout) -> Iterator[str]:
+    """Where a kernel may refuse a rank's share of the experts' width, which vLLM does not pad."""
+    experts, topology = pairing.model.experts, layout.topology
+    tiles = expert_tiles(pairing, layout.settings)
+    if not experts or not tiles or tiles.padded or topology.expert_parallel:
+        return
+    widths = (experts.intermediate_size, experts.vision_intermediate_size)
+    shares = [width // topology.expert_shards for width in widths]
+    odd = [share for share in shares if tiles.rounded(share) != share]
+    if odd:
+        yield MISFIT.format(multiple=tiles.multiple, share=odd[0])
 
 
 def _open_routes(pairing: Pairing, request: Request) -> str:
@@ -88,6 +102,10 @@ def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:
 
 
 UNSERVED = "vLLM {engine.version}, which --engine asks for: {engine.status}."
+MISFIT = (
+    "AITER may refuse these experts at start: its FP8 kernels take a rank's share of their width in multiples of"
+    " {multiple} columns (ROCm/aiter#5413), and vLLM does not pad {share}. --profile expert-parallel keeps them whole."
+)
 PUBLISHED = "The API is published beyond this host, on {bind}."
 GATEWAY = (
     "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or let your own reverse proxy"

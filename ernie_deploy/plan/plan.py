@@ -76,7 +76,13 @@ class Plan(Struct, frozen=True, kw_only=True):
 
         Whoever runs code in one of them can leave some there for the others, so no further stack has it.
         """
-        return f"ernie-engine-{self.model.id}-{self.target.vendor}-{self.engine}"
+        return f"ernie-engine-{self.model.id}-{self.target.vendor}-{self.engine}{self._of_platform}"
+
+    @property
+    def _of_platform(self) -> str:
+        """What tells kernels apart that were compiled for a CUDA or a ROCm that was asked for."""
+        request = self.request
+        return f"-cuda{request.cuda}" if request.cuda else f"-rocm{request.rocm}" if request.rocm else ""
 
     @property
     def positional_model(self) -> str:
