@@ -19,8 +19,8 @@ Examples:
   ernie-deploy diff compose.yml            # with what its first line renders today
   ernie-deploy diff h100 "h100 --profile mtp"
   ernie-deploy diff my-ernie other-ernie
-  ernie-deploy diff compose.yml --engine 0.33.0
-  ernie-deploy diff 0.32.0 0.33.0          # two engines, for every stack
+  ernie-deploy diff compose.yml --engine VERSION
+  ernie-deploy diff VERSION VERSION        # two engines, for every stack
 
 A and B are files, folders, - for standard input, targets with their options in quotes, or engines. Values
 of .env beside a file count, those of the shell do not. Nothing is started or fetched.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\b
 Examples:
   ernie-deploy upgrade --check                  # exits 5 where there is something to do
-  ernie-deploy upgrade my-ernie --engine 0.33.0
+  ernie-deploy upgrade my-ernie --engine VERSION
   ernie-deploy rollback my-ernie"""
 AS = "--as 'TARGET OPTIONS'"
 FOLDER = click.argument("folder", default=Path(), metavar="[FOLDER]", type=click.Path(path_type=Path))
