@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.engine_schema import Change as EngineChange
 from ernie_deploy.catalog.engine_schema import Engine
-from ernie_deploy.catalog.schema import Vendor
 from ernie_deploy.diff.change import Change
 from ernie_deploy.diff.flags import default_of, meanings
 from ernie_deploy.diff.side import Side
@@ -16,11 +15,13 @@ from ernie_deploy.plan.words import table
 
 
 def between(old: Side, new: Side, catalog: Catalog) -> Iterator[Change]:
-    """The changes that come with another engine; none where both sides have one, or one is not in the catalog."""
+    """What comes with another image: the driver it needs, and with another engine the defaults and the rest."""
     one, other = _engine_of(old, catalog), _engine_of(new, catalog)
-    if one is None or other is None or one.version == other.version:
+    if one is None or other is None:
         return
-    yield from _driver(one, other, new)
+    yield from _driver(_platform(one, old), _platform(other, new))
+    if one.version == other.version:
+        return
     yield from of_engines(one, other, catalog, new)
     yield from _defaults(old, new)
 
@@ -79,17 +80,19 @@ def _engine_of(side: Side, catalog: Catalog) -> Engine | None:
     return catalog.engine(version) if version in catalog.ids("engines") else None
 
 
-def _driver(one: Engine, other: Engine, side: Side) -> Iterator[Change]:
-    vendor = _vendor(side)
-    if not vendor or one.images[vendor].min_driver == other.images[vendor].min_driver:
-        return
-    yield Change(
-        section="engine", service="", name="driver of the host, at least", kind="changed",
-        old=one.images[vendor].min_driver, new=other.images[vendor].min_driver,
-        why="ernie-deploy doctor says whether this host has it",
-    )  # fmt: skip
+def _platform(engine: Engine, side: Side) -> tuple[str, str]:
+    """The vendor of the server's image and the oldest driver that it runs on; empty where it is not the catalog's."""
+    reference = side.server.text("image") if side.server else ""
+    variants = ((vendor, each) for vendor, image in engine.images.items() for each in image.variants.values())
+    return next(
+        ((vendor, each.min_driver) for vendor, each in variants if each.reference == reference), ("", "")
+    )
 
 
-def _vendor(side: Side) -> Vendor | None:
-    hardware = side.server.image.hardware if side.server else ""
-    return next((vendor for vendor in ("nvidia", "amd", "cpu") if vendor == hardware), None)
+def _driver(old: tuple[str, str], new: tuple[str, str]) -> Iterator[Change]:
+    """The driver that the host needs; that of another vendor's is another host."""
+    if old[0] == new[0] and old[1] != new[1]:
+        yield Change(
+            section="engine", service="", name="driver of the host, at least", kind="changed", old=old[1], new=new[1],
+            why="ernie-deploy doctor says whether this host has it",
+        )  # fmt: skip

@@ -1,12 +1,13 @@
-"""Which services `docker compose up` makes anew: those whose definition has another hash.
+"""Which services `docker compose up` makes anew: by the hash of their definition, or a volume of another name.
 
-Source: Compose 2.40.3 pkg/compose/hash.go ServiceHash, which leaves out what `UNHASHED` names.
+Source: Compose 2.40 pkg/compose/hash.go ServiceHash, which leaves out what `UNHASHED` names; convergence.go mustRecreate
+and checkExpectedVolumes.
 """
 
 from ernie_deploy.check.merge import PAIRS, as_table
 from ernie_deploy.check.plumbing import mount_of, port_of
 from ernie_deploy.check.service import Service, Stack, command_words
-from ernie_deploy.check.tree import Items, Value
+from ernie_deploy.check.tree import Items, Value, Word
 from ernie_deploy.diff.plain import Plain, plain
 
 UNHASHED = {"build", "pull_policy", "scale", "depends_on", "profiles", "extends"}
@@ -14,11 +15,24 @@ UNHASHED = {"build", "pull_policy", "scale", "depends_on", "profiles", "extends"
 
 def recreated(old: Stack, new: Stack) -> tuple[str, ...]:
     """Services of both stacks that Compose replaces by new containers; all of them where the project is another."""
+    another = _project(old) != _project(new)
     return tuple(
         name
         for name, service in new.services.items()
-        if name in old.services and _definition(old.services[name]) != _definition(service)
+        if (before := old.services.get(name))
+        and (another or _definition(before) != _definition(service) or _volumes(before) != _volumes(service))
     )
+
+
+def _project(stack: Stack) -> str:
+    name = stack.top.values.get("name")
+    return name.text if isinstance(name, Word) else ""
+
+
+def _volumes(service: Service) -> set[str]:
+    """What the named volumes that it mounts are called on the host, without the project's name."""
+    names = [mount.source for mount in service.mounts if mount.kind == "volume" and mount.source]
+    return {service.stack.field("volumes", name, "name") or name for name in names}
 
 
 def _definition(service: Service) -> Plain:

@@ -82,7 +82,7 @@ def _values(change: Change) -> str:
     if change.kind == "changed" and not change.old and not change.new:
         return f": {change.why}"
     if change.kind not in ("added", "removed") and change.old != change.new:
-        absent = "unset" if change.kind == "default" else '""'
+        absent = "unset" if change.kind == "default" else "any" if change.section == "engine" else '""'
         return f": {change.old or absent} -> {change.new or absent}"
     value = change.old or change.new
     return "" if value in ("", ON) else f": {value}"
