@@ -11,12 +11,17 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from conftest import ROOT, planned
 from fake_engine import FakeEngine
 
 from ernie_deploy import cli
-from ernie_deploy.plan.lock import read_lock
+from ernie_deploy.commands.lock_state import tell
+from ernie_deploy.commands.preflight import request_of_file
+from ernie_deploy.plan.lock import LockFile, read_lock
+from ernie_deploy.rehearsal.override import hub_map
+from ernie_deploy.stack.hub import Hub
 
 PLAN = planned("h100")
 HF_ID = PLAN.model.hf_id
@@ -378,3 +383,122 @@ def test_a_lock_is_written_whole_or_not_at_all(world: World, monkeypatch: pytest
     )
     assert world.lock.read_bytes() == before
     assert sorted(path.name for path in world.folder.iterdir()) == [".env", "compose.yml", "ernie.lock"]
+
+
+# --- what `check`, `up` and `rehearse` say ---
+
+
+def locked(world: World) -> None:
+    world.run("lock")
+    world.run("render", "-o", "compose.yml", "h100")
+
+
+def of_lock(text: str) -> list[dict[str, Any]]:
+    """The findings about the lock in what `check --json` prints."""
+    return [one for one in json.loads(text[text.index("[") : text.rindex("]") + 1]) if one["id"] == "ED163"]
+
+
+def test_check_says_nothing_of_a_lock_that_holds_and_asks_nobody_unasked(world: World) -> None:
+    locked(world)
+    asked = len(world.engine.asked)
+    assert of_lock(world.run("check", "--json")) == []
+    assert len(world.engine.asked) == asked
+    assert of_lock(world.run("check", "--json", "--online")) == []
+    assert len(world.engine.asked) == asked + 2
+
+
+def test_check_finds_a_stack_that_was_not_rendered_from_its_lock(world: World) -> None:
+    world.run("lock")
+    said = [one["sentence"] for one in of_lock(world.run("check", "compose.yml", "--json"))]
+    assert sorted(said) == sorted(
+        [
+            f"{HF_ID} is at 'main', and the lock at {read_lock(world.lock).models[HF_ID].commit[:12]}",
+            *[f"{image} names no digest" for image in (PLAN.image, PLAN.bench_image, PLAN.image)],
+        ]
+    )
+    world.run("render", "-o", "compose.yml", "h100")
+    text = (world.folder / "compose.yml").read_text()
+    (world.folder / "compose.yml").write_text(text.replace(digest("1"), digest("8")))
+    said = [one["sentence"] for one in of_lock(world.run("check", "compose.yml", "--json"))]
+    assert said == [f"{PLAN.image} is at sha256:888888888888, and the lock at sha256:111111111111"] * 2
+
+
+def test_check_finds_a_lock_that_is_missing_or_damaged(world: World) -> None:
+    locked(world)
+    world.lock.write_text(world.lock.read_text().replace("git:", "md5:"))
+    (found,) = of_lock(world.run("check", "compose.yml", "--json"))
+    assert "is no file's digest" in found["sentence"]
+    world.lock.unlink()
+    (found,) = of_lock(world.run("check", "compose.yml", "--json"))
+    assert found["sentence"] == "The lock ernie.lock cannot be read: No such file or directory"
+
+
+def test_check_online_finds_what_moved(world: World, tmp_path: Path) -> None:
+    locked(world)
+    world.engine.digests[PLAN.image] = digest("9")
+    world.hub.models[HF_ID] = {"main": checkpoint(tmp_path / "new", b"b"), "old": tmp_path / "old"}
+    said = " ".join(one["sentence"] for one in of_lock(world.run("check", "--json", "--online")))
+    assert f"{PLAN.image} moved: the registry has sha256:999999999999 now" in said
+    assert f"{HF_ID} main moved: the hub has" in said
+
+
+def services(world: World) -> dict[str, Any]:
+    return yaml.safe_load((world.folder / "compose.yml").read_text())["services"]
+
+
+def test_up_warns_of_what_moved_and_of_a_stack_that_is_not_the_locks(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.run("lock")
+    tell(Path("compose.yml"), services(world))
+    said = capsys.readouterr().err
+    assert f"warning: {PLAN.image} names no digest: compose.yml was not rendered with ernie.lock." in said
+    assert f"warning: {HF_ID} is at 'main'" in said
+    world.run("render", "-o", "compose.yml", "h100")
+    tell(Path("compose.yml"), services(world))
+    assert capsys.readouterr().err == ""
+    world.engine.digests[PLAN.image] = digest("9")
+    tell(Path("compose.yml"), services(world))
+    assert capsys.readouterr().err == (
+        f"warning: {PLAN.image} moved: the registry has sha256:999999999999 now, the lock sha256:111111111111.\n"
+        "  next:  what is locked starts as it is; ernie-deploy lock --upgrade takes what is there now\n"
+    )
+
+
+def test_a_locked_stack_starts_where_nobody_answers_and_one_line_says_so(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked(world)
+    world.engine.fault = (500, "dial tcp: i/o timeout")
+    tell(Path("compose.yml"), services(world))
+    assert capsys.readouterr().err == (
+        f"note: not compared with ernie.lock: docker.io does not answer for {PLAN.bench_image}. (dial tcp: i/o timeout),"
+        " and 1 more\n"
+    )
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    tell(Path("compose.yml"), services(world))
+    assert (
+        "note: ernie.lock was compared with nothing: The Docker engine does not answer."
+        in capsys.readouterr().err
+    )
+
+
+def test_a_file_whose_lock_is_gone_is_still_known(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    locked(world)
+    world.lock.unlink()
+    request = request_of_file(Path("compose.yml"))
+    assert request == PLAN.request
+    tell(Path("compose.yml"), services(world))
+    assert "warning: The lock ernie.lock cannot be read" in capsys.readouterr().err
+
+
+def test_a_rehearsal_serves_the_locked_commit_from_its_hub(world: World, tmp_path: Path) -> None:
+    locked(world)
+    commit = read_lock(world.lock).models[HF_ID].commit
+    plan = planned("h100", lock=LockFile("ernie.lock", read_lock(world.lock)))
+    models = hub_map(plan, "moe")
+    assert models == {HF_ID: {commit: "/checkpoints/moe"}}
+    tiny = checkpoint(tmp_path / "tiny", b"t")
+    hub = HUB.Hub(("127.0.0.1", 0), {HF_ID: {commit: tiny}})
+    with serving(hub) as url:
+        assert Hub(endpoint=url).look(HF_ID, commit).commit == commit

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from ernie_deploy.check.input_rules import spot_of
 from ernie_deploy.check.interpolate import NOTHING_SET
 from ernie_deploy.check.kubernetes import unjudged
 from ernie_deploy.check.line import Line
+from ernie_deploy.check.lock_rules import Ask, join
 from ernie_deploy.check.project import Project
 from ernie_deploy.check.remark import Remark
 from ernie_deploy.check.service import Form, Stack
@@ -76,17 +78,23 @@ def _unjudged(data: bytes, name: str) -> tuple[str, ...]:
 
 
 def judge_project(
-    project: Project, catalog: Catalog, *, ask_compose: bool = False, texts: Mapping[str, bytes] = NO_TEXTS
+    project: Project,
+    catalog: Catalog,
+    *,
+    ask_compose: bool = False,
+    texts: Mapping[str, bytes] = NO_TEXTS,
+    ask: Ask | None = None,
 ) -> Verdict:
     """Everything to say about the stack that Compose would start, Compose's own words too; raises `UsageError`.
 
-    `texts` is what some of its files are to say instead of what they do.
+    `texts` is what some of its files are to say instead of what they do; `ask` says where its lock no longer holds.
     """
     assembly = Assembly(project.variables, exact=project.exact)
     top, aside = assembly.stack(project.files, texts), ""
     if ask_compose:
         top, aside = _by_compose(project, assembly, top)
     stack = stack_of(top, assembly, catalog)
+    join(stack, Path(project.files[0]), ask)
     stack.profiles = project.profiles if project.exact or project.profiles else None
     asides = [*([aside] if aside else []), *_nothing_of_vllm([stack])]
     return Verdict(stack, findings_of(stack), tuple(asides))

@@ -51,6 +51,12 @@ class Image(Struct, frozen=True):
     digest: str = ""
 
     @property
+    def reference(self) -> str:
+        """The whole of it again."""
+        tag, digest = f":{self.tag}" if self.tag else "", f"@{self.digest}" if self.digest else ""
+        return f"{self.name}{tag}{digest}"
+
+    @property
     def kind(self) -> ImageKind | None:
         """What the catalog knows of it; None where nothing says that it holds vLLM."""
         return kind_of(self.name) if self.name else None

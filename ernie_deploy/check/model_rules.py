@@ -181,7 +181,7 @@ def needless_remote_code(service: Service) -> Iterator[Spot]:
     "warning",
     "Remote code is trusted at a revision that may change.",
     remedy="read the code, then pin it: --revision and --code-revision with the 40 digits of a commit;"
-    " a stack of the kit takes --set revision=COMMIT",
+    " a stack of the kit takes them from ernie-deploy lock, or --set revision=COMMIT",
     source="huggingface_hub: a branch, a tag and refs/pr/N move, a commit does not",
 )
 def moving_remote_code(service: Service) -> Iterator[Spot]:

@@ -18,6 +18,7 @@ from ernie_deploy.check.remark import Remark
 from ernie_deploy.check.tree import Items, Table, Value, Word
 from ernie_deploy.check.values import MAX_ARGUMENT, Version, truth, whole
 from ernie_deploy.check.versions import nearest
+from ernie_deploy.plan.lock import Lock
 
 API_PORT = 8000
 # What the services were written as.
@@ -39,6 +40,7 @@ class Stack:
         self.files: list[str] = []
         self.remarks: list[Remark] = []
         self.profiles: tuple[str, ...] | None = None
+        self.lock: Lock | None = None
 
     @cached_property
     def published(self) -> Mapping[tuple[int, str], list[tuple["Service", Port]]]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.check import Verdict
     from ernie_deploy.check.project import Project
+    from ernie_deploy.plan.lock import Lock
+    from ernie_deploy.stack.locking import Difference
 
 EXAMPLE = """\b
 Examples:
@@ -33,7 +35,7 @@ Examples:
 Without a FILE it judges the stack that `docker compose up` would start in this folder. Each FILE is a
 stack of its own, with `.env` beside it; -f merges files as `docker compose -f` does. `docker run` and
 `vllm serve` lines are read from scripts and READMEs, containers from Kubernetes manifests. Nothing that
-a file names is run or fetched.
+a file names is run or fetched; only --online sends anything.
 
 Exits 10 if there is an error, and 0 if there are only warnings or notes."""
 
@@ -49,6 +51,9 @@ NARROWEST = 40
 )
 @click.option("--env-file", "env_files", multiple=True, metavar="FILE", help="Read this instead of .env.")
 @click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Compose profile that is active.")
+@click.option(
+    "--online", is_flag=True, help="Ask registries and hub whether ernie.lock beside the stack still holds."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
 @click.option("--sarif", is_flag=True, help="Print the findings as a SARIF 2.1.0 log.")
 @click.option("-v", "--verbose", is_flag=True, help="Print what a service lacks line by line, with remedies.")
@@ -58,6 +63,7 @@ def check(  # noqa: PLR0913, PLR0917 - click's signature
     merged: tuple[str, ...],
     env_files: tuple[str, ...],
     profiles: tuple[str, ...],
+    online: bool,
     as_json: bool,
     sarif: bool,
     verbose: bool,
@@ -70,7 +76,7 @@ def check(  # noqa: PLR0913, PLR0917 - click's signature
         raise UsageError("-f merges files into one stack, FILE is a stack of its own; give either.")
     if list_rules:
         return _list_rules(as_json=as_json)
-    given = Given(files=files, merged=merged, env_files=env_files, profiles=profiles)
+    given = Given(files=files, merged=merged, env_files=env_files, profiles=profiles, online=online)
     return _judge(given, as_json=as_json, sarif=sarif, verbose=verbose)
 
 
@@ -88,6 +94,7 @@ class Given(NamedTuple):
     merged: tuple[str, ...]
     env_files: tuple[str, ...]
     profiles: tuple[str, ...]
+    online: bool = False
 
 
 def _judge(given: Given, *, as_json: bool, sarif: bool, verbose: bool) -> int:
@@ -118,19 +125,30 @@ def _verdicts(given: Given, catalog: "Catalog") -> "Iterator[Verdict]":
     from ernie_deploy.check.project import of_file
     from ernie_deploy.safe_io.reading import HANDED_OVER
 
+    ask = _asked if given.online else None
     if not given.files:
-        yield judge_project(_project(given, os.environ), catalog, ask_compose=True)
+        yield judge_project(_project(given, os.environ), catalog, ask_compose=True, ask=ask)
     for name in dict.fromkeys(given.files):
         if name == STDIN or _is_target(name, catalog):
             yield _of_text(name, catalog)
         elif Path(name).is_dir():
             with chdir(name):
-                yield judge_project(_project(given, os.environ), catalog, ask_compose=True)
+                yield judge_project(_project(given, os.environ), catalog, ask_compose=True, ask=ask)
         # What a shell hands over is gone once it is read.
         elif form_of(data := read_file(name), name) != "compose" or name.startswith(HANDED_OVER):
             yield judge_text(data, name, catalog)
         else:
-            yield judge_project(of_file(name, given.env_files, given.profiles), catalog, ask_compose=True)
+            yield judge_project(
+                of_file(name, given.env_files, given.profiles), catalog, ask_compose=True, ask=ask
+            )
+
+
+def _asked(lock: "Lock", file: Path) -> "Iterator[Difference]":
+    """Where a lock no longer holds; raises `KitError` where nobody can be asked."""
+    from ernie_deploy.commands.lock_state import sources_of_file
+    from ernie_deploy.stack.locking import differences
+
+    return differences(lock, sources_of_file(file))
 
 
 def _project(given: Given, environ: Mapping[str, str]) -> "Project":

@@ -85,6 +85,8 @@ def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **op
         _check_host(file, request)
     if request and renders:
         _render(file, request)
+    if not no_preflight:
+        _tell_of_lock(stack)
     with way_back(file.parent):
         _start(stack, wait_timeout, own, as_json=as_json)
 
@@ -161,6 +163,19 @@ def _render(path: Path, request: "Request") -> None:
         text = text_of(request)
         put(path, text, request)
         tell_errors(request, path, text)
+
+
+def _tell_of_lock(stack: "Stack") -> None:
+    """Warn where a lock and what is about to start differ; without a lock nothing is asked."""
+    from ernie_deploy.commands.lock_state import tell
+    from ernie_deploy.stack.compose import require_compose
+    from ernie_deploy.stack.lifecycle import resolve
+    from ernie_deploy.stack.rendered import lock_path, names_lock
+
+    file = stack.files[0]
+    if lock_path(file).is_file() or names_lock(file):
+        require_compose()
+        tell(file, resolve(stack)["services"])
 
 
 def _start(stack: Any, wait_timeout: int, own: Sequence[str] = (), *, as_json: bool) -> None:

@@ -31,13 +31,13 @@ commit of the model and its files; nothing is pulled. Exits 5 with --check where
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def lock(source: str, upgrade: bool, check_only: bool, as_json: bool) -> None:
     """Pin a stack's images by digest and its model by commit, in ernie.lock beside it."""
-    from ernie_deploy.commands.header import lock_path
+    from ernie_deploy.stack.rendered import lock_path
 
     if upgrade and check_only:
         raise UsageError("--upgrade writes the lock, and --check writes nothing: give either.")
     file = _file_of(source)
     path, plan = lock_path(file), _plan_of(file)
-    sources = sources_of(plan, file.parent)
+    sources = sources_of(plan.request.registry, file.parent)
     if check_only:
         _check(path, sources, as_json=as_json)
     else:
@@ -84,8 +84,11 @@ def _unreadable(file: Path, cause: str) -> UsageError:
     )
 
 
-def sources_of(plan: "Plan", folder: Path) -> "Sources":
-    """Who is asked about a stack in a folder, with the variables of its .env; raises `KitError`."""
+def sources_of(registry: str, folder: Path) -> "Sources":
+    """Who is asked about a stack in a folder, with the variables of its .env; raises `KitError`.
+
+    `registry` is the mirror that the stack was rendered for, which IMAGE_REGISTRY moves.
+    """
     import os
 
     from ernie_deploy.host.examine import read_env
@@ -95,11 +98,11 @@ def sources_of(plan: "Plan", folder: Path) -> "Sources":
     from ernie_deploy.stack.locking import Sources
 
     values = decided(read_env(folder / ".env"), os.environ)
-    rendered, here = plan.request.registry, values.get("IMAGE_REGISTRY")
+    here = values.get("IMAGE_REGISTRY")
 
     def place(image: str) -> str:
-        moved = rendered and here and image.startswith(f"{rendered}/")
-        return f"{here}{image.removeprefix(rendered)}" if moved else image
+        moved = registry and here and image.startswith(f"{registry}/")
+        return f"{here}{image.removeprefix(registry)}" if moved else image
 
     return Sources(engine=client(), hub=hub_of(values, folder), place=place)
 

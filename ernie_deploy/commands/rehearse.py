@@ -14,7 +14,8 @@ EXAMPLE = """\b
 Examples:
   ernie-deploy rehearse mi300x
   ernie-deploy rehearse h100 --profile mtp --keep
-  ernie-deploy rehearse h100 --model 300b --nodes 2"""
+  ernie-deploy rehearse h100 --model 300b --nodes 2
+  ernie-deploy rehearse h100 --lock"""
 
 
 @click.command(epilog=EXAMPLE)
@@ -51,8 +52,17 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     if dry_run:
         _print_commands(rehearsal)
         return
+    _tell_of_lock(plan)
     forget_shell(catalog.defaults)
     _perform(rehearsal, compose_file(plan, catalog.defaults), keep=keep, as_json=as_json)
+
+
+def _tell_of_lock(plan: Any) -> None:
+    """Warn where the lock no longer holds: what is shown with it is then not what starts without it."""
+    from ernie_deploy.commands.lock_state import tell_of_today
+
+    if held := plan.request.lock:
+        tell_of_today(Path(held.path), held.lock, plan.request.registry, Path())
 
 
 def _refuse_ray(plan: Any) -> None:

@@ -186,7 +186,7 @@ def unlocked_image(reference: str, lock: Lock) -> str:
 
 
 def unlocked_revision(hf_id: str, revision: str, lock: Lock) -> str:
-    """Why a revision of a model is not what the lock holds; empty where it is, or the model is not locked."""
+    """Why a revision of a model is not what the lock holds; empty where it is, or the lock knows no such model."""
     model = lock.models.get(hf_id)
     if model is None or revision in (model.commit, *model.revisions.values()):
         return ""

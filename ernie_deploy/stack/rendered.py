@@ -5,6 +5,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from ernie_deploy.plan.lock import NAME
 from ernie_deploy.safe_io.reading import first_line
 
 RENDERED = "# ernie-deploy render "
@@ -37,3 +38,26 @@ def rendered(file: Path) -> Rendered | None:
     except (OSError, ValueError):
         return None
     return None
+
+
+def lock_option(words: list[str]) -> int | None:
+    """Where `--lock FILE` stands among the words of a first line; None where it does not."""
+    options = words[: words.index("--")] if "--" in words else words
+    return options.index("--lock") if "--lock" in options[:-1] else None
+
+
+def lock_path(file: Path) -> Path:
+    """The lock of a compose file: the one that its first line names, else the place beside it; raises `OSError`."""
+    head = first_line(file)
+    try:
+        words = shlex.split(head.removeprefix(RENDERED)) if head.startswith(RENDERED) else []
+    except ValueError:
+        words = []
+    at = lock_option(words)
+    return file.parent / (NAME if at is None else words[at + 1])
+
+
+def names_lock(file: Path) -> bool:
+    """Whether the file says that it was rendered with a lock."""
+    made_by = rendered(file)
+    return made_by is not None and lock_option(list(made_by.words)) is not None
