@@ -33,21 +33,27 @@ class ModuleRelease(Fact, frozen=True):
 class DriverFacts(Fact, frozen=True):
     """The vendor's driver, and the platform that its images bring: CUDA or ROCm.
 
-    `option` is the option of the kit that chooses an image by the platform's version; `modules` are the newest first,
-    and empty where the driver tells its release itself.
+    `option` is the option of the kit that chooses an image by the platform's version; `make_whole` is the command that
+    ends a partition of `{gpu}`. `modules` are the newest first, and empty where the driver tells its release itself.
     """
 
     title: str
     platform: str
     option: Literal["cuda", "rocm"]
+    make_whole: str
     source: str
     modules: list[ModuleRelease] = []  # noqa: RUF012
 
 
 class VendorFacts(Fact, frozen=True):
-    """One vendor; `security` holds its sets by name, one of which is the default; a processor has no driver."""
+    """One vendor; `security` holds its sets by name, one of which is the default; a processor has no driver.
+
+    `architectures` are those that its images are published for, as `uname -m` has them.
+    """
 
     id: Vendor
+    architectures: list[str]
+    architectures_source: str
     default_security: Security
     security: dict[Security, SecuritySet]
     driver: DriverFacts | None = None

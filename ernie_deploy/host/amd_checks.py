@@ -13,8 +13,8 @@ READ_WRITE = 0o6
 def driver(examination: Examination) -> Iterator[Finding]:
     """The kernel module amdgpu is loaded, and new enough for the image."""
     amd, seen = examination.facts.amd, examination.facts.machine.pci.get("amd", 0)
-    if amd.driver and examination.driver:
-        yield driver_checks.judge(examination, examination.driver, amd.driver)
+    if amd.driver and examination.vendor.driver:
+        yield driver_checks.judge(examination, examination.vendor.driver, amd.driver)
         return
     remedy = "sudo modprobe amdgpu; where that fails, install AMD's amdgpu-dkms" if seen else (
         "choose the target that this host is: ernie-deploy targets"

@@ -35,7 +35,7 @@ def with_image(facts: Facts, catalog: Catalog, request: Request) -> Request:
     """
     vendor, engine = catalog.vendor(catalog.target(request.target).vendor), catalog.engine(request.engine)
     driver = vendor.driver
-    version = drivers.version_told(facts, vendor.id)
+    version = facts.drivers[vendor.id]
     release = drivers.release_of(version, driver) if driver and version else ""
     if driver is None or not release or request.image or request.cuda or request.rocm:
         return request

@@ -8,18 +8,12 @@ from ernie_deploy.catalog.engine_schema import Engine, Image, Variant
 from ernie_deploy.catalog.schema import Vendor
 from ernie_deploy.catalog.vendor_schema import DriverFacts
 from ernie_deploy.host.docker_checks import version_of
-from ernie_deploy.host.facts import Facts
 
 # 7.1.3.31500000 and 6.19.14.31400000-2370381: two digits each of the release, and two that it has not.
 STAMPED = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}\.(\d\d)(\d\d)(\d\d)\d\d(?:-\d{1,20})?")
 PLAIN = re.compile(r"\d{1,4}(?:\.\d{1,8}){1,3}")
 # AMD's releases are counted from 30 on, and the modules' first numbers are the kernel's.
 FIRST_RELEASE = 30
-
-
-def version_told(facts: Facts, vendor: Vendor) -> str:
-    """What the vendor's driver says of itself; empty where there is none."""
-    return {"nvidia": facts.nvidia.driver, "amd": facts.amd.driver, "cpu": ""}[vendor]
 
 
 def release_of(version: str, driver: DriverFacts) -> str:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ernie_deploy.catalog.engine_schema import Engine
-from ernie_deploy.catalog.vendor_schema import DriverFacts
+from ernie_deploy.catalog.vendor_schema import VendorFacts
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.findings import Finding
 from ernie_deploy.host.gpus import Gpu
@@ -61,9 +61,9 @@ class Examination(Struct, frozen=True, kw_only=True):
     files: Files
     plan: Plan
     engine: Engine
+    engines: tuple[Engine, ...]
+    vendor: VendorFacts
     values: dict[str, str]
-    driver: DriverFacts | None = None
-    engines: tuple[Engine, ...] = ()
     remote: str = ""
     index: Ran | None = None
     link: Link | None = None

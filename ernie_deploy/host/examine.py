@@ -110,7 +110,7 @@ def examination_of(
         plan=plan,
         engine=subject.catalog.engine(plan.engine),
         engines=tuple(map(subject.catalog.engine, reversed(subject.catalog.ids("engines")))),
-        driver=subject.catalog.vendor(plan.target.vendor).driver,
+        vendor=subject.catalog.vendor(plan.target.vendor),
         values=values,
         remote="" if docker.startswith(LOCAL_SOCKET) else docker,
         index=package_checks.ask(subject.host, plan, files, values),

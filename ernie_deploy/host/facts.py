@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from ernie_deploy.catalog.schema import Vendor
 from ernie_deploy.host import probes
-from ernie_deploy.host.gpus import Amd, Gpu, Nvidia, read_amd, read_nvidia, read_pci
+from ernie_deploy.host.gpus import Amd, Gpu, Holder, Nvidia, read_amd, read_nvidia, read_pci
 from ernie_deploy.host.probes import Host, Ran
 
 LISTENING = "0A"
@@ -85,6 +85,16 @@ class Facts(Struct, frozen=True, kw_only=True):
     def gpus(self) -> dict[Vendor, tuple[Gpu, ...]]:
         """GPUs that a driver shows, by vendor."""
         return {"nvidia": self.nvidia.gpus, "amd": self.amd.gpus, "cpu": ()}
+
+    @property
+    def holders(self) -> dict[Vendor, tuple[Holder, ...]]:
+        """Processes with memory of GPUs, by vendor."""
+        return {"nvidia": self.nvidia.holders, "amd": self.amd.holders, "cpu": ()}
+
+    @property
+    def drivers(self) -> dict[Vendor, str]:
+        """What each vendor's driver says of its version; empty where there is none."""
+        return {"nvidia": self.nvidia.driver, "amd": self.amd.driver, "cpu": ""}
 
 
 def collect(host: Host, vendor: Vendor | None = None) -> Facts:

@@ -54,10 +54,10 @@ def _less(gpu: Gpu, wanted_gib: float) -> bool:
 def whole(examination: Examination) -> Iterator[Finding]:
     """No GPU is partitioned: the plan counts whole ones."""
     for gpu in (gpu for gpu in examination.wanted if gpu.partition):
-        nvidia = examination.plan.target.vendor == "nvidia"
+        driver = examination.vendor.driver
         yield error(
             "gpu-partition", f"GPU {gpu.index} is partitioned ({gpu.partition}), and the plan counts whole GPUs.",
-            f"sudo nvidia-smi -i {gpu.index} -mig 0" if nvidia else "sudo amd-smi set --compute-partition SPX",
+            driver.make_whole.format(gpu=gpu.index) if driver else "",
         )  # fmt: skip
 
 
@@ -85,11 +85,7 @@ def _held(gpu: Gpu, examination: Examination) -> Finding:
 
 
 def _holders(examination: Examination) -> tuple[Holder, ...]:
-    return (
-        examination.facts.nvidia.holders
-        if examination.plan.target.vendor == "nvidia"
-        else examination.facts.amd.holders
-    )
+    return examination.facts.holders[examination.plan.target.vendor]
 
 
 def _names(holders: Sequence[Holder]) -> str:

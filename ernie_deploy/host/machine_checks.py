@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from ernie_deploy.catalog.schema import Vendor
 from ernie_deploy.host.examination import Examination, gib, size_of
 from ernie_deploy.host.facts import Socket
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
@@ -11,25 +10,19 @@ from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.request import beyond_loopback
 from ernie_deploy.plan.settings import value_of
 
-# What vLLM 0.32's images are published for; ROCm knows x86-64 only.
-ARCHITECTURES: dict[Vendor, tuple[str, ...]] = {
-    "nvidia": ("x86_64", "aarch64"),
-    "amd": ("x86_64",),
-    "cpu": ("x86_64", "aarch64"),
-}
 DISK_MARGIN = 1.1
 LAST_PORT = 65535
 
 
 def architecture(examination: Examination) -> Iterator[Finding]:
     """The image exists for this processor."""
-    machine, target = examination.facts.machine, examination.plan.target
+    machine, published = examination.facts.machine, examination.vendor.architectures
     if not machine.kernel:
         yield unknown("host", "The kernel's version could not be read.")
-    elif machine.architecture in ARCHITECTURES[target.vendor]:
+    elif machine.architecture in published:
         yield ok("host", f"{machine.kernel} on {machine.architecture}.")
     else:
-        known = " and ".join(ARCHITECTURES[target.vendor])
+        known = " and ".join(published)
         sentence = (
             f"{machine.kernel} on {machine.architecture}; {examination.plan.image} is published for {known}."
         )

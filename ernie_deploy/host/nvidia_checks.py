@@ -49,8 +49,8 @@ def driver(examination: Examination) -> Iterator[Finding]:
             (both for said, both in FAULTS.items() if said in nvidia.fault), ("", "nvidia-smi")
         )
         yield error("driver", f"nvidia-smi fails: {meaning or nvidia.fault}.", remedy)
-    elif examination.driver:
-        yield driver_checks.judge(examination, examination.driver, nvidia.driver)
+    elif examination.vendor.driver:
+        yield driver_checks.judge(examination, examination.vendor.driver, nvidia.driver)
 
 
 def container_toolkit(examination: Examination) -> Iterator[Finding]:
