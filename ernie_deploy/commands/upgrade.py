@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -12,11 +13,13 @@ from ernie_deploy.commands.header import request_of_header
 from ernie_deploy.commands.options import ids
 from ernie_deploy.commands.way_back import refuse_half_of_an_upgrade
 from ernie_deploy.errors import OutOfDate, Refused, UsageError
-from ernie_deploy.safe_io.terminal import say
+from ernie_deploy.safe_io.terminal import say, say_coloured
 
 if TYPE_CHECKING:
+    from ernie_deploy.plan.lock import Lock
+    from ernie_deploy.plan.plan import Plan
     from ernie_deploy.plan.request import Request
-    from ernie_deploy.upgrade.proposal import Proposal
+    from ernie_deploy.upgrade.proposal import Proposal, Relock
 
 EXAMPLE = """\b
 Examples:
@@ -32,7 +35,7 @@ FOLDER = click.argument("folder", default=Path(), metavar="[FOLDER]", type=click
 @click.option("--engine", default="", metavar="VERSION", shell_complete=ids("engines"),
               help="vLLM version to go to.  [default: the newest that was served, or the stack's own if that is newer]")  # fmt: skip
 @click.option("--as", "words", default="", metavar="'TARGET OPTIONS'",
-              help="What the file was rendered with, where its first line does not say it.")  # fmt: skip
+              help="What to render it as, where its first line does not say it or is to say something else.")  # fmt: skip
 @click.option(
     "--check", "check_only", is_flag=True, help="Write nothing; exit 5 where there is something to do."
 )
@@ -48,19 +51,22 @@ def upgrade(folder: Path, engine: str, words: str, force: bool, **options: Any) 
     engine = catalog.id_of("engines", engine) if engine else ""
     if options["check_only"] or options["dry_run"]:
         refuse_half_of_an_upgrade(path.parent)
-        proposal = propose(path, _request(path, words), engine, catalog)
+        proposal = propose(path, _requests(path, words), engine, _relock(path))
         _tell(proposal)
         if options["check_only"]:
             _end_of_check(proposal, command)
         else:
             _refuse(proposal, force=force)
+            _refuse_driver(proposal, folder)
         return
     with alone(path.parent):
         if finished := finish(path.parent):
             say(f"finished what was broken off: {finished.cause.command}", err=True)
-        proposal = propose(path, _request(path, words), engine, catalog)
+        proposal = propose(path, _requests(path, words), engine, _relock(path))
         _tell(proposal)
         _refuse(proposal, force=force)
+        if not force:
+            _refuse_driver(proposal, folder)
         if proposal.changed:
             _write(proposal, command)
 
@@ -81,26 +87,49 @@ def stack_file(folder: Path) -> Path:
     return found
 
 
-def _request(path: Path, words: str) -> "Request":
-    """What the file was rendered with, by --as or its first line; raises `UsageError` that names --as."""
+def _requests(path: Path, words: str) -> "tuple[Request, Request]":
+    """What the file was rendered with, and what it is to be rendered as; raises `UsageError` that names --as."""
     from ernie_deploy.safe_io.reading import first_line
     from ernie_deploy.stack.rendered import RENDERED
 
-    head = f"{RENDERED}{words}" if words else first_line(path)
-    if not head.startswith(RENDERED):
+    head = first_line(path)
+    if not (words or head.startswith(RENDERED)):
         raise UsageError(
             f"{path} does not say what it was rendered with.",
             cause=f"its first line is not `{RENDERED}...`",
             next_step=f"ernie-deploy upgrade {shlex.quote(str(path))} {AS}, as in --as 'h100 --model 21b'",
         )
+    wanted = _request(
+        f"{RENDERED}{words}" if words else head, path, "--as" if words else f"The first line of {path}"
+    )
+    if words and head.startswith(RENDERED):
+        with suppress(UsageError):
+            return _request(head, path, ""), wanted
+    return wanted, wanted
+
+
+def _request(head: str, path: Path, what: str) -> "Request":
     try:
-        return request_of_header(head)
+        return request_of_header(head, path.parent)
     except (click.ClickException, ValueError) as fault:
         raise UsageError(
-            f"{'--as' if words else f'The first line of {path}'} asks for nothing that can be rendered.",
+            f"{what} asks for nothing that can be rendered.",
             cause=fault.format_message() if isinstance(fault, click.ClickException) else str(fault),
             next_step=f"say what it was rendered with: {AS}",
         ) from fault
+
+
+def _relock(path: Path) -> "Relock":
+    """Asks the registries and the hub as `lock` does, and only where the lock lacks something."""
+
+    def relock(plan: "Plan", before: "Lock") -> "Lock":
+        from ernie_deploy.commands.lock import sources_of
+        from ernie_deploy.stack.locking import made
+
+        say("the lock does not hold the new images: asking the registries for their digests", err=True)
+        return made(plan, sources_of(plan.request.registry, path.parent), before)
+
+    return relock
 
 
 def _command(folder: Path, engine: str, words: str) -> str:
@@ -109,32 +138,19 @@ def _command(folder: Path, engine: str, words: str) -> str:
 
 
 def _tell(proposal: "Proposal") -> None:
-    """Print what would change, the compose file by meaning and the others by line, and what comes of it."""
+    """Print what would change, the compose file by meaning and the others by line, and what is to be known."""
+    from ernie_deploy.diff.report import COLOURS
     from ernie_deploy.upgrade import report
 
     if not proposal.changed:
-        say(f"{proposal.path} is up to date: vLLM {proposal.plan.engine}")
+        say(f"{proposal.path} is up to date: vLLM {proposal.engine}")
         return
-    say(f"{proposal.path}: vLLM {proposal.old_engine or '(unknown)'} -> {proposal.plan.engine}")
-    say(_by_meaning(proposal))
-    say(report.differences(one for one in proposal.changed if one.name != proposal.path.name))
-    for line in report.consequences(proposal):
+    say(f"{proposal.path}: vLLM {proposal.old_engine or '(unknown)'} -> {proposal.engine}")
+    say_coloured(report.by_meaning(proposal), COLOURS)
+    if others := report.differences(one for one in proposal.changed if one is not proposal.stack):
+        say(others)
+    for line in report.notes(proposal):
         say(f"note: {line}")
-
-
-def _by_meaning(proposal: "Proposal") -> str:
-    """What differs between the compose file and the new one; by line where one of them cannot be read."""
-    from ernie_deploy.diff import differences
-    from ernie_deploy.diff.report import as_text
-    from ernie_deploy.upgrade import report
-
-    stack = proposal.stack
-    old, new = ((text or b"").decode(errors="replace") for text in (stack.before, stack.after))
-    try:
-        found = differences(old, new, labels=(stack.name, f"{stack.name}, new"))
-    except UsageError:
-        return report.differences([stack])
-    return as_text(found)
 
 
 def _refuse(proposal: "Proposal", *, force: bool) -> None:
@@ -148,9 +164,33 @@ def _refuse(proposal: "Proposal", *, force: bool) -> None:
         say(report.as_text(proposal.errors, [str(proposal.path)], width=width_of(sys.stderr) or 80), err=True)
         raise Refused(
             "`ernie-deploy check` would say that of the new files; nothing was written.",
-            cause=f"vLLM {proposal.plan.engine} takes something of yours no longer, or something beside it contradicts it",
+            cause=f"vLLM {proposal.engine} takes something of yours no longer, or something beside it contradicts it",
             next_step="correct it and repeat the command, or write it anyway with --force",
         )
+
+
+def _refuse_driver(proposal: "Proposal", folder: Path) -> None:
+    """Raise `Refused` where this host's driver runs the images of before and not the new ones."""
+    from msgspec.structs import replace
+
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.host.facts import collect
+    from ernie_deploy.host.probes import LocalHost
+    from ernie_deploy.plan.request import command_words
+    from ernie_deploy.upgrade.driver import another_image
+
+    old, new = proposal.plans
+    if old is None or old.engine == new.engine:
+        return
+    fitting = another_image(collect(LocalHost(), new.target.vendor), old, new, Catalog())
+    if fitting is None:
+        return
+    words = shlex.join(command_words(replace(fitting, engine="", lock=None)))
+    raise Refused(
+        f"The driver of this host is too old for {new.image}; nothing was written.",
+        cause=f"it runs {old.image}, and another image of vLLM {new.engine}",
+        next_step=f"{_command(folder, new.engine, words)}; --force where another host is to serve",
+    )
 
 
 def _refuse_conflicts(proposal: "Proposal") -> NoReturn:
@@ -175,7 +215,7 @@ def _end_of_check(proposal: "Proposal", command: str) -> None:
     for line in report.conflicts(proposal.conflicting):
         say(line, err=True)
     raise OutOfDate(
-        f"{proposal.path} is not what is rendered for vLLM {proposal.plan.engine} today.",
+        f"{proposal.path} is not what is rendered for vLLM {proposal.engine} today.",
         cause="a newer version is there"
         + (", and edits of yours contradict it" if proposal.conflicting else ""),
         next_step=command,

@@ -1,10 +1,8 @@
-"""What an upgrade breaks: faults that `check` finds in the new files alone, and what the new engine does otherwise."""
+"""What an upgrade breaks: the faults that `check` finds in the new files alone."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.catalog.engine_schema import Change
 from ernie_deploy.check import Finding, judge_project
 from ernie_deploy.check.project import of_file
 from ernie_deploy.errors import Refused, UsageError
@@ -39,11 +37,3 @@ def _errors(path: Path, text: bytes | None, catalog: Catalog) -> list[Finding]:
 
 def _told(finding: Finding) -> tuple[str, str, str]:
     return finding.id, finding.service, finding.sentence
-
-
-def changes(old: str, new: str, catalog: Catalog) -> Iterator[Change]:
-    """What the versions after `old` up to `new` do otherwise for the same command line; nothing on the way back."""
-    versions = catalog.ids("engines")
-    if old in versions and new in versions:
-        for version in versions[versions.index(old) + 1 : versions.index(new) + 1]:
-            yield from catalog.engine(version).changes

@@ -24,23 +24,19 @@ class Renderings(Struct, frozen=True):
 
     versions: dict[str, Versions]
     exact: bool
-    new: Plan
 
 
-def renderings(path: Path, old: Request, new: Request, catalog: Catalog) -> Renderings:
-    """Every file that belongs to the stack of this compose file; raises `KitError` where one cannot be rendered."""
+def renderings(path: Path, old: Request, new: Plan, catalog: Catalog) -> Renderings:
+    """Every file that belongs to the stack of this compose file, which `old` had rendered; raises `KitError`."""
     folder, name = path.parent, path.name
-    plan = resolve(catalog, new)
-    fresh = rendered_files(path, plan, catalog)
-    user = {one: bytes_of(folder / one) for one in fresh}
-    base, exact = _base(path, rendered_files(path, resolve(catalog, old), catalog))
-    user |= {one: bytes_of(folder / one) for one in base if one not in user}
+    fresh = rendered_files(path, new, catalog)
+    base, exact = _base(path, old, catalog)
+    user = {one: bytes_of(folder / one) for one in {**base, **fresh}}
     if EXAMPLE in fresh:
         base = {**base, EXAMPLE: user[EXAMPLE] or b""}
     return Renderings(
         {one: Versions(base.get(one), user[one], fresh.get(one)) for one in {name: None, **base, **fresh}},
         exact,
-        plan,
     )
 
 
@@ -61,12 +57,12 @@ def kept_renderings(new: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
     return {f"{RENDERED}/{name}": data for name, data in new.items()}
 
 
-def _base(path: Path, by_this_kit: dict[str, bytes]) -> tuple[dict[str, bytes], bool]:
+def _base(path: Path, old: Request, catalog: Catalog) -> tuple[dict[str, bytes], bool]:
     """What was rendered, and whether that is certain: an older kit may have rendered other bytes."""
-    user = bytes_of(path) or b""
-    kept = _kept(path)
+    user, kept = bytes_of(path) or b"", _kept(path)
     if kept and checksum(user) in ("", checksum(kept[path.name])):
         return kept, True
+    by_this_kit = rendered_files(path, resolve(catalog, old), catalog)
     if is_unedited(path):
         return {**by_this_kit, path.name: user.replace(b"\r\n", b"\n")}, True
     return by_this_kit, checksum(user) == checksum(by_this_kit[path.name])

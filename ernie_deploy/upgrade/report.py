@@ -3,18 +3,13 @@
 import difflib
 from collections.abc import Iterable, Iterator
 
+from ernie_deploy import diff
+from ernie_deploy.diff.report import as_text
+from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.secret_masks import masked
 from ernie_deploy.upgrade.outcome import Outcome
 from ernie_deploy.upgrade.proposal import Proposal
 from ernie_deploy.upgrade.three_way import Conflict
-
-OF_CHANGES = {
-    "bench": "benchmarks",
-    "speed": "speed",
-    "limits": "limits",
-    "images": "images",
-    "flags": "flags",
-}
 
 
 def difference(name: str, before: bytes | None, after: bytes | None) -> str:
@@ -44,8 +39,20 @@ def _versions(conflict: Conflict) -> Iterator[str]:
             yield f"  {title if number == 0 else '':<9} {line.decode(errors='replace').rstrip()}"
 
 
-def consequences(proposal: Proposal) -> Iterator[str]:
-    """What nobody would expect of the new files, and what the new engine does otherwise."""
+def by_meaning(proposal: Proposal) -> str:
+    """What differs between the compose file and the new one, engines included; by line where one cannot be read."""
+    stack = proposal.stack
+    old, new = ((text or b"").decode(errors="replace") for text in (stack.before, stack.after))
+    labels = (stack.name, f"{stack.name}, new")
+    try:
+        found = diff.differences(old, new, labels=labels, plans=proposal.plans, env=proposal.env)
+    except UsageError:
+        return differences([stack])
+    return as_text(found)
+
+
+def notes(proposal: Proposal) -> Iterator[str]:
+    """What nobody would expect of the new files."""
     for outcome in proposal.outcomes:
         if outcome.note:
             yield f"{outcome.name}: {outcome.note}"
@@ -54,5 +61,3 @@ def consequences(proposal: Proposal) -> Iterator[str]:
             f"{proposal.path.name}: another version of the kit rendered it, so each line that differs from today's "
             "rendering counts as an edit of yours and stands"
         )
-    for change in proposal.changes:
-        yield f"{OF_CHANGES[change.of]}: {change.what}"

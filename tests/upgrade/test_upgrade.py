@@ -1,23 +1,31 @@
 """`upgrade` and `rollback` of real folders: the edits stand, what cannot be merged stops everything, and the way back."""
 
 import json
+import shlex
 import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import FULL, kit
+from conftest import FULL, ROOT, kit, planned
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from locks import lock_of
+from test_doctor import FixtureHost
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.header import request_of_header
 from ernie_deploy.commands.way_back import way_back
 from ernie_deploy.errors import NotReady, Refused
+from ernie_deploy.host.facts import collect
+from ernie_deploy.plan.lock import Lock, read_lock, text_of
+from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.request import Request
 from ernie_deploy.safe_io.reading import first_line
 from ernie_deploy.upgrade import history
+from ernie_deploy.upgrade.driver import another_image
 from ernie_deploy.upgrade.history import Cause
-from ernie_deploy.upgrade.proposal import Proposal, propose
+from ernie_deploy.upgrade.proposal import Proposal, Relock, propose
 from ernie_deploy.upgrade.transaction import finish, is_pending, replace_files
 
 OLD, NEW = "0.32.0", "0.33.0"
@@ -63,8 +71,13 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "s"))
 
 
-def proposed(path: Path, engine: str = NEW) -> Proposal:
-    return propose(path, request_of_header(first_line(path)), engine, Catalog())
+def unasked(plan: Plan, before: Lock) -> Lock:
+    raise AssertionError("no lock lacks anything here")
+
+
+def proposed(path: Path, engine: str = NEW, relock: Relock = unasked) -> Proposal:
+    request = request_of_header(first_line(path), path.parent)
+    return propose(path, (request, request), engine, relock)
 
 
 def test_an_edited_folder_goes_there_and_back(folder: Path, compose: str) -> None:
@@ -74,7 +87,9 @@ def test_an_edited_folder_goes_there_and_back(folder: Path, compose: str) -> Non
     done = kit("upgrade", str(folder), "--engine", NEW)
     assert done.returncode == 0, done.stderr
     assert "~ serve image: vllm/vllm-openai:v0.32.0 -> vllm/vllm-openai:v0.33.0" in done.stdout
-    assert "benchmarks: the client of chats no longer counts" in done.stdout
+    assert "the client of chats no longer counts" in done.stdout
+    assert "= serve --tool-strict-level: auto -> unset" in done.stdout
+    assert "makes anew: serve, bench, fetch" in done.stdout
     after = seen(folder)
     for name, pairs in EDITS.items():
         for _, new in pairs:
@@ -211,6 +226,105 @@ def test_a_file_without_its_first_line_asks_what_it_was_rendered_with(folder: Pa
     assert path.read_text().startswith(f"# ernie-deploy render h100 --engine {NEW}\n")
 
 
+def test_other_options_keep_the_edits_too(folder: Path, compose: str) -> None:
+    edit(folder)
+    done = kit("upgrade", str(folder), "--as", "h100 --tp 2 --profile mtp")
+    assert done.returncode == 0, done.stderr
+    text = (folder / "compose.yml").read_text()
+    assert text.startswith("# ernie-deploy render h100 --profile mtp --tp 2\n")
+    assert "--tensor-parallel-size=2" in text
+    assert "stop_grace_period: 95s" in text
+    assert "--max-num-seqs=64" in text
+    assert subprocess.run([compose, "-f", folder / "compose.yml", "config", "-q"]).returncode == 0
+
+
+# --- the driver ---
+
+
+@pytest.mark.parametrize(
+    ("host", "target", "fields"),
+    [
+        ("amdgpu-30", "mi300x", {"rocm": "7.2"}),
+        ("amdgpu-31", "mi300x", None),
+        ("h100", "h100", None),
+        ("laptop", "h100", None),  # no GPU at all: another host serves
+        ("below-floor", "h100", None),  # nor does it run the old image
+    ],
+)
+def test_a_driver_that_is_too_old_for_the_new_image(
+    host: str, target: str, fields: dict[str, str] | None
+) -> None:
+    old, new = planned(target, engine=OLD), planned(target, engine=NEW)
+    facts = collect(FixtureHost(host), new.target.vendor)
+    fitting = another_image(facts, old, new, Catalog())
+    assert fitting == (Request(target=target, engine=NEW, **fields) if fields else None)  # type: ignore[arg-type]
+
+
+def test_no_image_for_the_driver_is_refused() -> None:
+    old, new = planned("h100", engine=OLD, cuda="12.9"), planned("h100", engine=NEW)
+    facts = collect(FixtureHost("below-floor"), "nvidia")
+    with pytest.raises(Refused, match=r"No image of vLLM 0\.33\.0 runs on NVIDIA driver 570"):
+        another_image(facts, old, new, Catalog())
+
+
+def test_the_command_for_the_image_that_runs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ernie_deploy import cli
+
+    folder = str(tmp_path / "s")
+    assert kit("init", folder, "mi300x", "--engine", OLD).returncode == 0
+    before = seen(tmp_path)
+    monkeypatch.setattr("ernie_deploy.host.probes.LocalHost", lambda: FixtureHost("amdgpu-30"))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["upgrade", folder, "--engine", NEW])
+    step = f"ernie-deploy upgrade {folder} --engine {NEW} --as 'mi300x --rocm 7.2'"
+    assert (stopped.value.code, f"next:  {step};" in capsys.readouterr().err) == (4, True)
+    assert seen(tmp_path) == before
+    with pytest.raises(SystemExit) as done:
+        cli.main(shlex.split(step)[1:])
+    assert done.value.code == 0
+    assert f"vllm/vllm-openai-rocm:v{NEW}-rocm72" in (tmp_path / "s/compose.yml").read_text()
+
+
+# --- the lock ---
+
+
+def test_a_lock_gets_what_it_lacks_and_goes_back_too(folder: Path) -> None:
+    lock = folder / "ernie.lock"
+    lock.write_text(text_of(lock_of(Request(target="h100", engine=OLD))))
+    assert kit("upgrade", str(folder), "--engine", OLD).returncode == 0
+    locked = seen(folder)
+    assert b"v0.32.0@sha256:" in locked["compose.yml"]
+    assert locked["compose.yml"].startswith(b"# ernie-deploy render h100 --engine 0.32.0 --lock ernie.lock\n")
+    asked: list[Plan] = []
+
+    def relock(plan: Plan, before: Lock) -> Lock:
+        asked.append(plan)
+        assert before == read_lock(lock)
+        return lock_of(plan.request)
+
+    found = proposed(folder / "compose.yml", relock=relock)
+    replace_files(folder, found.files, Cause(kind="upgrade", command="u", engine=OLD))
+    assert [plan.engine for plan in asked] == [NEW]
+    assert read_lock(lock).engine == NEW
+    assert b"v0.33.0@sha256:" in seen(folder)["compose.yml"]
+    assert not found.conflicting
+    assert kit("rollback", str(folder)).returncode == 0
+    assert seen(folder) == locked
+
+
+def test_a_lock_that_cannot_be_completed_leaves_everything(folder: Path) -> None:
+    (folder / "ernie.lock").write_text(text_of(lock_of(Request(target="h100", engine=OLD))))
+    before = seen(folder)
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "DOCKER_HOST": "unix:///nowhere.sock"}
+    done = kit("upgrade", str(folder), "--engine", NEW, env=env)
+    assert done.returncode in (1, 6), done.stderr
+    assert "asking the registries" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert seen(folder) == before
+
+
 def test_an_older_kits_rendering_is_told_from_the_users_edits(folder: Path) -> None:
     """The rendering that is kept is the base, not what today's kit would render."""
     import hashlib
@@ -322,7 +436,7 @@ def test_no_line_of_the_users_is_lost_and_no_file_is_half_written(
     before, was_accepted = seen(folder), is_accepted(compose, path)
     request = request_of_header("# ernie-deploy render h100")
     try:
-        found = propose(path, request, NEW, Catalog())
+        found = propose(path, (request, request), NEW, unasked)
     except Refused:
         assert was_accepted
         return
