@@ -77,10 +77,7 @@ def _of_two(one: "Operand", other: "Operand", catalog: "Catalog") -> "Difference
     from ernie_deploy.commands.diff_operand import side_of_operand
     from ernie_deploy.diff.compare import compare
 
-    return compare(
-        side_of_operand(one, catalog, other.env, in_folder=other.in_folder),
-        side_of_operand(other, catalog, one.env, in_folder=one.in_folder),
-    )
+    return compare(side_of_operand(one, catalog, other), side_of_operand(other, catalog, one))
 
 
 def _with_itself(one: "Operand", engine: str, catalog: "Catalog") -> "Differences":

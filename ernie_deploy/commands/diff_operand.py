@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
 from contextlib import chdir, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +45,13 @@ class Operand(Struct, frozen=True):
         return "./scripts:/scripts/" in self.text
 
     @property
+    def is_manifests(self) -> bool:
+        """Whether it is for Kubernetes."""
+        from ernie_deploy.check.forms import form_of
+
+        return form_of(self.data or b"", self.files[0] if self.files else STDIN) == "kubernetes"
+
+    @property
     def is_plan(self) -> bool:
         """Whether it is a target with options."""
         return self.data is None
@@ -75,36 +81,37 @@ def label_of(request: Request) -> str:
     return shlex.join(command_words(request))
 
 
-def side_of_operand(
-    operand: Operand, catalog: "Catalog", env: Mapping[str, str] | None = None, *, in_folder: bool = False
-) -> "Side":
-    """The operand by meaning; a plan is read under another side's `.env`, and in a folder if that is one."""
+def side_of_operand(operand: Operand, catalog: "Catalog", beside: Operand | None = None) -> "Side":
+    """The operand by meaning; a plan is rendered as the other side is, and read under its `.env`."""
     from ernie_deploy.diff.side import of_files, side_of
 
     plan = plan_of(operand.request, catalog) if operand.request else None
     if operand.is_plan and operand.request:
-        return rendered_side(operand.request, operand.label, catalog, env or {}, in_folder=in_folder)
+        return rendered_side(operand.request, operand.label, catalog, beside or operand)
     if operand.files and not _is_other_form(operand):
         return of_files(operand.files, operand.label, catalog, operand.env, plan)
-    return side_of(operand.data or b"", operand.label, catalog, env=operand.env, plan=plan)
+    name = operand.files[0] if operand.files else STDIN
+    return side_of(operand.data or b"", operand.label, catalog, name=name, env=operand.env, plan=plan)
 
 
-def rendered_side(
-    request: Request, label: str, catalog: "Catalog", env: Mapping[str, str], *, in_folder: bool = False
-) -> "Side":
-    """What the kit writes for a request today."""
+def rendered_side(request: Request, label: str, catalog: "Catalog", beside: Operand) -> "Side":
+    """What the kit writes for a request today, in the form and under the `.env` of another side."""
     from ernie_deploy.diff.side import side_of
     from ernie_deploy.plan.resolve import resolve
 
     plan = resolve(catalog, request)
-    return side_of(text_of(plan, catalog, in_folder=in_folder), label, catalog, env=env, plan=plan)
+    return side_of(text_of(plan, catalog, beside), label, catalog, env=beside.env, plan=plan)
 
 
-def text_of(plan: "Plan", catalog: "Catalog", *, in_folder: bool = False) -> str:
-    """The compose file of a plan, alone or with its scripts beside it."""
+def text_of(plan: "Plan", catalog: "Catalog", beside: Operand) -> str:
+    """A plan written down as another side is: as manifests, or as a compose file, alone or with its scripts beside it."""
     from ernie_deploy.render.compose import compose_file
 
-    return compose_file(plan, catalog.defaults, "folder" if in_folder else "fetch")
+    if not beside.is_plan and beside.is_manifests:
+        from ernie_deploy.render.kubernetes import manifests
+
+        return manifests(plan, catalog.defaults)
+    return compose_file(plan, catalog.defaults, "folder" if beside.in_folder else "fetch")
 
 
 def plan_of(request: Request, catalog: "Catalog") -> "Plan | None":

@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from ernie_deploy.diff.side import Side
     from ernie_deploy.plan.plan import Plan
 
-UNKNOWN = (
-    "the file was edited after another version of the kit wrote it, so that its user's changes and the kit's"
-    " cannot be told apart"
-)
+UNTOLD = "so that its user's changes and the kit's cannot be told apart"
+OF_ANOTHER_KIT = f"the file was edited after another version of the kit wrote it, {UNTOLD}"
+WITHOUT_CHECKSUM = f"the file does not end with the checksum of what the kit wrote, {UNTOLD}"
 
 
 def own_differences(one: Operand, request: Request, catalog: "Catalog") -> "Differences":
     """The user's changes since the rendering, then the kit's from there to today's rendering of `request`."""
     from ernie_deploy.diff.change import Differences
     from ernie_deploy.diff.compare import compare
-    from ernie_deploy.diff.original import is_original
+    from ernie_deploy.diff.original import is_original, states_checksum
     from ernie_deploy.diff.recreate import recreated
 
     label = f"today's rendering: {label_of(request)}"
     file = side_of_operand(one, catalog)
-    today = rendered_side(request, label, catalog, one.env, in_folder=one.in_folder)
+    today = rendered_side(request, label, catalog, one)
     if is_original(one.text) and len(one.files) <= 1:
         return compare(file, today, by="kit")
     base = _original(one, catalog)
     if base is None:
         whole = compare(file, today)
-        return replace(whole, notes=(UNKNOWN,)) if whole.changes else whole
+        note = OF_ANOTHER_KIT if states_checksum(one.text) else WITHOUT_CHECKSUM
+        return replace(whole, notes=(note,)) if whole.changes else whole
     edits, kits = compare(base, file, by="user"), compare(base, today, by="kit")
     return Differences(
         old=one.label, new=label, changes=(*edits.changes, *kits.changes),
@@ -56,7 +56,7 @@ def _original(one: Operand, catalog: "Catalog") -> "Side | None":
     from ernie_deploy.diff.side import side_of
 
     for plan in _plans(one, catalog):
-        text = text_of(plan, catalog, in_folder=one.in_folder)
+        text = text_of(plan, catalog, one)
         if made_from(one.text, text):
             return side_of(text, "the file as it was rendered", catalog, env=one.env, plan=plan)
     return None

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from ernie_deploy.check.interpolate import is_secret
 from ernie_deploy.diff.between import between
 from ernie_deploy.diff.change import SECTIONS, By, Change, Differences, Key
-from ernie_deploy.diff.facts import Facts
+from ernie_deploy.diff.facts import CLIENT, SERVER, Facts
 from ernie_deploy.diff.recreate import recreated
 from ernie_deploy.diff.side import Side
 from ernie_deploy.diff.why import explained
@@ -16,12 +16,15 @@ from ernie_deploy.plan.flag_history import history
 from ernie_deploy.safe_io.redaction import MASK
 from ernie_deploy.safe_io.secret_masks import masked
 
+# Services that can be told from others whatever they are called.
+ROLES = (SERVER, CLIENT)
 SECRET_FLAGS = ("--api-key", "--hf-token")
 
 
 def compare(old: Side, new: Side, by: By = "") -> Differences:
     """What differs between two stacks by meaning; `by` says whose changes they are."""
-    of_files = _of_one_volume(with_renames(changes_of(old.facts, new.facts)))
+    before, after, renamed = aligned(old.facts, new.facts)
+    of_files = [*renamed, *_of_one_volume(with_renames(changes_of(before, after)))]
     every = [*of_files, *between(old, new, new.stack.catalog)]
     changes = [replace(explained(change, old, new), by=by) for change in in_order(every)]
     return Differences(
@@ -33,6 +36,37 @@ def in_order(changes: Iterable[Change]) -> list[Change]:
     """The changes by section, otherwise as they come."""
     order = list(SECTIONS)
     return sorted(changes, key=lambda change: order.index(change.section))
+
+
+def aligned(old: Facts, new: Facts) -> tuple[Facts, Facts, list[Change]]:
+    """Both with the names of the new one, where each has one server (or client) and calls it otherwise."""
+    if not {key.section for key in old} & {key.section for key in new} & {"memory"}:
+        # Known of one side alone, the memory would be no difference.
+        old, new = (
+            {key: text for key, text in facts.items() if key.section != "memory"} for facts in (old, new)
+        )
+    renamed = [pair for role in ROLES if (pair := _renamed_service(role, old, new))]
+    names = dict(renamed)
+    changes = [
+        Change(section="services", service="", name=before, kind="renamed", new_name=after)
+        for before, after in renamed
+    ]
+    return {_with_names(key, names): text for key, text in old.items()}, new, changes
+
+
+def _renamed_service(role: str, old: Facts, new: Facts) -> tuple[str, str] | None:
+    before, after = (
+        [key.name for key, text in facts.items() if key.section == "services" and text == role]
+        for facts in (old, new)
+    )
+    unique = len(before) == len(after) == 1
+    return (before[0], after[0]) if unique and before != after else None
+
+
+def _with_names(key: Key, names: dict[str, str]) -> Key:
+    if key.section == "services":
+        return key._replace(name=names.get(key.name, key.name))
+    return key._replace(service=names.get(key.service, key.service))
 
 
 def changes_of(old: Facts, new: Facts) -> Iterator[Change]:

@@ -13,6 +13,7 @@ from ernie_deploy.diff.plain import Plain, flat, plain, shown
 from ernie_deploy.diff.words import SCRIPTS, around, options, without_checksum
 
 Facts = dict[Key, str]
+SERVER, CLIENT = "vLLM's server", "vLLM's bench client"
 
 # What has facts of its own kind; the rest is taken as it stands.
 READ = {"image", "command", "entrypoint", "environment", "ports", "volumes", "tmpfs", "extends"}

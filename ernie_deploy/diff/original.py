@@ -9,6 +9,11 @@ def is_original(text: str) -> bool:
     return bool(mark) and stated == digest(above)
 
 
+def states_checksum(text: str) -> bool:
+    """Whether it has such a line at all: manifests have none, and it may be edited away."""
+    return bool(_parts(text)[1])
+
+
 def made_from(text: str, rendering: str) -> bool:
     """Whether an edited text still states the checksum of this rendering."""
     _, mark, stated = _parts(text)

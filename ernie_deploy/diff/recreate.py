@@ -20,6 +20,7 @@ def recreated(old: Stack, new: Stack) -> tuple[str, ...]:
         name
         for name, service in new.services.items()
         if (before := old.services.get(name))
+        and before.form == service.form == "compose"
         and (another or _definition(before) != _definition(service) or _volumes(before) != _volumes(service))
     )
 

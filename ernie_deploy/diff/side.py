@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.check.assemble import Assembly
@@ -11,6 +12,7 @@ from ernie_deploy.check.interpolate import Variables
 from ernie_deploy.check.service import Service, Stack
 from ernie_deploy.check.stacks import stack_of
 from ernie_deploy.diff.facts import Facts, facts_of
+from ernie_deploy.diff.manifests import with_fields
 from ernie_deploy.diff.memory import memory_facts
 from ernie_deploy.plan.plan import Plan
 
@@ -29,20 +31,26 @@ class Side(Struct, frozen=True):
         return next((service for service in self.stack.services.values() if service.serve), None)
 
 
-def side_of(
+def side_of(  # noqa: PLR0913 - a text and what is known of it
     text: str | bytes,
     label: str,
     catalog: Catalog,
     *,
+    name: str = "compose.yml",
     env: Mapping[str, str] | None = None,
     plan: Plan | None = None,
 ) -> Side:
-    """A compose text (or manifests, or commands) with the values of `.env`; raises `UsageError` with the line."""
+    """A compose text (or manifests, or commands) with the values of `.env`; raises `UsageError` with the line.
+
+    `name` tells what is not YAML, as for `check`.
+    """
     data = text.encode() if isinstance(text, str) else text
-    if form_of(data, label) != "compose":
-        return of_stack(stacks(data, label, catalog)[0], label, plan)
-    assembly = Assembly(Variables(env or {}))
-    return of_stack(stack_of(assembly.file(data, label, None), assembly, catalog), label, plan)
+    form = form_of(data, name)
+    if form == "compose":
+        assembly = Assembly(Variables(env or {}))
+        return of_stack(stack_of(assembly.file(data, label, None), assembly, catalog), label, plan)
+    side = of_stack(stacks(data, name, catalog)[0], label, plan)
+    return replace(side, facts=with_fields(side.facts, data, name)) if form == "kubernetes" else side
 
 
 def of_files(
@@ -57,4 +65,4 @@ def of_stack(stack: Stack, label: str, plan: Plan | None) -> Side:
     """A stack that is read already."""
     side = Side(label, stack, facts_of(stack), plan)
     memory = memory_facts(plan, side.server, stack.catalog) if plan else {}
-    return Side(label, stack, {**side.facts, **memory}, plan)
+    return replace(side, facts={**side.facts, **memory})

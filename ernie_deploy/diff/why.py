@@ -101,9 +101,11 @@ def _downloaded(case: Case) -> str:
 
 def _kept_elsewhere(case: Case) -> str:
     name = case.change.name
-    if name == "volume engine-cache.name":
+    if name == "volume engine-cache.name" and case.change.kind == "changed":
         return "compiled kernels of another version stay; the first start compiles"
-    if name.startswith("volume ") and not name.endswith(".name") and "." in name:
+    entry = name.removeprefix("volume ").partition(".")[0]
+    kept = all(side.stack.entry("volumes", entry) for side in (case.old, case.new))
+    if name.startswith("volume ") and not name.endswith(".name") and kept:
         return "Compose asks whether to delete the volume and make it anew"
     return ""
 

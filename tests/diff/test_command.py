@@ -281,3 +281,64 @@ def test_what_a_file_says_cannot_steer_the_terminal(diff: Diff) -> None:
     code, out, _ = diff("a.yml", "b.yml")
     assert code == 1
     assert "\x1b" not in out
+
+
+def test_a_service_of_another_name_is_the_same_server(diff: Diff) -> None:
+    Path("a.yml").write_text("services: {vllm: {image: vllm/vllm-openai:v0.32.0, command: [m, --seed=1]}}\n")
+    Path("b.yml").write_text("services: {llm: {image: vllm/vllm-openai:v0.32.0, command: [m, --seed=2]}}\n")
+    assert diff("a.yml", "b.yml")[1].splitlines()[3:] == [
+        "flags",
+        "~ llm --seed: 1 -> 2",
+        "",
+        "services",
+        "~ vllm -> llm",
+    ]
+
+
+def test_manifests_are_compared_field_by_field(diff: Diff) -> None:
+    from ernie_deploy.commands.render import manifests_of
+    from ernie_deploy.plan.request import Request
+
+    text = manifests_of(Request(target="h100"))
+    Path("k.yml").write_text(text)
+    assert diff("k.yml") == (0, "k.yml and today's rendering: h100 mean the same.\n", "")
+    Path("k.yml").write_text(text.replace("replicas: 1", "replicas: 2").replace("60", "61"))
+    code, out, _ = diff("k.yml", "h100")
+    assert code == 1
+    assert "~ ernie-21b/vllm --shutdown-timeout: 61 -> 60" in out.splitlines()
+    assert "~ LeaderWorkerSet ernie-21b spec.replicas: 2 -> 1" in out.splitlines()
+    assert "docker compose" not in out
+
+
+def test_without_the_checksum_nobody_can_tell_whose_a_change_is(diff: Diff) -> None:
+    text = rendered("h100").replace("pids_limit: 4096", "pids_limit: 2048")
+    Path("compose.yml").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    assert diff("compose.yml")[1].splitlines()[-1].startswith("note: the file does not end with the checksum")
+
+
+def test_a_plans_words_may_end_like_a_file_of_another_kind(diff: Diff) -> None:
+    assert diff("h100 --weights /models/ernie.sh", "h100 --weights /models/ernie.sh")[0] == 0
+
+
+RENAMED = ("--disable-mm-preprocessor-cache", "--mm-processor-cache-gb=0")
+
+
+@pytest.mark.parametrize(("old", "new"), [RENAMED, RENAMED[::-1]])
+def test_a_flag_that_another_took_the_place_of_is_one_change(diff: Diff, old: str, new: str) -> None:
+    for name, flag in (("a.yml", old), ("b.yml", new)):
+        image = "vllm/vllm-openai:v0.8.5" if "disable" in flag else "vllm/vllm-openai:v0.32.0"
+        Path(name).write_text(f"services: {{serve: {{image: '{image}', command: [m, {flag}]}}}}\n")
+    names = [flag.partition("=")[0] for flag in (old, new)]
+    assert any(
+        line.startswith(f"~ serve {names[0]} -> {names[1]}")
+        for line in diff("a.yml", "b.yml")[1].splitlines()
+    )
+
+
+def test_a_flag_that_the_new_engine_refuses_is_told_with_what_to_do(diff: Diff) -> None:
+    text = "services: {serve: {image: 'vllm/vllm-openai:v0.32.0', command: [m%s]}}\n"
+    Path("a.yml").write_text(text % "")
+    Path("b.yml").write_text(text % ", --swap-space=4")
+    lines = diff("a.yml", "b.yml")[1].splitlines()
+    assert lines[4] == "+ serve --swap-space: 4"
+    assert lines[5].startswith("    vLLM 0.32.0 refuses it, it was removed in 0.")
