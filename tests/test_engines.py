@@ -15,6 +15,8 @@ from ernie_deploy.check.versions import nearest
 from ernie_deploy.commands.header import request_of_header
 from ernie_deploy.errors import CatalogError, Refused
 from ernie_deploy.plan.resolve import resolve
+from ernie_deploy.plan.settings import words
+from ernie_deploy.plan.words import table
 from ernie_deploy.render.compose import compose_file
 
 VERSIONS = Catalog().ids("engines")
@@ -148,3 +150,29 @@ def test_a_third_engine_is_two_files_and_no_code(kit_with_a_third_engine: Path, 
     stack = tmp_path / "compose.yml"
     stack.write_text(run("render", "h100"))
     assert json.loads(run("check", str(stack), "--json")) == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("command", ["serve", "bench"])
+def test_no_engine_has_two_flags_that_a_plan_takes_for_one_switch(version: str, command: str) -> None:
+    known = table(version, command)
+    assert [name for name in known if name.startswith("disable-") and f"enable-{name[8:]}" in known] == []
+
+
+@pytest.mark.parametrize("typed", ["enable-log-requests", "no-enable-log-requests"])
+def test_another_spelling_of_a_published_switch_takes_its_place(typed: str) -> None:
+    plan = planned("mi300x", engine="0.33.0", pairs=(f"{typed}=true",))
+    assert [word for word in words(plan.settings) if "log-requests" in word] == [f"--{typed}"]
+
+
+@pytest.mark.parametrize("typed", ["enable-fastapi-docs=true", "no-disable-fastapi-docs=true"])
+def test_pages_that_are_switched_on_are_told_of(typed: str) -> None:
+    def routes(**options: object) -> str:
+        return next(
+            note
+            for note in planned("h100", api_key_file=True, engine="0.33.0", **options).notes
+            if "/metrics" in note
+        )
+
+    assert "/docs" not in routes()
+    assert "/docs" in routes(pairs=(typed,))

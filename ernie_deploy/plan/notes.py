@@ -54,7 +54,10 @@ def _open_routes(pairing: Pairing, request: Request) -> str:
     """What answers without a key, in a sentence."""
     if not request.api_key_file:
         return "Anyone who can reach it can use the model and every other route: no key is required."
-    known, opened = pairing.engine.api_key, {s.name for s in pairing.user if s.value is False}
+    known, opened = (
+        pairing.engine.api_key,
+        {s.name.removeprefix("no-") for s in pairing.user if s.value is False or s.name.startswith("no-")},
+    )
     *others, last = known.left_open({"disable-fastapi-docs"} - opened)
     return (
         f"vLLM's API key guards {', '.join(known.guards)} alone: {', '.join(others)} and {last}"

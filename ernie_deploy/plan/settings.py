@@ -68,11 +68,14 @@ def merge(*layers: Iterable[Setting]) -> tuple[Setting, ...]:
     merged: dict[str, Setting] = {}
     for layer in layers:
         for setting in layer:
-            # `--no-x` and `--x` are one switch: the later one holds.
-            merged.pop(_opposite(setting.name), None)
-            merged[setting.name] = setting
+            key = _switch(setting.name)
+            if key in merged and merged[key].name != setting.name:
+                del merged[key]
+            merged[key] = setting
     return tuple(merged.values())
 
 
-def _opposite(name: str) -> str:
-    return name.removeprefix("no-") if name.startswith("no-") else f"no-{name}"
+def _switch(name: str) -> str:
+    """What all spellings of one switch share: `x` and `no-x`, in newer engines `enable-x` and `disable-x` too."""
+    bare = name.removeprefix("no-")
+    return f"enable-{bare.removeprefix('disable-')}" if bare.startswith("disable-") else bare
