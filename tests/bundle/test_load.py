@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, kit
+from conftest import ROOT, kit, planned
 from container_scripts import loaded
 
 from ernie_deploy.bundle import manifest
 
 FAKE = Path(__file__).with_name("fake_docker.py")
 MODEL, FLAT, COMMIT = "baidu/ERNIE-4.5-0.3B-PT", "baidu--ERNIE-4.5-0.3B-PT", "c" * 40
-IMAGE = "vllm/vllm-openai-cpu:v0.32.0"
+IMAGE = planned("cpu").image
 TOKEN = "hf_" + "Zq9" * 11
 BLOBS = {
     "config.json": b'{"a": 1}', "model.safetensors": bytes(range(256)) * 12_000, "sub/chat.jinja": b"x" * 2000,
@@ -257,7 +257,7 @@ def test_the_dry_run_prints_commands_that_a_shell_runs(here: Side, tmp_path: Pat
     first = [line for line in done.stdout.splitlines() if "image inspect" in line or " save " in line]
     ran = subprocess.run(["sh", "-ec", "\n".join(first)], env=here.env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert (folder / "images/vllm+vllm-openai-cpu@v0.32.0.tar").stat().st_size == 1000
+    assert (folder / f"images/{IMAGE.replace('/', '+').replace(':', '@')}.tar").stat().st_size == 1000
 
 
 def test_a_secret_in_a_compose_file_is_refused(here: Side, tmp_path: Path) -> None:

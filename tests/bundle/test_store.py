@@ -21,6 +21,12 @@ from ernie_deploy.errors import Refused, ToolFailed, UsageError
 STEPS = ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate")
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill of the process loses nothing that was written: that takes a fall of the machine."""
+    monkeypatch.setattr(os, "fsync", quiet)
+
+
 def quiet(*_: object) -> None:
     pass
 
@@ -63,33 +69,63 @@ def content(folder: Path, path: str) -> bytes:
     return b"".join(piece.read_bytes() for piece in pieces or [folder / path])
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4),
-    splits=st.tuples(st.sampled_from([0, 7, 16]), st.sampled_from([0, 7, 16])),
-    kills=st.lists(st.integers(1, 120), max_size=3),
-    changed=st.booleans(),
-)
-def test_a_bundle_that_was_killed_goes_on_and_is_whole(  # noqa: PLR0913, PLR0917 - what is drawn
-    sizes: list[int], splits: tuple[int, int], kills: list[int], changed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    monkeypatch.setattr(store, "CHUNK_BYTES", 5)
-    folder = tmp_path / "b"
-    shutil.rmtree(folder, ignore_errors=True)
-    before = [sized(f"d/{number}", size) for number, size in enumerate(sizes)]
-    after = [sized(f"d/{number}", size, salt=changed) for number, size in enumerate(sizes[1:] + sizes[:1])]
-    for count in kills:
-        killed_at(count, lambda step: write(folder, before, splits[0], step))
-        # One that was broken off is never taken for a whole one.
-        assert not (folder / manifest.SUMS).exists() or manifest.verify(folder, quiet).whole
-    write(folder, after, splits[1])
+def require_whole(folder: Path, parts: list[Part], split: int) -> None:
+    """Every byte is there, nothing else is, no file is too large, and nothing would be made again."""
     assert manifest.verify(folder, quiet).whole
-    for part in after:
+    for part in parts:
         with part.open() as source:
             assert content(folder, part.path) == source.read()
     largest = max(path.stat().st_size for path in (folder / "d").iterdir())
-    assert largest <= (splits[1] or largest)
-    assert write(folder, after, splits[1]) == []
+    assert largest <= (split or largest)
+    assert write(folder, parts, split) == []
+
+
+def salted(sizes: list[int], salt: int) -> list[Part]:
+    return [sized(f"d/{number}", size, salt) for number, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("splits", [(7, 0), (0, 7), (7, 7)])
+def test_killed_at_each_step_it_goes_on(
+    splits: tuple[int, int], whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new bundle, and a whole one that is being changed: until the work ends before the kill."""
+    monkeypatch.setattr(store, "CHUNK_BYTES", 5)
+    before, after, count, was_killed = salted([20, 0], 0), salted([20, 8], 1), 0, True
+    while was_killed:
+        count += 1
+        folder = tmp_path / str(count)
+        if whole:
+            write(folder, before, splits[0])
+        under_way, split = (after, splits[1]) if whole else (before, splits[0])
+        was_killed = killed_at(count, lambda step: write(folder, under_way, split, step))  # noqa: B023
+        # One that was broken off is never taken for a whole one.
+        assert not (folder / manifest.SUMS).exists() or manifest.verify(folder, quiet).whole
+        write(folder, after, splits[1])
+        require_whole(folder, after, splits[1])
+    assert count > 30
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4),
+    splits=st.tuples(st.sampled_from([0, 7, 16]), st.sampled_from([0, 7, 16])),
+    kills=st.lists(st.integers(1, 120), min_size=1, max_size=3),
+)
+def test_killed_again_and_again_it_goes_on(
+    sizes: list[int],
+    splits: tuple[int, int],
+    kills: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(store, "CHUNK_BYTES", 5)
+    folder, parts = tmp_path / "b", salted(sizes, 0)
+    shutil.rmtree(folder, ignore_errors=True)
+    for count in kills:
+        killed_at(count, lambda step: write(folder, parts, splits[0], step))
+    write(folder, parts, splits[1])
+    require_whole(folder, parts, splits[1])
 
 
 def test_what_is_complete_is_not_made_again(tmp_path: Path) -> None:
@@ -106,11 +142,11 @@ def test_notes_that_were_torn_anywhere_are_read(tmp_path: Path) -> None:
     parts = [sized(f"d/{number}", 9) for number in range(2)]
     write(tmp_path / "whole", parts, 0)
     notes = (tmp_path / "whole" / NOTES).read_bytes()
-    for length in range(0, len(notes), 3):
+    for length in range(0, len(notes), 7):
         shutil.copytree(tmp_path / "whole", tmp_path / str(length))
         (tmp_path / str(length) / NOTES).write_bytes(notes[:length])
         write(tmp_path / str(length), parts, 0)
-        assert manifest.verify(tmp_path / str(length), quiet).whole
+        require_whole(tmp_path / str(length), parts, 0)
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
