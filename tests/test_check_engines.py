@@ -26,6 +26,10 @@ FLAGS = {
     "--mamba-cache-mode=align": ("", "ED103"),
     "--ir-op-priority={}": ("", "ED103"),
     "--quantization=fp8": ("ED103", "ED103"),
+    "--log-config-file=/l.json": ("ED103", "ED103"),
+    "--disable-cascade-attn": ("ED103", "ED103"),
+    '--structured-outputs-config={"backend":"lm-format-enforcer"}': ("", "ED103"),
+    "--structured-outputs-config.backend=lm-format-enforcer": ("", "ED103"),
 }
 
 

@@ -178,12 +178,13 @@ def _holds(life: Lifetime, argument: Argument, service: Service) -> bool:
         return argument.value == life.value and service.model is not None
     if argument.dotted:
         return argument.value == life.value
-    return not life.value or _method(argument.value) == life.value
+    return not life.value or life.value in _values(argument.value)
 
 
-def _method(value: str) -> object:
+def _values(text: str) -> list[object]:
+    """The values of a flag's table; none where it is no table."""
     try:
-        table = json.loads(value)
+        table = json.loads(text)
     except (ValueError, RecursionError):
-        return None
-    return table.get("method") if isinstance(table, dict) else None
+        return []
+    return [*table.values()] if isinstance(table, dict) else []
