@@ -1,4 +1,4 @@
-"""The real vLLM parses and configures every command of the whole matrix, without a warning."""
+"""Each vLLM of the catalog parses and configures every command of the whole matrix by its own code, without a warning."""
 
 import importlib.metadata
 import importlib.util
@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 import yaml
 from api_key_files import FILES, KEYS
-from conftest import ENGINE, NOTHING_MISSING, ROOT, missing, planned
+from conftest import NOTHING_MISSING, ROOT, missing, planned
 from engine.checkpoint import write_config, write_tokenizer
+from engine.code import EngineCode, Verdicts
 from engine.configs import config_of
-from engine.rendered import vllm_words
+from engine.rendered import services, vllm_words, words_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_api_key import keys_in
@@ -27,6 +29,7 @@ from ernie_deploy.errors import KitError
 from ernie_deploy.plan.memory import parameters
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.topology import pipeline_stages
+from ernie_deploy.plan.words import find, table
 
 pytestmark = pytest.mark.engine
 if importlib.util.find_spec("vllm") is None and not NOTHING_MISSING:
@@ -35,17 +38,17 @@ if importlib.util.find_spec("vllm") is None and not NOTHING_MISSING:
         "vLLM for CPU is missing: docker/engine-cpu/install_engine.py installs it (3.4 GB)",
         allow_module_level=True,
     )
-WORKER = ROOT / "tests/engine/worker.py"
-
-# Warnings that a correct rendering may cause, each with its reason.
-ALLOWED_WARNINGS: dict[str, str] = {
-    "Async scheduling is disabled because the V1 model runner does not support it with pipeline parallelism": (
-        "the CPU has the V1 runner alone; on a GPU 0.32 takes the V2 runner, which schedules so with a pipeline"
-    ),
-}
-
 Jobs = list[dict[str, Any]]
-Verdicts = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="session", params=Catalog().ids("engines"))
+def code(request: pytest.FixtureRequest) -> Iterator[EngineCode]:
+    """The code of each version of the catalog."""
+    made = EngineCode(request.param)
+    if made.lacking:
+        missing(f"The code of vLLM {made.version}", made.lacking)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")
@@ -61,16 +64,14 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return folders
 
 
-def judged(engine: str, jobs: Jobs) -> Verdicts:
-    """vLLM's verdict on each job, in one process that imports vLLM once."""
-    lines = "\n".join(map(json.dumps, jobs))
-    done = subprocess.run([engine, WORKER], input=lines, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {verdict["id"]: verdict for verdict in map(json.loads, done.stdout.splitlines())}
+def unexpected(code: EngineCode, verdict: dict[str, Any]) -> list[str]:
+    """The warnings that the catalog does not expect of this version."""
+    expected = [known.text for known in Catalog().engine(code.version).expected_warnings]
+    return [warning for warning in verdict["warnings"] if not any(text in warning for text in expected)]
 
 
 @cache
-def plans() -> tuple[Plan, ...]:
+def plans(version: str) -> tuple[Plan, ...]:
     """Every supported pair with every profile and pair of profiles that applies, and with replicas."""
     catalog, made = Catalog(), []
     profiles = catalog.ids("profiles")
@@ -83,7 +84,7 @@ def plans() -> tuple[Plan, ...]:
             (("expert-parallel",), 8),
         ]:
             try:
-                made.append(planned(target.id, model=model.id, profiles=chosen, dp=dp))
+                made.append(planned(target.id, model=model.id, profiles=chosen, dp=dp, engine=version))
             except KitError:
                 continue
     return tuple(made)
@@ -116,29 +117,28 @@ def argv_of_rank(plan: Plan, rank: int) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def ranks(engine: str, checkpoints: dict[str, str]) -> Verdicts:
+def ranks(code: EngineCode, checkpoints: dict[str, str]) -> Verdicts:
     """vLLM's verdict on the first and the last node of each form; Ray's workers have no words of vLLM's."""
     jobs: Jobs = []
     for i, (target, options, _) in enumerate(OVER_NODES):
-        plan = planned(target, **options)
+        plan = planned(target, engine=code.version, **options)
         for rank in (0,) if plan.uses_ray else (0, plan.topology.nodes - 1):
             argv, folder = argv_of_rank(plan, rank), checkpoints[plan.model.id]
             jobs.append({"id": f"{i} {rank}", "kind": "serve", "argv": argv, "model_dir": folder})
-    return judged(engine, jobs)
+    return code.judged(jobs)
 
 
 @pytest.mark.parametrize("form", range(len(OVER_NODES)), ids=lambda i: str(OVER_NODES[i][:2]))
-def test_vllm_configures_every_rank_of_several_nodes(form: int, ranks: Verdicts) -> None:
+def test_vllm_configures_every_rank_of_several_nodes(form: int, code: EngineCode, ranks: Verdicts) -> None:
     target, options, (tensor, pipeline, replicas) = OVER_NODES[form]
-    plan = planned(target, **options)
+    plan = planned(target, engine=code.version, **options)
     if plan.uses_ray and importlib.util.find_spec("ray") is None:
         missing("Ray", "pip install ray==2.56.1")
     verdicts = {key: verdict for key, verdict in ranks.items() if key.split()[0] == str(form)}
     assert len(verdicts) == (1 if plan.uses_ray else 2)
     for key, verdict in verdicts.items():
         assert verdict["ok"], verdict
-        warned = [w for w in verdict["warnings"] if not any(known in w for known in ALLOWED_WARNINGS)]
-        assert warned == []
+        assert unexpected(code, verdict) == []
         assert verdict["world_size"] == tensor * pipeline
         facts = verdict["facts"]
         sizes = ("tensor", "pipeline", "data")
@@ -160,54 +160,47 @@ def test_the_ray_that_was_asked_is_the_pinned_one() -> None:
     assert importlib.metadata.version("ray") == pinned[1]
 
 
-def test_the_published_rows_over_nodes_are_the_first(ranks: Verdicts) -> None:
+def test_the_published_rows_over_nodes_are_the_first(code: EngineCode, ranks: Verdicts) -> None:
     rows = [row.id for row in Catalog().recipes.serve if row.nodes > 1]
-    assert [planned(target, **options).row for target, options, _ in OVER_NODES[: len(rows)]] == rows
+    assert [
+        planned(target, engine=code.version, **options).row for target, options, _ in OVER_NODES[: len(rows)]
+    ] == rows
     assert all(ranks[f"{i} {rank}"]["world_size"] == 16 for i in range(len(rows)) for rank in (0, 1))
 
 
-STAGES = """
-import sys
-from vllm.distributed.utils import get_pp_indices
-layers, size = map(int, sys.argv[1:])
-for stage in range(size):
-    first, last = get_pp_indices(layers, stage, size)
-    print(last - first)
-"""
-
-
 @pytest.mark.parametrize(("layers", "size"), [(54, 2), (54, 4), (54, 8), (54, 16), (28, 3)])
-def test_vllm_shares_out_the_layers_so(engine: str, layers: int, size: int) -> None:
-    words_ = [engine, "-c", STAGES, str(layers), str(size)]
-    done = subprocess.run(words_, capture_output=True, text=True, timeout=300)
-    said = [int(line) for line in done.stdout.splitlines() if line.isdigit()]
-    assert said == pipeline_stages(layers, size), done.stderr[-2000:]
+def test_vllm_shares_out_the_layers_so(code: EngineCode, layers: int, size: int) -> None:
+    job = {"id": "stages", "kind": "stages", "layers": layers, "size": size}
+    assert code.judged([job])["stages"]["layers"] == pipeline_stages(layers, size)
 
 
 @pytest.fixture(scope="session")
-def matrix(engine: str, checkpoints: dict[str, str]) -> tuple[dict[str, Plan], Verdicts]:
+def matrix(code: EngineCode, checkpoints: dict[str, str]) -> tuple[dict[str, Plan], Verdicts]:
     """Each different command of the matrix, with vLLM's verdict."""
     unique: dict[str, Plan] = {}
     jobs: Jobs = []
-    for plan in plans():
-        for kind, argv in ((kind, vllm_words(plan, kind)) for kind in ("serve", "bench")):
+    for plan in plans(code.version):
+        made = services(plan)
+        for kind, argv in ((kind, words_of(made, kind)) for kind in ("serve", "bench")):
             key = f"{kind} {plan.model.id} {' '.join(argv)}"
             if key not in unique:
                 unique[key] = plan
                 folder = checkpoints[plan.model.id] if kind == "serve" else None
                 jobs.append({"id": key, "kind": kind, "argv": argv, "model_dir": folder})
-    return unique, judged(engine, jobs)
+    return unique, code.judged(jobs)
 
 
-def test_the_matrix_is_the_whole_support_table(matrix: tuple[dict[str, Plan], Verdicts]) -> None:
+def test_the_matrix_is_the_whole_support_table(
+    code: EngineCode, matrix: tuple[dict[str, Plan], Verdicts]
+) -> None:
     catalog = Catalog()
     supported = {
         (model.id, target.id)
         for model, target in itertools.product(catalog.models(), catalog.targets())
         if catalog.support(model.id, target.id).state != "refused"
     }
-    assert {(plan.model.id, plan.target.id) for plan in plans()} == supported
-    used = {profile for plan in plans() for profile in plan.profiles}
+    assert {(plan.model.id, plan.target.id) for plan in plans(code.version)} == supported
+    used = {profile for plan in plans(code.version) for profile in plan.profiles}
     assert used == set(catalog.ids("profiles"))
     assert len(matrix[0]) > 100
 
@@ -217,13 +210,20 @@ def test_vllm_parses_and_configures_every_command(matrix: tuple[dict[str, Plan],
     assert not refused, json.dumps(refused, indent=1)
 
 
-def test_vllm_warns_of_nothing(matrix: tuple[dict[str, Plan], Verdicts]) -> None:
-    warned = {
-        key: loud
-        for key, verdict in matrix[1].items()
-        if (loud := [w for w in verdict["warnings"] if not any(known in w for known in ALLOWED_WARNINGS)])
-    }
+def test_vllm_warns_of_nothing(code: EngineCode, matrix: tuple[dict[str, Plan], Verdicts]) -> None:
+    warned = {key: loud for key, verdict in matrix[1].items() if (loud := unexpected(code, verdict))}
     assert not warned, json.dumps(warned, indent=1)
+
+
+def test_each_warning_that_is_expected_comes_and_has_a_reason(
+    code: EngineCode, matrix: tuple[dict[str, Plan], Verdicts], ranks: Verdicts
+) -> None:
+    if importlib.util.find_spec("triton"):
+        pytest.skip("with Triton, which PyPI's torch brings, vLLM has less to warn of")
+    heard = [text for verdicts in (matrix[1], ranks) for v in verdicts.values() for text in v["warnings"]]
+    for known in Catalog().engine(code.version).expected_warnings:
+        assert known.reason
+        assert any(known.text in text for text in heard), known.text
 
 
 def test_vllm_understood_what_was_planned(matrix: tuple[dict[str, Plan], Verdicts]) -> None:
@@ -243,7 +243,6 @@ def test_vllm_understood_what_was_planned(matrix: tuple[dict[str, Plan], Verdict
 REFUSED_BY_VLLM = [
     ("21b", ["--tensor-parallel-size=8"], "divisible by tensor parallel size"),
     ("vl-28b", ["--trust-remote-code", "--tensor-parallel-size=8"], "divisible by tensor parallel size"),
-    ("21b", ["--disable-log-requests"], "unrecognized arguments"),
     ("21b", ["--max-model-len=131073"], "greater than the derived max_model_len"),
     ("0.3b", ["--enable-expert-parallel"], "Number of experts"),
     ("vl-28b", ["--trust-remote-code", '--speculative-config={"method":"mtp","num_speculative_tokens":1}'],
@@ -260,6 +259,13 @@ REFUSED_BY_VLLM = [
     ("300b", ["--tensor-parallel-size=8", "--nnodes=2", "--node-rank="], "--node-rank"),
 ]  # fmt: skip
 
+# In those versions whose flag table lacks the flag.
+UNKNOWN_TO_VLLM = [
+    ("21b", ["--swap-space=4"], "unrecognized arguments"),
+    ("21b", ["--disable-log-requests"], "unrecognized arguments"),
+    ("21b", ["--watchdog-config={}"], "unrecognized arguments"),
+]
+
 WARNED_BY_VLLM = [
     ("300b", ["--tensor-parallel-size=8", "--quantization=fp8"], "use --quantization fp8_per_tensor"),
     ("21b", ['--speculative-config={"method":"ernie_mtp","num_speculative_tokens":1}'], "deprecated and replaced"),
@@ -268,16 +274,18 @@ WARNED_BY_VLLM = [
 ]  # fmt: skip
 
 
-def test_vllm_refuses_and_warns_where_the_kit_says_so(engine: str, checkpoints: dict[str, str]) -> None:
-    cases = [*REFUSED_BY_VLLM, *WARNED_BY_VLLM]
+def test_vllm_refuses_and_warns_where_the_kit_says_so(code: EngineCode, checkpoints: dict[str, str]) -> None:
+    unknown = [case for case in UNKNOWN_TO_VLLM if find(case[1][0].partition("=")[0], code.version) is None]
+    refused = [*REFUSED_BY_VLLM, *unknown]
+    cases = [*refused, *WARNED_BY_VLLM]
     jobs: Jobs = [
         {"id": str(i), "kind": "serve", "argv": [model, *argv], "model_dir": checkpoints[model]}
         for i, (model, argv, _) in enumerate(cases)
     ]
-    verdicts = judged(engine, jobs)
+    verdicts = code.judged(jobs)
     for i, (model, argv, sentence) in enumerate(cases):
         verdict = verdicts[str(i)]
-        assert verdict["ok"] == (i >= len(REFUSED_BY_VLLM)), (model, argv, verdict)
+        assert verdict["ok"] == (i >= len(refused)), (model, argv, verdict)
         assert sentence in verdict["error"] + " ".join(verdict["warnings"]), (model, argv, verdict)
 
 
@@ -294,10 +302,10 @@ REFUSED_BY_THE_KIT_ALONE = {
 @pytest.mark.parametrize("model", Catalog().ids("models"))
 @pytest.mark.parametrize("tp", [1, 2, 3, 4, 5, 8, 16, 20])
 def test_what_the_kit_refuses_vllm_refuses_too_or_the_reason_is_named(
-    model: str, tp: int, sizes: Verdicts
+    model: str, tp: int, code: EngineCode, sizes: Verdicts
 ) -> None:
     try:
-        planned("b300", model=model, tp=tp)
+        planned("b300", model=model, tp=tp, engine=code.version)
     except KitError as told:
         by_vllm = not sizes[f"{model} {tp}"]["ok"]
         assert by_vllm or any(reason in str(told) for reason in REFUSED_BY_THE_KIT_ALONE), str(told)
@@ -306,7 +314,7 @@ def test_what_the_kit_refuses_vllm_refuses_too_or_the_reason_is_named(
 
 
 @pytest.fixture(scope="session")
-def sizes(engine: str, checkpoints: dict[str, str]) -> Verdicts:
+def sizes(code: EngineCode, checkpoints: dict[str, str]) -> Verdicts:
     """vLLM's verdict on each model at each tensor-parallel size."""
     jobs: Jobs = [
         {"id": f"{model} {tp}", "kind": "serve", "model_dir": folder,
@@ -314,19 +322,19 @@ def sizes(engine: str, checkpoints: dict[str, str]) -> Verdicts:
         for model, folder in checkpoints.items()
         for tp in (1, 2, 3, 4, 5, 8, 16, 20)
     ]  # fmt: skip
-    return judged(engine, jobs)
+    return code.judged(jobs)
 
 
-def test_the_key_file_is_read_by_vllm(engine: str, checkpoints: dict[str, str], tmp_path: Path) -> None:
+def test_the_key_file_is_read_by_vllm(code: EngineCode, checkpoints: dict[str, str], tmp_path: Path) -> None:
     """The words as rendered, the path among them: the file that stands there is the one that the launcher wrote."""
-    plan = planned("h100", api_key_file=True)
+    plan = planned("h100", api_key_file=True, engine=code.version)
     argv = vllm_words(plan)
     config = argv[argv.index("--config") + 1]
     (source := tmp_path / "key.yaml").write_text("api-key: [sk-something, sk-next]\n")
     launched(source, written := tmp_path / "written.yaml")
     jobs: Jobs = [{"id": "key", "kind": "serve", "argv": argv, "model_dir": checkpoints["21b"],
                    "files": {config: written.read_text()}}]  # fmt: skip
-    verdict = judged(engine, jobs)["key"]
+    verdict = code.judged(jobs)["key"]
     assert verdict["ok"], verdict
     assert verdict["facts"]["api_keys"] == ["sk-something", "sk-next"]
 
@@ -337,18 +345,18 @@ def launched(source: Path, config: Path) -> None:
     subprocess.run(words_, check=True, timeout=60)
 
 
-def test_vllm_asks_for_the_keys_that_were_read_and_for_no_others(engine: str) -> None:
+def test_vllm_asks_for_the_keys_that_were_read_and_for_no_others(code: EngineCode) -> None:
     """Each file as the launcher hands it on, and as vLLM would have read it by itself."""
     texts = dict.fromkeys(FILES) | dict.fromkeys(any_files())
     accepted = {text: keys for text in texts if (keys := keys_in(text)) is not None}
     assert len(accepted) > 100
-    argv = vllm_words(planned("h100", api_key_file=True))
+    argv = vllm_words(planned("h100", api_key_file=True, engine=code.version))
     handed = [json.dumps({"api-key": keys}) for keys in accepted.values()]
     jobs: Jobs = [
         {"id": "handed", "kind": "keys", "argv": argv, "contents": handed},
         {"id": "by itself", "kind": "keys", "argv": argv, "contents": list(accepted)},
     ]
-    verdicts = judged(engine, jobs)
+    verdicts = code.judged(jobs)
     for way in ("handed", "by itself"):
         assert verdicts[way]["ok"], verdicts[way]
         asked = zip(accepted.items(), verdicts[way]["keys"], strict=True)
@@ -358,9 +366,10 @@ def test_vllm_asks_for_the_keys_that_were_read_and_for_no_others(engine: str) ->
 UNAUTHORIZED, NOT_FOUND = 401, 404
 
 
-def test_what_the_key_leaves_open_is_what_the_catalog_says(engine: str) -> None:
+def test_what_the_key_leaves_open_is_what_the_catalog_says(code: EngineCode) -> None:
     """Every route of vLLM's own app, asked without the key that it was started with."""
-    known, argv = Catalog().engine().api_key, vllm_words(planned("h100", api_key_file=True))
+    known = Catalog().engine(code.version).api_key
+    argv = vllm_words(planned("h100", api_key_file=True, engine=code.version))
     files = {argv[argv.index("--config") + 1]: '{"api-key": ["sk-a"]}'}
     with_docs = [word for word in argv if word != "--disable-fastapi-docs"]
     assert len(with_docs) == len(argv) - 1
@@ -368,7 +377,7 @@ def test_what_the_key_leaves_open_is_what_the_catalog_says(engine: str) -> None:
         {"id": name, "kind": "routes", "argv": words_, "files": files}
         for name, words_ in (("rendered", argv), ("with docs", with_docs))
     ]
-    verdicts = judged(engine, jobs)
+    verdicts = code.judged(jobs)
     for name, flags in (("rendered", {"disable-fastapi-docs"}), ("with docs", set())):
         statuses = verdicts[name]["statuses"]
         assert NOT_FOUND not in statuses.values()
@@ -391,10 +400,24 @@ def any_files() -> list[str]:
     return files
 
 
-def test_the_flag_table_is_the_parsers_own(engine: str) -> None:
-    made = subprocess.run([engine, ROOT / ".ci/flag_table.py"], capture_output=True, text=True, timeout=300)
-    kept = ROOT / f"ernie_deploy/catalog/engines/{ENGINE}.flags.toml"
-    assert made.stdout == kept.read_text(encoding="utf-8"), made.stderr[-2000:]
+def test_the_flag_table_is_the_parsers_own(code: EngineCode) -> None:
+    job = {"id": "table", "kind": "script", "script": str(ROOT / ".ci/flag_table.py")}
+    kept = ROOT / f"ernie_deploy/catalog/engines/{code.version}.flags.toml"
+    assert code.judged([job])["table"]["printed"] == kept.read_text(encoding="utf-8")
+
+
+def test_what_the_flag_table_calls_an_opposite_switches_that_flag_off(code: EngineCode) -> None:
+    pairs = [
+        (f"--{name}", negative)
+        for name, flag in table(code.version, "serve").items()
+        for negative in (f"--no-{name}", *flag.negatives)
+        if flag.kind == "boolean"
+    ]
+    verdict = code.judged([{"id": "switches", "kind": "switches", "pairs": pairs}])["switches"]
+    assert verdict["ok"], verdict
+    assert verdict["differences"].keys() == {negative for _, negative in pairs}
+    for flag, negative in pairs:
+        assert list(verdict["differences"][negative].values()) == [[True, False]], (flag, negative)
 
 
 COUNT = """

@@ -182,6 +182,13 @@ class Change(Fact, frozen=True):
     speculative: bool = False
 
 
+class ExpectedWarning(Fact, frozen=True):
+    """A warning of a correct command line, by words of it, and why nobody needs to act on it."""
+
+    text: str
+    reason: str
+
+
 class Engine(Fact, frozen=True):
     """One vLLM version: an image per vendor, what its API key leaves open, its limits of a request, its caches and the lifetimes of its flags."""
 
@@ -197,6 +204,7 @@ class Engine(Fact, frozen=True):
     cpu_build: CpuBuild | None = None
     changes: list[Change] = field(default_factory=list)
     expert_tiles: list[ExpertTiles] = field(default_factory=list)
+    expected_warnings: list[ExpectedWarning] = field(default_factory=list)
 
     @property
     def served(self) -> bool:

@@ -23,7 +23,11 @@ def services(plan: Plan, **env: object) -> dict[str, Any]:
 
 def vllm_words(plan: Plan, service: str = "serve", **env: object) -> list[str]:
     """The words behind the command of vLLM that ends the service's entrypoint."""
-    made = services(plan, **env)[service]
+    return words_of(services(plan, **env), service)
+
+
+def words_of(made: dict[str, Any], service: str) -> list[str]:
+    """The words of one service of a rendering."""
     command = COMMANDS[service]
-    assert made["entrypoint"][-len(command) :] == command
-    return [str(word) for word in made["command"]]
+    assert made[service]["entrypoint"][-len(command) :] == command
+    return [str(word) for word in made[service]["command"]]

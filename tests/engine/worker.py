@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import os
+import runpy
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
@@ -62,18 +63,13 @@ class RefusedError(Exception):
         self.stage = stage
 
 
-def about_this_machine(record: logging.LogRecord) -> bool:
-    # No triton on a CPU, hence the V1 model runner: said of every argv, and of none on a GPU.
-    return record.name == "vllm.platforms.cpu" or "V1 model runner" in record.getMessage()
-
-
 def record_warnings() -> list[str]:
     """Collects whatever is logged at WARNING or above from here on."""
     messages: list[str] = []
     handle = logging.Logger.handle
 
     def recording(logger: logging.Logger, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING and not about_this_machine(record):
+        if record.levelno >= logging.WARNING:
             messages.append(record.getMessage())
         handle(logger, record)
 
@@ -87,11 +83,17 @@ def preload() -> None:
     """Imports what jobs need, so that it is paid for, and warned about, before the first."""
     import vllm.benchmarks.serve
     import vllm.entrypoints.cli.serve  # noqa: F401
+    from vllm.config.logging import LoggingConfig
+    from vllm.logger import configure_logging_if_needed
     from vllm.model_executor.layers.quantization import get_quantization_config
     from vllm.model_executor.models import registry
     from vllm.plugins import load_general_plugins
 
     load_general_plugins()
+    # Half of a job's time otherwise: each setting of a level empties the caches of all loggers.
+    configure_logging_if_needed(LoggingConfig())
+    serve_parser()
+    bench_parser()
     get_quantization_config("fp8_per_tensor")
     models = registry.ModelRegistry.models
     for name in ERNIE_CLASSES:
@@ -99,6 +101,7 @@ def preload() -> None:
         models[name] = registry._RegisteredModel.from_model_cls(models[name].load_model_cls())
 
 
+@cache
 def serve_parser() -> argparse.ArgumentParser:
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -108,6 +111,7 @@ def serve_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@cache
 def bench_parser() -> argparse.ArgumentParser:
     from vllm.benchmarks.serve import add_cli_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -139,7 +143,10 @@ def parse_words(parser: argparse.ArgumentParser, words: list[str]) -> argparse.N
 
 
 def parse_serve(words: list[str]) -> argparse.Namespace:
-    from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+    try:
+        from vllm.entrypoints.common.cli_args import validate_parsed_serve_args
+    except ImportError:  # where it was until vLLM 0.33.0
+        from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
 
     args = parse_words(serve_parser(), ["serve", *words])
     try:
@@ -243,11 +250,40 @@ def bench_verdict(job: Job) -> Verdict:
     return {}
 
 
+def switches_verdict(job: Job) -> Verdict:
+    """For each [flag, opposite], what the two set otherwise: destination -> [by the flag, by its opposite]."""
+    parser = serve_parser()
+    differences: dict[str, dict[str, Any]] = {}
+    for flag, opposite in job["pairs"]:
+        on, off = (vars(parse_words(parser, ["serve", "m", word])) for word in (flag, opposite))
+        differences |= {opposite: {name: [on[name], off[name]] for name in on if on[name] != off[name]}}
+    return {"differences": differences}
+
+
+def stages_verdict(job: Job) -> Verdict:
+    """How many layers each stage of a pipeline has."""
+    from vllm.distributed.utils import get_pp_indices
+
+    ends = (get_pp_indices(job["layers"], stage, job["size"]) for stage in range(job["size"]))
+    return {"layers": [last - first for first, last in ends]}
+
+
+def script_verdict(job: Job) -> Verdict:
+    """What a script of ours prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        runpy.run_path(job["script"], run_name="__main__")
+    return {"printed": printed.getvalue()}
+
+
 VERDICTS: dict[str, Callable[[Job], Verdict]] = {
     "serve": serve_verdict,
     "bench": bench_verdict,
     "keys": keys_verdict,
     "routes": routes_verdict,
+    "switches": switches_verdict,
+    "stages": stages_verdict,
+    "script": script_verdict,
 }
 
 
