@@ -14,10 +14,12 @@ import pytest
 import yaml
 from conftest import ROOT, rendered
 from hypothesis import HealthCheck, given, settings
+from locks import lock_file
 from test_render import NASTY, VALUES, interpolated
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import UsageError
+from ernie_deploy.plan.request import Request
 from ernie_deploy.render import folder
 
 # Nothing is asked of a daemon: `config` only reads the file.
@@ -134,9 +136,9 @@ def test_env_example_as_env_is_accepted(compose: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def lint(*paths: str) -> "subprocess.CompletedProcess[str]":
+def lint(*paths: str, rules: Path = ROOT / "compose/.compose-lint.yml") -> "subprocess.CompletedProcess[str]":
     words = [Path(sys.executable).parent / "compose-lint", "check", "--fail-on", "low", "--strict-config",
-             "--config", ROOT / "compose/.compose-lint.yml", *paths]  # fmt: skip
+             "--config", rules, *paths]  # fmt: skip
     return subprocess.run(words, capture_output=True, text=True, timeout=120)
 
 
@@ -157,6 +159,21 @@ def test_compose_lint_finds_nothing_with_the_strict_set(tmp_path: Path) -> None:
     path = tmp_path / "compose.yml"
     path.write_text(rendered("mi300x", security="strict"))
     assert lint(str(path)).returncode == 0
+
+
+@pytest.mark.parametrize("registry", ["", "mirror.example:5000/dockerhub"])
+def test_compose_lint_asks_a_stack_for_digests_until_it_is_locked(registry: str, tmp_path: Path) -> None:
+    rules = yaml.safe_load((ROOT / "compose/.compose-lint.yml").read_text())
+    assert rules["rules"].pop("CL-0019")
+    (tmp_path / "lint.yml").write_text(yaml.safe_dump(rules))
+    path = tmp_path / "compose.yml"
+    path.write_text(rendered("h100", registry=registry))
+    assert lint(str(path), rules=tmp_path / "lint.yml").stdout.count("CL-0019") >= 3
+    path.write_text(
+        rendered("h100", registry=registry, lock=lock_file(Request(target="h100", registry=registry)))
+    )
+    done = lint(str(path), rules=tmp_path / "lint.yml")
+    assert done.returncode == 0, done.stdout
 
 
 def test_compose_lint_would_see_a_loose_stack(tmp_path: Path) -> None:

@@ -247,6 +247,7 @@ def test_the_users_login_goes_to_the_registry(world: World, monkeypatch: pytest.
         ((401, "unauthorized: authentication required"), "docker.io refuses to tell of", "docker login"),
         ((403, "denied: requested access to the resource is denied"), "docker.io refuses to tell of", "docker login"),
         ((500, "errors:\ndenied: \x1b[31mx"), "docker.io refuses to tell of", "docker login"),
+        ((500, 'Head "https://x/v2/y": no basic auth credentials'), "docker.io refuses to tell of", "docker login"),
         ((404, "no such manifest"), "docker.io has no", "check the name"),
     ],
 )  # fmt: skip

@@ -85,8 +85,7 @@ def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **op
         _check_host(file, request)
     if request and renders:
         _render(file, request)
-    if not no_preflight:
-        _tell_of_lock(stack)
+    _tell_of_lock(stack)
     with way_back(file.parent):
         _start(stack, wait_timeout, own, as_json=as_json)
 

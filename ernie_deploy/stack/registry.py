@@ -1,5 +1,6 @@
 """Asks registries for the digest of an image through the Docker engine, which pulls nothing and uses the user's logins."""
 
+import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ernie_deploy.errors import ToolFailed
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
 LIMIT_S = 20
 REFUSED, NOT_FOUND = (401, 403), 404
+# The engine gives some of these the status of a registry that is down.
+NO_LOGIN = re.compile("denied|unauthorized|no basic auth credentials|authentication required")
 
 
 def digest_of(engine: "DockerClient", reference: str) -> str:
@@ -37,7 +40,7 @@ def _raise(reference: str, fault: Exception) -> NoReturn:
     """Raise the sentence for what went wrong."""
     status, cause = getattr(fault, "status_code", None), _words(fault)
     host = registry_of(reference)
-    if status in REFUSED or "denied" in cause or "unauthorized" in cause:
+    if status in REFUSED or NO_LOGIN.search(cause):
         login = "docker login" if host == "docker.io" else f"docker login {host}"
         raise ToolFailed(
             f"{host} refuses to tell of {reference}.", cause=cause, next_step=f"check the name, or: {login}"
