@@ -503,3 +503,12 @@ def test_a_rehearsal_serves_the_locked_commit_from_its_hub(world: World, tmp_pat
     hub = HUB.Hub(("127.0.0.1", 0), {HF_ID: {commit: tiny}})
     with serving(hub) as url:
         assert Hub(endpoint=url).look(HF_ID, commit).commit == commit
+
+
+@pytest.mark.parametrize("words", [["diff", "stack"], ["bench", "plan", "-f", "stack/compose.yml"]])
+def test_a_locked_stack_is_read_from_any_folder(
+    world: World, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked(world)
+    monkeypatch.chdir(world.folder.parent)
+    world.run(*words)

@@ -28,8 +28,9 @@ def plan_of(options: dict[str, Any]) -> "Plan | None":
         return resolve(Catalog(), Request(target=options["target"], model=options["model"]))
     if options["attach"]:
         return None
-    first = _first_line(_files(options)[0])
-    return resolve(Catalog(), _request_of(first)) if first.startswith(RENDERED) else None
+    file = _files(options)[0]
+    first = _first_line(file)
+    return resolve(Catalog(), _request_of(first, file.parent)) if first.startswith(RENDERED) else None
 
 
 def deployment_of(options: dict[str, Any]) -> "Deployment":
@@ -108,12 +109,12 @@ def known_of(plan: "Plan | None", options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _request_of(header: str) -> "Request":
-    """The request that a rendered file's first line names; raises `UsageError` where it is none."""
+def _request_of(header: str, folder: Path) -> "Request":
+    """The request that the first line of a rendered file in `folder` names; raises `UsageError` where it is none."""
     import click
 
     try:
-        return request_of_header(header)
+        return request_of_header(header, folder)
     except (click.ClickException, KitError, ValueError) as fault:
         raise UsageError(
             f"The file's first line is no command of this version: {header[:LONGEST_QUOTE]}",

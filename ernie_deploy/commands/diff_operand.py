@@ -172,15 +172,16 @@ def _of_data(
     data: bytes, label: str, files: tuple[str, ...] = (), env: dict[str, str] | None = None
 ) -> Operand:
     head = data.partition(b"\n")[0].decode(errors="replace").rstrip("\r")
-    request = _request_of(head) if head.startswith(RENDERED) else None
+    folder = Path(files[0]).parent if files else Path()
+    request = _request_of(head, folder) if head.startswith(RENDERED) else None
     return Operand(label=label, files=files, data=data, request=request, env=env or {})
 
 
-def _request_of(head: str) -> Request | None:
+def _request_of(head: str, folder: Path) -> Request | None:
     from ernie_deploy.commands.header import request_of_header
 
     try:
-        return request_of_header(head)
+        return request_of_header(head, folder)
     except (click.ClickException, KitError, ValueError):
         return None
 
