@@ -95,18 +95,31 @@ def test_the_commands_take_media_domains(command: str) -> None:
 # --- vLLM's own verdict ---
 
 
-def judged(plan: Plan, engine: str) -> tuple[dict[str, str], list[str]]:
-    """What vLLM makes of each request under the plan's own flag and variables; which paths it fetched."""
-    named = {s.name: str(s.value) for s in plan.environment if s.name.startswith(("VLLM_MAX", "VLLM_MEDIA"))}
-    domains = next((s.value for s in plan.settings if s.name == "allowed-media-domains"), [])
-    assert isinstance(domains, list)
+Judged = dict[str, tuple[dict[str, str], list[str]]]
+
+
+@pytest.fixture(scope="module")
+def judged(engine: str) -> Judged:
+    """What vLLM makes of each request under each plan's own flag and variables; which paths it fetched."""
+    plans = {
+        "pictures": planned("h100", model="vl-28b"),
+        "pictures of a host": planned("h100", model="vl-28b", media_domains=("127.0.0.1",)),
+        "text": planned("h100"),
+    }
+    lines = "\n".join(json.dumps(limited(plan)) for plan in plans.values())
     done = subprocess.run(
-        [engine, str(SCRIPT), *domains],
-        capture_output=True, text=True, timeout=300, env={**os.environ, **named, "VLLM_LOGGING_STREAM": "ext://sys.stderr"},
+        [engine, str(SCRIPT)], input=lines, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "VLLM_LOGGING_STREAM": "ext://sys.stderr"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    answer = json.loads(done.stdout.splitlines()[-1])
-    return answer["verdicts"], answer["seen"]
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return dict(zip(plans, [(one["verdicts"], one["seen"]) for one in answers], strict=True))
+
+
+def limited(plan: Plan) -> dict[str, object]:
+    named = {s.name: str(s.value) for s in plan.environment if s.name.startswith(("VLLM_MAX", "VLLM_MEDIA"))}
+    domains = next((s.value for s in plan.settings if s.name == "allowed-media-domains"), [])
+    return {"domains": domains, "environment": named}
 
 
 GRANTED = {"data", "data in capitals", "photo of 12 megapixels", "chat n=128", "16 prompts"}
@@ -124,8 +137,8 @@ REFUSED = {
 
 
 @pytest.mark.engine
-def test_vllm_refuses_what_is_beyond_the_limits(engine: str) -> None:
-    verdicts, seen = judged(planned("h100", model="vl-28b"), engine)
+def test_vllm_refuses_what_is_beyond_the_limits(judged: Judged) -> None:
+    verdicts, seen = judged["pictures"]
     assert verdicts.keys() == GRANTED | REFUSED.keys()
     assert {name: verdicts[name] for name in GRANTED} == dict.fromkeys(GRANTED, "ok")
     assert [name for name, sentence in REFUSED.items() if sentence not in verdicts[name]] == []
@@ -133,14 +146,14 @@ def test_vllm_refuses_what_is_beyond_the_limits(engine: str) -> None:
 
 
 @pytest.mark.engine
-def test_a_host_that_may_be_asked_sends_vllm_nowhere_else(engine: str) -> None:
-    verdicts, seen = judged(planned("h100", model="vl-28b", media_domains=("127.0.0.1",)), engine)
+def test_a_host_that_may_be_asked_sends_vllm_nowhere_else(judged: Judged) -> None:
+    verdicts, seen = judged["pictures of a host"]
     assert verdicts["another container"] == "ok"
     assert verdicts["redirect"] != "ok"
     assert sorted(set(seen)) == ["/image", "/redirect", "/user"]
 
 
 @pytest.mark.engine
-def test_a_text_model_refuses_as_many_answers_and_prompts(engine: str) -> None:
-    verdicts, _ = judged(planned("h100"), engine)
+def test_a_text_model_refuses_as_many_answers_and_prompts(judged: Judged) -> None:
+    verdicts, _ = judged["text"]
     assert all(REFUSED[name] in verdicts[name] for name in ("chat n", "completion n", "prompts"))

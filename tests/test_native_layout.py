@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -35,38 +34,40 @@ EXPECTED = {
 }
 
 
-def outcome(engine: str, home: Path, *words: str) -> dict[str, str]:
-    environment = os.environ | {"HF_HOME": str(home)}
-    done = subprocess.run(
-        [engine, SCRIPT, *words], capture_output=True, text=True, timeout=600, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    steps: dict[str, str] = json.loads(done.stdout)
-    return steps
+Steps = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def native(engine: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The outcome with a small model in transformers' own layout, without remote code."""
+def outcomes(engine: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Steps, Steps]:
+    """The outcome with a small model in transformers' own layout without remote code, and in the published one."""
     folder = tmp_path_factory.mktemp("native")
+    native = folder / "native"
+    native.mkdir()
     assert MODEL.experts
     experts = replace(MODEL.experts, count=8, intermediate_size=64, vision_intermediate_size=32)
     config = config_of(replace(MODEL, figures=replace(MODEL.figures, **SMALL), experts=experts))
-    write_config(folder, MODEL.architecture, config | {"vision_config": VISION | SMALL_VISION})
-    return outcome(engine, folder / "home", str(folder))
+    write_config(native, MODEL.architecture, config | {"vision_config": VISION | SMALL_VISION})
+    subprocess.run([sys.executable, CHECKPOINTS, folder, "vl"], check=True)
+    environment = os.environ | {"HF_HOME": str(folder / "home")}
+    done = subprocess.run(
+        [engine, SCRIPT, native, folder / "vl"], capture_output=True, text=True, timeout=600, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = map(json.loads, done.stdout.splitlines())
+    return first, second
 
 
 @pytest.mark.parametrize("step", EXPECTED)
-def test_vllm_does_not_serve_transformers_own_layout(native: dict[str, str], step: str) -> None:
+def test_vllm_does_not_serve_transformers_own_layout(outcomes: tuple[Steps, Steps], step: str) -> None:
+    native = outcomes[0]
     error, place = EXPECTED[step]
     assert native[step].startswith(error), f"{MENDED}: {native[step]}"
     assert place in native[step]
 
 
-def test_the_published_layout_takes_the_same_steps(engine: str, tmp_path: Path) -> None:
+def test_the_published_layout_takes_the_same_steps(outcomes: tuple[Steps, Steps]) -> None:
     """With its remote code; transformers has no model for it."""
-    subprocess.run([sys.executable, CHECKPOINTS, tmp_path, "vl"], check=True)
-    steps = outcome(engine, tmp_path / "home", str(tmp_path / "vl"), "--trust-remote-code")
+    steps = outcomes[1]
     assert [steps["words of a picture"], steps["vLLM's model"]] == ["ok", "ok"], steps
     assert steps["transformers' model"].startswith("ValueError: Unrecognized configuration class")
 

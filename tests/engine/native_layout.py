@@ -1,12 +1,14 @@
-"""How far vLLM gets with a vision-language ERNIE in a folder: native_layout.py FOLDER [--trust-remote-code].
+"""How far vLLM gets with a vision-language ERNIE in a folder: native_layout.py NATIVE REMOTE_CODE.
 
-Prints one JSON object, step -> `ok`, or the error and the line of vLLM's models that raised it. The steps are the first
-that a server takes with the model's configuration, without a processor, weights and a port.
+The first is read without remote code and the second with it, each in a fork of its own. Prints one JSON object for
+each, step -> `ok`, or the error and the line of vLLM's models that raised it. The steps are the first that a server
+takes with the model's configuration, without a processor, weights and a port.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -98,4 +100,11 @@ def main(folder: str, *, remote_code: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], remote_code="--trust-remote-code" in sys.argv)
+    for place, trusted in zip(sys.argv[1:], (False, True), strict=True):
+        forked = multiprocessing.get_context("fork").Process(
+            target=main, args=(place,), kwargs={"remote_code": trusted}
+        )
+        forked.start()
+        forked.join()
+        if forked.exitcode:
+            raise SystemExit(forked.exitcode)

@@ -1,12 +1,15 @@
-"""Hands vLLM's own request code what a stranger would send, under a stack's limits: domains as argv, limits as env.
+"""Hands vLLM's own request code what a stranger would send, under the limits of stacks, one JSON object a line.
 
-Prints one JSON object: what was tried -> "ok", or the refusal.
+Each stack has `domains` and `environment`, and is judged in a fork of its own, which costs no import of vLLM.
+Prints one JSON object for each: what was tried -> "ok", or the refusal.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import multiprocessing
+import os
 import struct
 import sys
 import threading
@@ -20,7 +23,6 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.multimodal.media import MediaConnector
 from vllm.sampling_params import SamplingParams
 
-DOMAINS = sys.argv[1:]
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -73,11 +75,12 @@ def sampled(request: Any) -> SamplingParams:
     return params
 
 
-def main() -> None:
+def judge(domains: list[str], environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Redirecting)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     inside = f"http://127.0.0.1:{server.server_port}"
-    fetch = MediaConnector(allowed_media_domains=DOMAINS).fetch_image
+    fetch = MediaConnector(allowed_media_domains=domains).fetch_image
     attempts: dict[str, Callable[[], object]] = {
         "data": lambda: fetch(data_url(64)),
         "data in capitals": lambda: fetch("DATA" + data_url(64)[4:]),
@@ -97,7 +100,16 @@ def main() -> None:
         "16 prompts": lambda: CompletionRequest(model="m", prompt=["a"] * 16),
     }
     verdicts = {name: outcome(attempt) for name, attempt in attempts.items()}
-    print(json.dumps({"verdicts": verdicts, "seen": Redirecting.seen}))
+    print(json.dumps({"verdicts": verdicts, "seen": Redirecting.seen}), flush=True)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        child = multiprocessing.get_context("fork").Process(target=judge, kwargs=json.loads(line))
+        child.start()
+        child.join()
+        if child.exitcode:
+            raise SystemExit(child.exitcode)
 
 
 if __name__ == "__main__":
