@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from locks import COMMIT, lock_file, lock_of
 
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.check import judge_project
+from ernie_deploy.check.project import of_file
 from ernie_deploy.commands.header import request_of_header
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.lock import Lock, parsed, read_lock, text_of
@@ -253,3 +255,42 @@ def test_an_image_with_a_digest_of_its_own_needs_no_lock() -> None:
     image = "me/vllm:1@sha256:" + "f" * 64
     request = Request(target="h100")
     assert planned("h100", image=image, lock=lock_file(request)).image == image
+
+
+# --- what `check` knows of them ---
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "engine"),
+    [
+        ({"registry": "mirror.example:5000/dockerhub"}, "", ENGINE),
+        ({"registry": "mirror.example"}, "IMAGE_REGISTRY=127.0.0.1:5000/x\n", ENGINE),
+        ({"image": f"registry.example/ai/vllm-openai:v{ENGINE}-mine"}, "", ENGINE),
+        ({"image": "registry.example/ai/engine:7"}, "", ""),
+        ({"image": "registry.example/ai/engine:7"}, "ENGINE_IMAGE=x.example/vllm-openai:v0.28.0\n", "0.28.0"),
+    ],
+)
+def test_check_knows_which_vllm_it_is_or_says_that_it_does_not(
+    options: dict[str, str], env: str, engine: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "compose.yml"
+    path.write_text(rendered("h100", **options))
+    (tmp_path / ".env").write_text(env)
+    verdict = judge_project(of_file(str(path)), Catalog())
+    known = verdict.stack.services["serve"].engine
+    assert ".".join(map(str, known or ())) == engine
+    unknown = [one.sentence for one in verdict.findings if one.id == "ED109"]
+    assert [sentence for sentence in unknown if "its vLLM version is unknown" in sentence] == unknown
+    assert bool(unknown) is not bool(engine)
+
+
+def test_check_warns_of_remote_code_until_it_is_locked(tmp_path: Path) -> None:
+    path = tmp_path / "compose.yml"
+    found = {}
+    for lock in (None, lock_file(Request(target="h100", model="vl-28b"))):
+        path.write_text(rendered("h100", model="vl-28b", lock=lock))
+        if lock:
+            (tmp_path / "ernie.lock").write_text(text_of(lock.lock))
+        found[bool(lock)] = {one.id for one in judge_project(of_file(str(path)), Catalog()).findings}
+    assert "ED119" in found[False]
+    assert not found[True] & {"ED119", "ED163"}

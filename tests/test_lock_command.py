@@ -148,16 +148,15 @@ def test_what_moved_is_found_and_upgrade_takes_it(world: World, tmp_path: Path) 
     new = HUB.commit(tmp_path / "new")
     text = world.run("lock", "--check", code=5)
     assert (
-        f"moved    {PLAN.image} moved: the registry has sha256:999999999999 now, the lock sha256:111111111111."
-        in text
+        f"{PLAN.image} moved: the registry has sha256:999999999999 now, the lock sha256:111111111111." in text
     )
-    assert f"moved    {HF_ID} main moved: the hub has {new[:12]} now, the lock {old[:12]}." in text
+    assert f"{HF_ID} main moved: the hub has {new[:12]} now, the lock {old[:12]}." in text
     assert read_lock(world.lock).images[PLAN.image] == digest("1")
     text = world.run("lock", "--upgrade")
     assert f"moved   {PLAN.image} sha256:111111111111 -> sha256:999999999999" in text
     assert f"moved   {HF_ID} main {old[:12]} -> {new[:12]}" in text
     assert read_lock(world.lock).models[HF_ID].commit == new
-    assert "holds: 2 images and 1 models" in world.run("lock", "--check")
+    assert "holds: each image and the model" in world.run("lock", "--check")
 
 
 def test_a_commit_that_is_gone_is_one_sentence(world: World, tmp_path: Path) -> None:
@@ -165,7 +164,7 @@ def test_a_commit_that_is_gone_is_one_sentence(world: World, tmp_path: Path) -> 
     commit = read_lock(world.lock).models[HF_ID].commit
     world.hub.models[HF_ID] = {"main": checkpoint(tmp_path / "new", b"b")}
     text = world.run("lock", "--check", code=5)
-    assert f"gone     The commit {commit[:12]} of {HF_ID} is gone from the hub" in text
+    assert f"The commit {commit[:12]} of {HF_ID} is gone from the hub" in text
 
 
 def test_a_hub_that_lists_other_bytes_at_the_locked_commit_is_found(world: World) -> None:
@@ -301,7 +300,7 @@ def test_who_does_not_answer_a_check_is_named(world: World) -> None:
     world.run("lock")
     world.engine.fault = (500, "dial tcp: i/o timeout")
     text = world.run("lock", "--check", code=1)
-    assert f"unasked  docker.io does not answer for {PLAN.image}. (dial tcp: i/o timeout)" in text
+    assert f"docker.io does not answer for {PLAN.image}. (dial tcp: i/o timeout)" in text
     assert "could not be compared in whole" in text
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ernie_deploy.stack.locking import Difference
 
 RULE = "ED163"
+UPGRADE = "what is locked starts as it is; ernie-deploy lock --upgrade takes what is there now"
 # Where a lock and registries, hub and this machine differ today: asked for with --online alone, for it sends.
 Ask: TypeAlias = Callable[[Lock, Path], "Iterable[Difference]"]
 
@@ -25,7 +26,7 @@ Ask: TypeAlias = Callable[[Lock, Path], "Iterable[Difference]"]
     RULE,
     "warning",
     "The stack and its lock differ.",
-    remedy="render it with the lock: ernie-deploy render TARGET --lock -o compose.yml; or move the lock: ernie-deploy lock --upgrade",
+    remedy="ernie-deploy lock keeps what is locked, adds what is not, and says how to render the stack with it",
     source="ernie.lock beside the file; with --online the registries, the hub and the images of this machine",
 )
 def not_as_locked(service: Service) -> Iterator[Spot]:
@@ -67,4 +68,4 @@ def join(stack: Stack, file: Path, ask: Ask | None) -> None:
         stack.remarks.append(Remark(RULE, 1, shown(fault.what.rstrip("."), 200), remedy=fault.next_step))
         return
     for found in ask(stack.lock, file) if ask else ():
-        stack.remarks.append(Remark(RULE, 1, found.sentence.rstrip(".")))
+        stack.remarks.append(Remark(RULE, 1, found.sentence.rstrip("."), remedy=UPGRADE))

@@ -191,10 +191,10 @@ def _check(path: Path, sources: "Sources", *, as_json: bool) -> None:
         say(json.dumps(msgspec.to_builtins(found), indent=2), as_json=True)
     else:
         for one in found:
-            say(f"{one.kind:<7}  {one.sentence}")
+            say(one.sentence)
     if fault := _fault(path, found):
         raise fault
-    say(f"{path} holds: {len(lock.images)} images and {len(lock.models)} models are what they were", err=True)
+    say(f"{path} holds: each image and the model are what they were", err=True)
 
 
 def _fault(path: Path, found: "list[Difference]") -> KitError | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ernie_deploy.check.lock_rules import UPGRADE
 from ernie_deploy.errors import KitError, UsageError
 from ernie_deploy.plan.lock import Lock, read_lock, unlocked_image, unlocked_revision
 from ernie_deploy.safe_io.terminal import say
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 # The kit's own; what a user adds is not in the lock.
 SERVICES = ("serve", "worker", "fetch", "beacon", "bench")
-UPGRADE = "what is locked starts as it is; ernie-deploy lock --upgrade takes what is there now"
 
 
 def sources_of_file(file: Path) -> "Sources":
