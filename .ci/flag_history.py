@@ -3,7 +3,7 @@
     python .ci/flag_history.py FOLDER > ernie_deploy/catalog/engines/history.toml
 
 FOLDER holds one folder a release, named after it, with the release's own package `vllm` in it. The sources are
-read and never run: old releases import nothing that is still to be had.
+read and never run: old releases import nothing that is still to be had. `.ci/add-engine` adds a release to the file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,7 @@ OPPOSITE = {"--enable-": "--disable-", "--disable-": "--enable-"}
 PAIRED_SINCE = (0, 33, 0)
 
 Flags = dict[str, bool]
+Release = tuple[str, Flags]
 
 
 def order(release: str) -> tuple[int, ...]:
@@ -46,8 +48,8 @@ def trees(folder: Path) -> list[ast.Module]:
     return [ast.parse(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
 
 
-def flags(folder: Path) -> Flags:
-    """Map the flags of one release to whether they are switches."""
+def flags(folder: Path, release: str) -> Flags:
+    """Map the flags of the release that lies in a folder to whether they are switches."""
     nodes = [node for tree in trees(folder) for node in ast.walk(tree)]
     fields: Flags = {}
     for node in nodes:
@@ -64,7 +66,7 @@ def flags(folder: Path) -> Flags:
         elif isinstance(node, ast.ClassDef) and node.name.endswith("FrontendArgs"):
             taken |= dict(of_class(node))
             paired |= dict(of_class(node))
-    return taken | opposites(paired, folder.name)
+    return taken | opposites(paired, release)
 
 
 def opposites(taken: Flags, release: str) -> Flags:
@@ -104,7 +106,7 @@ def of_class(node: ast.ClassDef) -> Iterator[tuple[str, bool]]:
             )
 
 
-def runs(name: str, releases: list[tuple[str, Flags]]) -> list[list[str]]:
+def runs(name: str, releases: list[Release]) -> list[list[str]]:
     """Return first and last release of each run of releases that have the flag."""
     spans: list[list[str]] = []
     before = False
@@ -120,17 +122,42 @@ def runs(name: str, releases: list[tuple[str, Flags]]) -> list[list[str]]:
     return spans
 
 
-def toml_line(name: str, releases: list[tuple[str, Flags]]) -> str:
+def toml_line(name: str, releases: list[Release]) -> str:
     """Write one flag as a line."""
     switch = any(taken.get(name) for _, taken in releases)
     spans = f"spans = {json.dumps(runs(name, releases))}"
     return f"{json.dumps(name)} = {{ {'switch = true, ' if switch else ''}{spans} }}"
 
 
-def main() -> None:
-    """Print the whole file."""
-    folders = sorted(Path(sys.argv[1]).iterdir(), key=lambda folder: order(folder.name))
-    releases = [(folder.name, flags(folder)) for folder in folders]
+def known_releases(text: str) -> list[Release]:
+    """The releases of a history with their flags."""
+    history = tomllib.loads(text)
+    rows = history["flags"].items()
+    return [
+        (release, {name: row.get("switch", False) for name, row in rows if stands(row["spans"], release)})
+        for release in history["releases"]
+    ]
+
+
+def stands(spans: list[list[str]], release: str) -> bool:
+    """Tell whether a release is in one of the runs."""
+    here = order(release)
+    return any(order(first) <= here and all(here <= order(end) for end in last) for first, *last in spans)
+
+
+def with_release(text: str, release: str, folder: Path) -> str:
+    """The history with the release that lies in a folder, in the place of what it had of it."""
+    return history_of([*without(text, release), (release, flags(folder, release))])
+
+
+def without(text: str, release: str) -> list[Release]:
+    """The other releases of a history."""
+    return [(name, taken) for name, taken in known_releases(text) if name != release]
+
+
+def history_of(unsorted: list[Release]) -> str:
+    """Write the whole file."""
+    releases = sorted(unsorted, key=lambda release: order(release[0]))
     names = sorted({name for _, taken in releases for name in taken})
     lines = [
         f"source = {json.dumps(SOURCE)}",
@@ -138,7 +165,13 @@ def main() -> None:
         "",
         "[flags]",
     ]
-    sys.stdout.write("\n".join([HEADER, *lines, *(toml_line(name, releases) for name in names)]) + "\n")
+    return "\n".join([HEADER, *lines, *(toml_line(name, releases) for name in names)]) + "\n"
+
+
+def main() -> None:
+    """Print the whole file."""
+    folders = Path(sys.argv[1]).iterdir()
+    sys.stdout.write(history_of([(folder.name, flags(folder, folder.name)) for folder in folders]))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from pathlib import Path
 from install_engine import HERE, NETWORK_SIGNS, step
 
 SOURCES = HERE / "sources"
-TOOLS = "tools"
+# What pip needs to read an sdist's metadata, and what newer versions import that vLLM for CPU lacks.
+TOOLS, EXTRAS = "tools", "extras"
 # The package and its metadata, and what the sources in the catalog name; neither kernels nor tests.
 KEPT = ("vllm", "vllm.egg-info", "docker", "docs", ".buildkite")
 STAMP = "installed-from"
@@ -35,13 +36,18 @@ class DownloadError(SystemExit):
 
 def versions() -> list[str]:
     """The versions that have a lock here, the oldest first."""
-    names = (path.stem for path in SOURCES.glob("*.lock") if path.stem != TOOLS)
+    names = (path.stem for path in SOURCES.glob("*.lock") if path.stem not in (TOOLS, EXTRAS))
     return sorted(names, key=lambda name: [int(part) for part in name.split(".")])
 
 
 def lock_of(version: str) -> Path:
-    """The file that pins a version's sdist and what it needs besides."""
+    """The file that pins a version's sdist."""
     return SOURCES / f"{version}.lock"
+
+
+def stamp_of(version: str) -> str:
+    """What a version is laid by: its lock, and that of what it needs besides."""
+    return lock_of(version).read_text() + lock_of(EXTRAS).read_text()
 
 
 def place(prefix: Path, version: str) -> Path:
@@ -56,14 +62,13 @@ def variables(folder: Path) -> dict[str, str]:
 
 def is_installed(prefix: Path, version: str) -> bool:
     """Tell whether the version lies there as its lock has it."""
-    lock = lock_of(version)
-    return lock.exists() and stamped(place(prefix, version), lock.read_text())
+    return lock_of(version).exists() and is_laid(prefix, version, stamp_of(version))
 
 
-def stamped(folder: Path, lock: str) -> bool:
-    """Tell whether the folder was laid by this very lock."""
-    stamp = folder / STAMP
-    return stamp.exists() and stamp.read_text() == lock
+def is_laid(prefix: Path, version: str, stamp: str) -> bool:
+    """Tell whether the version was laid there by these very locks."""
+    kept = place(prefix, version) / STAMP
+    return kept.exists() and kept.read_text() == stamp
 
 
 def pip(python: str, *arguments: str, **environment: str) -> None:
@@ -97,8 +102,8 @@ def failure(arguments: tuple[str, ...], complaint: str) -> str:
 
 def install_tools(python: str, folder: Path) -> None:
     """Bring what pip needs to read the metadata of an sdist of vLLM, which it does at every download."""
-    locked = ["--no-deps", "--require-hashes", "--requirement", str(lock_of(TOOLS))]
-    pip(python, "install", "--target", str(folder), *locked)
+    words = ["--target", str(folder), "--requirement", str(lock_of(TOOLS))]
+    pip(python, "install", "--no-deps", "--require-hashes", *words)
 
 
 def download(python: str, version: str, folder: Path, *wanted: str) -> None:
@@ -131,21 +136,25 @@ def install(python: str, prefix: Path, version: str) -> None:
     """Bring a version by its lock."""
     step(f"the Python of vLLM {version}, by {lock_of(version).name}")
     with tempfile.TemporaryDirectory() as downloads:
-        download(python, version, Path(downloads), "--require-hashes", "--requirement", str(lock_of(version)))
-        lay(Path(downloads), place(prefix, version), lock_of(version).read_text())
+        download(python, version, Path(downloads), *locked(version))
+        lay(python, Path(downloads), place(prefix, version), stamp_of(version))
 
 
-def lay(downloads: Path, folder: Path, lock: str) -> None:
-    """Put what was downloaded by a lock where it is imported from, whole or not at all."""
-    if stamped(folder, lock):
-        return
+def lay(python: str, downloads: Path, folder: Path, stamp: str) -> None:
+    """Put an sdist that was downloaded, and what it needs besides, where they are imported from; all or nothing."""
+    pip(python, "download", "--no-deps", "--dest", str(downloads), *locked(EXTRAS))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         made = Path(temporary, "made")
         unpack(downloads, made)
-        (made / STAMP).write_text(lock)
+        (made / STAMP).write_text(stamp)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
+
+
+def locked(name: str) -> list[str]:
+    """Pip's words for what a lock has, by its hashes."""
+    return ["--require-hashes", "--requirement", str(lock_of(name))]
 
 
 def prefix_of(python: str) -> Path:
