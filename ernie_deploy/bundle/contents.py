@@ -130,6 +130,11 @@ def _row(stack: Packed, kind: str, target: str, image: Image) -> Row:
     found = mount_of(stack.there, stack.there["services"]["fetch"], target)
     assert found, f"the service has {target} here, so it has there"
     _, name, key = found
+    if name.startswith("."):
+        raise UsageError(
+            f"{stack.name} keeps {target} in {name}, a folder beside its compose file, which no bundle fills.",
+            next_step="name a volume or an absolute path there, or leave it to HF_CACHE_DIR and PACKAGES_DIR in .env",
+        )
     declared = (stack.there.get("volumes") or {}).get(key) or {}
     holds = (declared.get("labels") or {}).get(HOLDS) or "weights from the hub"
     return "volume", kind, name, stack.name, key, holds, image.name

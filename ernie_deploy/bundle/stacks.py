@@ -64,8 +64,11 @@ class Packed(Struct, frozen=True, kw_only=True):
         """The secrets that somebody has to put there: name and file, seen from the stack's folder."""
         declared = self.there.get("secrets") or {}
         files = {name: str(secret.get("file") or "") for name, secret in declared.items()}
-        return [(name, file.rpartition(f"/{self.name}/")[2]) for name, file in sorted(files.items())
-                if file not in ("", os.devnull)]  # fmt: skip
+        return [
+            (name, file.removeprefix("./"))
+            for name, file in sorted(files.items())
+            if file not in ("", os.devnull)
+        ]
 
 
 def pack(stack: Stack) -> Packed:
@@ -187,5 +190,6 @@ def _resolved_there(name: str, texts: Mapping[str, bytes]) -> dict[str, Any]:
             cause=re.sub(r"\s+", " ", done.stderr)[-300:],
             next_step="give the variable a value in .env that is right there too",
         )
-    resolved: dict[str, Any] = json.loads(done.stdout)
+    # Compose makes every path absolute; those below the stack's own folder are its own there too.
+    resolved: dict[str, Any] = json.loads(done.stdout.replace(str(folder), "."))
     return resolved

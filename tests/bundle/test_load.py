@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,9 +57,10 @@ def blob_name(data: bytes) -> str:
     return git if len(data) < 1000 else hashlib.sha256(data).hexdigest()
 
 
-def hub_cache(top: Path, stamped: str = f"{FLAT}@main") -> None:
+def hub_cache(top: Path, model: str = MODEL, revision: str = "main") -> None:
     """What `fetch` leaves of a model, written by its own functions."""
-    fetch, storage = loaded("fetch"), top / f"hub/models--{FLAT}"
+    flat = model.replace("/", "--")
+    fetch, storage = loaded("fetch"), top / f"hub/models--{flat}"
     snapshot = storage / "snapshots" / COMMIT
     for name, data in BLOBS.items():
         blob = storage / "blobs" / blob_name(data)
@@ -67,13 +69,14 @@ def hub_cache(top: Path, stamped: str = f"{FLAT}@main") -> None:
         blob.write_bytes(data)
         (snapshot / name).symlink_to(os.path.relpath(blob, (snapshot / name).parent))
     (storage / "blobs" / ("d" * 64)).write_bytes(b"of another revision")
-    (storage / "refs").mkdir()
-    (storage / "refs/main").write_text(COMMIT)
+    (storage / "refs" / revision).parent.mkdir(parents=True)
+    (storage / "refs" / revision).write_text(COMMIT)
     (top / "ernie").mkdir()
     files = fetch.hashed(snapshot, {name: blob_name(data) for name, data in BLOBS.items()})
-    stamp = {"repo": MODEL, "revision": "main", "commit": COMMIT, "files": files}
+    stamp = {"repo": model, "revision": revision, "commit": COMMIT, "files": files}
     fetch.write_stamp(
-        top / f"ernie/{stamped}.json", stamp | {"folder": f"../hub/models--{FLAT}/snapshots/{COMMIT}"}
+        top / f"ernie/{flat}@{revision.replace('/', '-')}.json",
+        stamp | {"folder": f"../hub/models--{flat}/snapshots/{COMMIT}"},
     )
 
 
@@ -309,6 +312,95 @@ def test_an_image_by_digest_has_a_name_on_the_other_side(
                               capture_output=True, text=True)  # fmt: skip
     services = json.loads(resolved.stdout)["services"]
     assert {(service["image"], service["pull_policy"]) for service in services.values()} == {(IMAGE, "never")}
+
+
+def prepared(compose: str, top: Path, *words: str, model: str = MODEL, revision: str = "main") -> Side:
+    """A machine whose stack is rendered with these words, whose registry has all, and whose volumes are filled."""
+    made = side(top, compose)
+    file = made.folder / "stack/compose.yml"
+    assert kit("render", *words, "-o", str(file)).returncode == 0
+    named = re.findall(r'image: "([^"]+)"', file.read_text())
+    (made.folder / "registry.json").write_text(json.dumps(dict.fromkeys(named, "sha256:" + "4" * 64)))
+    hub_cache(made.volumes / "ernie-hf-cache", model, revision)
+    return made
+
+
+def test_packages_and_an_owner_come_along(
+    there: tuple[Side, list[str]], compose: str, tmp_path: Path
+) -> None:
+    plan = planned("h100", model="vl-28b")
+    here = prepared(
+        compose,
+        tmp_path / "here",
+        "h100",
+        "--model",
+        "vl-28b",
+        model=plan.model.hf_id,
+        revision=plan.revision,
+    )
+    file, archives = here.folder / "stack/compose.yml", here.volumes / "ernie-packages/archives"
+    archives.mkdir(parents=True)
+    for package in plan.packages:
+        name, _, sha256 = package.requirement.partition("#sha256=")
+        (archives / name).write_bytes(name.encode())
+        file.write_text(file.read_text().replace(sha256, hashlib.sha256(name.encode()).hexdigest()))
+    done = bundled(here, tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    assert not any("run --rm --no-TTY fetch" in call for call in here.calls()), "all was there"
+    loading = load(there, tmp_path / "b", "far")
+    assert loading.returncode == 0, loading.stderr
+    brought = there[0].volumes / "ernie-packages/archives"
+    assert {path.name: path.read_bytes() for path in brought.iterdir()} == {
+        path.name: path.read_bytes() for path in archives.iterdir()
+    }
+    flat = plan.model.hf_id.replace("/", "--")
+    cache = there[0].volumes / "ernie-hf-cache"
+    assert (cache / f"hub/models--{flat}/refs/{plan.revision}").read_text() == COMMIT
+    if os.geteuid() == 0:
+        owners = {path.lstat().st_uid for path in (cache / f"hub/models--{flat}").rglob("*")}
+        assert owners == {int((plan.user or "0:0").split(":")[0])}
+
+
+def test_a_locked_commit_and_its_lock_come_along(
+    there: tuple[Side, list[str]], compose: str, tmp_path: Path
+) -> None:
+    here = prepared(compose, tmp_path / "here", "cpu", revision=COMMIT)
+    file = here.folder / "stack/compose.yml"
+    text = (
+        file.read_text()
+        .replace("--revision=main", f"--revision={COMMIT}")
+        .replace("@main.json", f"@{COMMIT}.json")
+    )
+    file.write_text(text)
+    (here.folder / "stack/ernie.lock").write_text("format = 1\n")
+    assert bundled(here, tmp_path / "b").returncode == 0
+    assert load(there, tmp_path / "b", "far").returncode == 0
+    cache = there[0].volumes / "ernie-hf-cache"
+    assert (cache / f"hub/models--{FLAT}/snapshots/{COMMIT}/config.json").read_bytes() == BLOBS["config.json"]
+    assert not (cache / f"hub/models--{FLAT}/refs").exists()
+    assert (there[0].folder / "far/ernie-03b/ernie.lock").read_text() == "format = 1\n"
+
+
+def test_what_no_bundle_can_bring_is_said(compose: str, tmp_path: Path) -> None:
+    here = prepared(compose, tmp_path / "here", "cpu", "--api-key-file", "--weights", "/data/w")
+    key = here.folder / "stack/api-key.yaml"
+    key.write_text("api-key: north-key-81723\n")
+    done = bundled(here, tmp_path / "b")
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "b/CONTENTS").read_text()
+    assert "note\ternie-03b serves /data/w: copy that folder to the same place\n" in table
+    assert "secret\ternie-03b\tvllm_config\tapi-key.yaml\n" in table
+    assert not list((tmp_path / "b").rglob("api-key*"))
+
+
+def test_weights_beside_the_compose_file_are_refused(compose: str, tmp_path: Path) -> None:
+    here = prepared(compose, tmp_path / "here", "cpu")
+    file = here.folder / "stack/compose.yml"
+    file.write_text(file.read_text().replace("${HF_CACHE_DIR:-hf-cache}", "./hf"))
+    shutil.copytree(here.volumes / "ernie-hf-cache", here.folder / "stack/hf", symlinks=True)
+    done = bundled(here, tmp_path / "b")
+    assert done.returncode == 2
+    assert "ernie-03b keeps /cache/hf in ./hf" in done.stderr
 
 
 @pytest.mark.parametrize("size", ["4", "0G", "10K", "4GiB", "-1M", "4g"])
