@@ -112,7 +112,7 @@ def test_lock_writes_what_registry_and_hub_say_and_pulls_nothing(world: World, t
         "model.safetensors": f"sha256:{files['model.safetensors'].hash}",
     }
     assert f"locked  {PLAN.image} at sha256:111111111111" in text
-    assert "next: ernie-deploy render -o compose.yml h100 --lock ernie.lock" in text
+    assert "next: ernie-deploy upgrade compose.yml" in text
     before = world.lock.read_bytes()
     assert "ernie.lock is as it was" in world.run("lock")
     assert world.lock.read_bytes() == before
@@ -130,8 +130,8 @@ def test_the_next_step_renders_what_is_locked_and_then_there_is_none(world: Worl
 def test_a_folder_of_init_is_rendered_by_init(world: World) -> None:
     world.run("init", "mine", "h100", "--env", f"HF_ENDPOINT=http://127.0.0.1:{world.hub.server_port}")
     text = world.run("lock", "mine")
-    assert "next: ernie-deploy init mine --force h100 --lock mine/ernie.lock" in text
-    world.run("init", "mine", "--force", "h100", "--lock", "mine/ernie.lock")
+    assert "next: ernie-deploy upgrade mine" in text
+    world.run("upgrade", "mine")
     assert (
         (world.folder / "mine/compose.yml")
         .read_text()

@@ -125,3 +125,22 @@ def test_down_with_volumes_removes_the_stacks_own_alone(tmp_path: Path) -> None:
 def test_a_volume_is_not_removed_without_a_word() -> None:
     done = kit("volumes", "remove", "ernie-hf-cache", "--dry-run")
     assert (done.returncode, done.stdout) == (0, "docker volume rm ernie-hf-cache\n")
+
+
+def test_kernels_of_the_version_before_are_told_from_others() -> None:
+    old, new, other = (
+        f"ernie-engine-{of}"
+        for of in ("21b-nvidia-0.32.0", "21b-nvidia-0.33.0-cuda12.9", "300b-nvidia-0.32.0")
+    )
+    made = engine()
+    made.api.volumes = lambda: {
+        "Volumes": [{"Name": name, "Labels": {HOLDS: "kernels"}} for name in (old, new, other)]
+    }
+    used = {"Names": ["/a-serve-1"], "Labels": {}, "State": "running", "Mounts": [{"Name": new}]}
+    made.api.containers = lambda *, all: [used]  # noqa: A006 - docker's own name
+    listed = look(made)
+    assert {volume.name: volume.replaced_by for volume in listed} == {old: new, new: "", other: ""}
+    text = as_text(listed)
+    assert f"  in use by no container: kept so that a stack of {new} can go back to this version warm" in text
+    made.api.containers = lambda *, all: []  # noqa: A006
+    assert not any(volume.replaced_by for volume in look(made))

@@ -55,7 +55,7 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     if kept := _keep_env(folder, made, values):
         say(kept, err=True)
     kept_for_upgrade = {f"{RENDERED}/{name}": text for name, text in files(plan, catalog, {}).items()}
-    old = _replaced(folder, made, force=force)
+    old = _replaced(folder, made, plan, force=force)
     if old:
         _replace(folder, {**made, **kept_for_upgrade})
     else:
@@ -114,7 +114,7 @@ def _keep_env(folder: Path, made: dict[str, str], values: tuple[str, ...]) -> st
     return f"kept {path} as it is"
 
 
-def _replaced(folder: Path, made: dict[str, str], *, force: bool) -> list[str]:
+def _replaced(folder: Path, made: dict[str, str], plan: "Plan", *, force: bool) -> list[str]:
     """The files that are there and say something else; raises `UsageError` unless they may be replaced."""
     from ernie_deploy.paths import says
     from ernie_deploy.upgrade.history import bytes_of
@@ -132,9 +132,15 @@ def _replaced(folder: Path, made: dict[str, str], *, force: bool) -> list[str]:
         raise UsageError(
             "\n".join(f"{folder / name} exists and was not overwritten." for name in changed),
             cause="the kit never replaces your files unasked, and has written none of the others either",
-            next_step="repeat the command with --force; `ernie-deploy rollback` brings the old files back",
+            next_step=f"{_upgrade(folder, plan)} keeps your edits; --force replaces them, and `rollback` brings them back",
         )
     return changed
+
+
+def _upgrade(folder: Path, plan: "Plan") -> str:
+    """The command that renders the same over the user's edits."""
+    words = shlex.join(command_words(plan.request))
+    return shlex.join(["ernie-deploy", "upgrade", str(folder), "--as", words])
 
 
 def _replace(folder: Path, texts: dict[str, str]) -> None:

@@ -127,7 +127,7 @@ def _write(  # noqa: PLR0913 - click's options
         say(f"{'moved ' if before else 'locked'}  {line}")
     unmoved = before is not None and not moved
     say(f"{path} is as it was" if unmoved else f"wrote {path}", err=True)
-    if step := _next_step(path, file, plan, after):
+    if step := _next_step(file, plan, after):
         say(f"next: {step}", err=True)
 
 
@@ -158,24 +158,18 @@ def _held(lock: "Lock") -> list[str]:
     return lines
 
 
-def _next_step(path: Path, file: Path, plan: "Plan", lock: "Lock") -> str:
-    """The command that renders the file with the lock; empty where all that it pins stands there already."""
-    import os
+def _next_step(file: Path, plan: "Plan", lock: "Lock") -> str:
+    """The command that brings the lock into the file and keeps its edits; empty where all that it pins stands there."""
     import shlex
 
-    from msgspec.structs import replace
-
-    from ernie_deploy.plan.lock import LockFile
-    from ernie_deploy.plan.request import command_words
     from ernie_deploy.render.folder import is_of_folder
 
     text = file.read_text(encoding="utf-8", errors="replace")
     pins = [*lock.images.values(), *(model.commit for model in lock.models.values())]
     if all(pin in text for pin in pins):
         return ""
-    words = command_words(replace(plan.request, lock=LockFile(os.path.relpath(path), lock)))
-    start = ["init", str(file.parent), "--force"] if is_of_folder(file) else ["render", "-o", str(file)]
-    return shlex.join(["ernie-deploy", *start, *words])
+    engine = ["--engine", plan.engine] if plan.request.engine else []
+    return shlex.join(["ernie-deploy", "upgrade", str(file.parent if is_of_folder(file) else file), *engine])
 
 
 def _check(path: Path, sources: "Sources", *, as_json: bool) -> None:

@@ -202,8 +202,8 @@ def _refuse_conflicts(proposal: "Proposal") -> NoReturn:
     raise Refused(
         f"Your edits in {names} cannot be merged with the new version; nothing was written.",
         cause="both changed the same lines, and only you know what yours are for",
-        next_step="make those lines as rendered or as new, upgrade, and edit them again; an option of `render` "
-        "may say the same (ernie-deploy render --help)",
+        next_step="write those lines as rendered and upgrade; then edit the new ones, or say the same by an option of "
+        f"`render`: {AS}",
     )
 
 

@@ -1,9 +1,11 @@
 """The volumes of the kit's stacks on one engine: what each holds, how large it is, and whose containers refer to it."""
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.stack.containers import PROJECT, SERVICE
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 HOLDS = "ernie-deploy.holds"
 # Without that label: Compose offers to recreate a volume whose declaration changed, and this one is costly.
 WEIGHTS = "ernie-hf-cache"
+# Compiled kernels, by model, vendor and version: an upgrade makes another one, and this one stays.
+KERNELS = re.compile(r"(?P<of>ernie-engine-[a-z0-9.-]{1,80}?)-\d{1,4}\.\d{1,4}\.\d{1,4}(?:-[a-z0-9.]{1,40})?")
 # The engine reads whole volumes to measure them.
 MEASURE_S = 20
 
@@ -29,23 +33,37 @@ class User(Struct, frozen=True, kw_only=True):
 
 
 class Volume(Struct, frozen=True, kw_only=True):
-    """One volume; `size_bytes` is None where the engine did not say in time."""
+    """One volume; `size_bytes` is None where the engine did not say in time.
+
+    `replaced_by` names the volume in use that holds the same of another vLLM: this one is there for the way back.
+    """
 
     name: str
     holds: str
     size_bytes: int | None
     users: tuple[User, ...]
+    replaced_by: str = ""
 
 
 def look(engine: "DockerClient") -> list[Volume]:
     """The volumes that the kit's stacks made, by name."""
     sizes, containers = _sizes(engine), engine.api.containers(all=True)
     made = [(volume["Name"], _holds(volume)) for volume in engine.api.volumes()["Volumes"] or ()]
-    return [
+    found = [
         Volume(name=name, holds=holds, size_bytes=sizes.get(name), users=tuple(_users(name, containers)))
         for name, holds in sorted(made)
         if holds
     ]
+    return [replace(volume, replaced_by=_replaced_by(volume, found)) for volume in found]
+
+
+def _replaced_by(volume: Volume, every: Iterable[Volume]) -> str:
+    """The volume in use that holds compiled kernels of another version; '' where this one is used or is none such."""
+    kernels = KERNELS.fullmatch(volume.name)
+    if volume.users or kernels is None:
+        return ""
+    others = ((KERNELS.fullmatch(other.name), other) for other in every if other.users)
+    return next((other.name for match, other in others if match and match["of"] == kernels["of"]), "")
 
 
 def names(engine: "DockerClient") -> list[str]:
@@ -127,5 +145,8 @@ def as_text(volumes: Iterable[Volume]) -> str:
 
 def _lines(volume: Volume) -> list[str]:
     size = "size unknown" if volume.size_bytes is None else f"{volume.size_bytes / 1e9:,.2f} GB"
-    users = [f"  {in_words(user)}" for user in volume.users] or ["  in use by no container"]
+    unused = "in use by no container"
+    if volume.replaced_by:
+        unused += f": kept so that a stack of {volume.replaced_by} can go back to this version warm"
+    users = [f"  {in_words(user)}" for user in volume.users] or [f"  {unused}"]
     return [f"{volume.name}: {volume.holds}, {size}", *users]

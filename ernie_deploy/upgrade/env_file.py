@@ -1,11 +1,8 @@
 """A host's `.env` under a newer rendering: its values stand, what the new version reads besides is added as comments."""
 
-import re
 from collections.abc import Iterator
 
 from ernie_deploy.upgrade.three_way import merge
-
-VARIABLE = re.compile(rb"[ \t]*#?[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=")
 
 
 def merged(base: bytes, user: bytes, new: bytes) -> bytes:
@@ -25,7 +22,14 @@ def merged(base: bytes, user: bytes, new: bytes) -> bytes:
 
 def names(data: bytes) -> set[bytes]:
     """Every variable that a line sets or shows as a comment."""
-    return {match[1] for line in data.split(b"\n") if (match := VARIABLE.match(line))}
+    return {name for line in data.split(b"\n") if (name := _variable(line))}
+
+
+def _variable(line: bytes) -> bytes:
+    """The name in `NAME=value`, with `#` or `export` before it or not; empty where the line has none."""
+    name, equals, _ = line.lstrip(b" \t#").removeprefix(b"export ").partition(b"=")
+    name = name.strip()
+    return name if equals and name.replace(b"_", b"").isalnum() and not name[:1].isdigit() else b""
 
 
 def _blocks(data: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
@@ -33,6 +37,6 @@ def _blocks(data: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
     block: list[bytes] = []
     for line in data.split(b"\n"):
         block = [*block, line] if line else []
-        if line and (match := VARIABLE.match(line)):
-            yield match[1], block
+        if name := _variable(line):
+            yield name, block
             block = []
