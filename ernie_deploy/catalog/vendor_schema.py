@@ -45,10 +45,21 @@ class DriverFacts(Fact, frozen=True):
     modules: list[ModuleRelease] = []  # noqa: RUF012
 
 
+class VendorVariable(Fact, frozen=True):
+    """A variable of every server on the vendor's hardware; `reason` stands beside it in the rendering."""
+
+    name: str
+    value: str
+    reason: str
+    source: str
+
+
 class VendorFacts(Fact, frozen=True):
     """One vendor; `security` holds its sets by name, one of which is the default; a processor has no driver.
 
-    `architectures` are those that its images are published for, as `uname -m` has them.
+    `architectures` are those that its images are published for, as `uname -m` has them. `visible_devices` is the
+    variable that names the GPUs in use where no runtime hands out the chosen ones, and `grouped_devices` says that
+    their files belong to groups. `kv_cache_gib` is the KV cache in host memory where the engine does not size it itself.
     """
 
     id: Vendor
@@ -57,3 +68,7 @@ class VendorFacts(Fact, frozen=True):
     default_security: Security
     security: dict[Security, SecuritySet]
     driver: DriverFacts | None = None
+    visible_devices: str = ""
+    grouped_devices: bool = False
+    kv_cache_gib: float | None = None
+    environment: list[VendorVariable] = []  # noqa: RUF012

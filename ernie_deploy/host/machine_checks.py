@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from ernie_deploy.host.examination import Examination, gib, size_of
 from ernie_deploy.host.facts import Socket
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
-from ernie_deploy.plan.layout import CPU_KV_CACHE_GIB
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.request import beyond_loopback
 from ernie_deploy.plan.settings import value_of
@@ -59,20 +58,19 @@ def memory(examination: Examination) -> Iterator[Finding]:
 
 def _host_bytes(examination: Examination) -> float:
     """Weights and cache on a CPU target, what is offloaded on a GPU; all estimates of the plan."""
-    plan = examination.plan
-    if plan.target.vendor == "cpu":
-        return GIB * (
-            plan.memory.budget_gib - CPU_KV_CACHE_GIB + _number(examination.values["CPU_KV_CACHE_GIB"])
-        )
+    plan, planned = examination.plan, examination.vendor.kv_cache_gib
+    if planned is not None:
+        cache = _number(examination.values["CPU_KV_CACHE_GIB"], planned)
+        return GIB * (plan.memory.budget_gib - planned + cache)
     offload = value_of(plan.settings, "cpu-offload-gb", 0)
     return GIB * offload * plan.topology.gpus if isinstance(offload, int | float) else 0
 
 
-def _number(text: str) -> float:
+def _number(text: str, default: float) -> float:
     try:
         return float(text)
     except ValueError:
-        return CPU_KV_CACHE_GIB
+        return default
 
 
 def memory_limit(examination: Examination) -> Iterator[Finding]:

@@ -15,7 +15,6 @@ from ernie_deploy.plan.pairing import Pairing, find, float_of, share_of, size_of
 from ernie_deploy.plan.settings import Setting, as_settings, merge
 from ernie_deploy.plan.topology import Topology
 
-CPU_KV_CACHE_GIB = 4.0
 # Below this vLLM warns that a draft token per sequence crowds the batch.
 MTP_MIN_BATCHED_TOKENS = 8192
 EIGHT_BIT = ("fp8", "mxfp8", "int8")
@@ -204,7 +203,7 @@ def _budget(pairing: Pairing, settings: Sequence[Setting]) -> Budget:
         fp8=quantization is not None and str(quantization.value).startswith(EIGHT_BIT),
         mtp=find(settings, "speculative-config") is not None,
         cpu_offload_gib=float_of(settings, "cpu-offload-gb", 0.0),
-        kv_cache_gib=CPU_KV_CACHE_GIB if target.vendor == "cpu" else None,
+        kv_cache_gib=pairing.vendor.kv_cache_gib,
         max_num_batched_tokens=size_of(settings, "max-num-batched-tokens", defaults.max_num_batched_tokens),
         max_num_seqs=size_of(settings, "max-num-seqs", defaults.max_num_seqs),
         expert_tiles=tiles if tiles and tiles.padded else None,

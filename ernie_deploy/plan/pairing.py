@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.catalog.schema import Model, Profile, Recipes, Target
-from ernie_deploy.catalog.vendor_schema import SecuritySet
+from ernie_deploy.catalog.vendor_schema import SecuritySet, VendorFacts
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.settings import Setting
 
@@ -22,6 +22,7 @@ class Pairing(Struct, frozen=True, kw_only=True):
 
     model: Model
     target: Target
+    vendor: VendorFacts
     engine: Engine
     recipes: Recipes
     profiles: tuple[Profile, ...]

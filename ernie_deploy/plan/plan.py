@@ -37,6 +37,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     user: str
     home_caches: tuple[str, ...]
     security: SecuritySet
+    grouped_devices: bool
     profiles: tuple[str, ...]
     topology: Topology
     gpu_ids: tuple[int, ...]
@@ -171,8 +172,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def joins_device_groups(self) -> bool:
-        """Whether `serve` must join the groups of AMD's devices: root owns them anyway."""
-        return self.target.vendor == "amd" and (bool(self.user) or self.security.device_groups)
+        """Whether `serve` must join the groups that devices belong to: root owns them anyway."""
+        return self.grouped_devices and (bool(self.user) or self.security.device_groups)
 
     @property
     def offline_settings(self) -> tuple[Setting, ...]:

@@ -73,7 +73,7 @@ def check_gpus(request: Request, target: Target) -> None:
 
 def check_nodes(request: Request, target: Target) -> None:
     """Refuse forms of several nodes that vLLM does not take."""
-    if request.multi_node == "ray" and target.vendor == "cpu":
+    if request.multi_node == "ray" and not target.gpus:
         raise Refused(
             f"{target.id} with --multi-node ray is refused by vLLM.",
             cause="current platform cpu does not support ray",
@@ -85,7 +85,7 @@ def check_nodes(request: Request, target: Target) -> None:
             cause="each replica is a server process of vLLM's own",
             next_step="leave out --multi-node ray, or --dp",
         )
-    if request.rdma and target.vendor == "cpu":
+    if request.rdma and not target.gpus:
         raise Refused(
             f"{target.id} has no GPU memory that RDMA could reach.",
             next_step="leave out --rdma: gloo uses TCP",

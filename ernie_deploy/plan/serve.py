@@ -1,8 +1,9 @@
 """The flags and variables of `vllm serve` that follow from running in this stack."""
 
 from ernie_deploy.catalog.engine_schema import Engine
-from ernie_deploy.catalog.schema import Target, Vendor
-from ernie_deploy.plan.layout import CPU_KV_CACHE_GIB, Layout
+from ernie_deploy.catalog.schema import Vendor
+from ernie_deploy.plan.layout import Layout
+from ernie_deploy.plan.pairing import Pairing
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.settings import Setting, as_settings
 
@@ -34,7 +35,7 @@ def _kit(name: str, value: str | int, reason: str) -> Setting:
 
 
 def serve_environment(
-    request: Request, target: Target, layout: Layout, gpu_ids: tuple[int, ...], ready_timeout_s: int
+    request: Request, pairing: Pairing, layout: Layout, gpu_ids: tuple[int, ...], ready_timeout_s: int
 ) -> tuple[Setting, ...]:
     """Variables of `serve` but for those of its caches."""
     settings = [
@@ -52,7 +53,7 @@ def serve_environment(
             variable="ENGINE_READY_TIMEOUT_S",
         ),
     ]
-    return (*settings, *_of_hardware(target, layout, request, gpu_ids))
+    return (*settings, *_of_hardware(pairing, layout, request, gpu_ids))
 
 
 def cache_environment(engine: Engine, vendor: Vendor) -> tuple[Setting, ...]:
@@ -68,29 +69,27 @@ def home_caches(engine: Engine, vendor: Vendor) -> tuple[str, ...]:
     return tuple(f"{HOME}/{cache.folder}" for cache in caches)
 
 
-def _of_hardware(target: Target, layout: Layout, request: Request, gpu_ids: tuple[int, ...]) -> list[Setting]:
+def _of_hardware(
+    pairing: Pairing, layout: Layout, request: Request, gpu_ids: tuple[int, ...]
+) -> list[Setting]:
+    target, vendor = pairing.target, pairing.vendor
     named = {setting.name: setting for setting in as_settings(target.environment, f"hardware {target.id}")}
     named |= {setting.name: setting for setting in layout.reading.environment}
-    if target.vendor == "amd" and not request.gpus_cdi:
-        # Which render node is which GPU cannot be known here; vLLM reads this one on ROCm too.
-        ids = ",".join(map(str, gpu_ids))
-        named["CUDA_VISIBLE_DEVICES"] = Setting(
-            name="CUDA_VISIBLE_DEVICES", value=ids, origin="user" if request.gpus else "kit: the GPUs in use"
+    if vendor.visible_devices and not request.gpus_cdi:
+        named[vendor.visible_devices] = Setting(
+            name=vendor.visible_devices,
+            value=",".join(map(str, gpu_ids)),
+            origin="user" if request.gpus else "kit: the GPUs in use",
         )
-    if target.vendor == "cpu":
+    if vendor.kv_cache_gib is not None:
         named["VLLM_CPU_KVCACHE_SPACE"] = Setting(
             name="VLLM_CPU_KVCACHE_SPACE",
-            value=f"{CPU_KV_CACHE_GIB:g}",
+            value=f"{vendor.kv_cache_gib:g}",
             origin="memory plan",
             variable="CPU_KV_CACHE_GIB",
         )
-        # Each restart would try it, fail ("no attribute 'finalize_loading'") and compile anew: measured
-        # 71 s instead of 51 s.
-        named["VLLM_USE_AOT_COMPILE"] = Setting(
-            name="VLLM_USE_AOT_COMPILE",
-            value="0",
-            origin="kit: vLLM for CPU cannot load what it saves so, a restart would compile again",
-        )
+    for own in vendor.environment:
+        named[own.name] = Setting(name=own.name, value=own.value, origin=f"kit: {own.reason}")
     if request.user:
         named["USER"] = Setting(name="USER", value="vllm", origin="kit: this UID has no name in the image")
     return list(named.values())
