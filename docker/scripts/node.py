@@ -23,6 +23,8 @@ ANSWER_S = 3.0
 SERVING, ELSEWHERE, TAKEN = 200, 403, 409
 # Ray takes 30 % of the host's memory otherwise, which SHM_SIZE does not have.
 OBJECT_STORE_BYTES = 4_000_000_000
+# Bridges and the ends of cables to containers lead to no other node.
+DOCKERS = re.compile("docker0|docker_gwbridge|br-[0-9a-f]{12}|veth[0-9a-f]{7}")
 GPUS = re.compile(r"/([\d.]+) GPU")
 
 # Exit codes.
@@ -80,7 +82,8 @@ def check_interface(options: Any) -> None:
     """NCCL and gloo stop with a much longer text where the interface is not there."""
     there = sorted(name for _, name in socket.if_nameindex())
     if options.nic not in there:
-        reason = f"NIC {options.nic!r} is no interface of this host, which has {', '.join(there)}"
+        offered = ", ".join(name for name in there if not DOCKERS.fullmatch(name))
+        reason = f"NIC {options.nic!r} is no interface of this host, which has {offered}"
         raise KnownError(NO_INTERFACE, f"{reason}: correct it in .env")
 
 
