@@ -28,10 +28,8 @@ WITHOUT_CHECKSUM = f"the file does not end with the checksum of what the kit wro
 
 def own_differences(one: Operand, request: Request, catalog: "Catalog") -> "Differences":
     """The user's changes since the rendering, then the kit's from there to today's rendering of `request`."""
-    from ernie_deploy.diff.change import Differences
     from ernie_deploy.diff.compare import compare
     from ernie_deploy.diff.original import is_original, states_checksum
-    from ernie_deploy.diff.recreate import recreated
 
     label = f"today's rendering: {label_of(request)}"
     file = side_of_operand(one, catalog)
@@ -44,10 +42,7 @@ def own_differences(one: Operand, request: Request, catalog: "Catalog") -> "Diff
         note = OF_ANOTHER_KIT if states_checksum(one.text) else WITHOUT_CHECKSUM
         return replace(whole, notes=(note,)) if whole.changes else whole
     edits, kits = compare(base, file, by="user"), compare(base, today, by="kit")
-    return Differences(
-        old=one.label, new=label, changes=(*edits.changes, *kits.changes),
-        recreated=recreated(file.stack, today.stack),
-    )  # fmt: skip
+    return replace(compare(file, today), old=one.label, new=label, changes=(*edits.changes, *kits.changes))
 
 
 def _original(one: Operand, catalog: "Catalog") -> "Side | None":

@@ -70,6 +70,7 @@ class Touched(Struct, frozen=True, kw_only=True):
 class Differences(Struct, frozen=True, kw_only=True):
     """What differs between two stacks by meaning, and which services `docker compose up` makes anew.
 
+    Those of `on_demand` among them have a profile, so that only a command that names it starts them.
     `recreated` may name services without a change: Compose compares spellings too. Between two engines,
     `touched` says what of the kit's `matrix` of stacks each change touches.
     """
@@ -78,6 +79,7 @@ class Differences(Struct, frozen=True, kw_only=True):
     new: str
     changes: tuple[Change, ...] = ()
     recreated: tuple[str, ...] = ()
+    on_demand: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     touched: tuple[Touched, ...] = ()
     matrix: tuple[str, ...] = ()

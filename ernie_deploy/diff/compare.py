@@ -9,7 +9,7 @@ from ernie_deploy.check.interpolate import is_secret
 from ernie_deploy.diff.between import between
 from ernie_deploy.diff.change import SECTIONS, By, Change, Differences, Key
 from ernie_deploy.diff.facts import CLIENT, SERVER, Facts
-from ernie_deploy.diff.recreate import recreated
+from ernie_deploy.diff.recreate import on_demand, recreated
 from ernie_deploy.diff.side import Side
 from ernie_deploy.diff.why import explained
 from ernie_deploy.plan.flag_history import history
@@ -27,9 +27,11 @@ def compare(old: Side, new: Side, by: By = "") -> Differences:
     of_files = [*renamed, *_of_one_volume(with_renames(changes_of(before, after)))]
     every = [*of_files, *between(old, new, new.stack.catalog)]
     changes = [replace(explained(change, old, new), by=by) for change in in_order(every)]
+    made_anew = recreated(old.stack, new.stack)
     return Differences(
-        old=old.label, new=new.label, changes=tuple(changes), recreated=recreated(old.stack, new.stack)
-    )
+        old=old.label, new=new.label, changes=tuple(changes), recreated=made_anew,
+        on_demand=on_demand(made_anew, new.stack),
+    )  # fmt: skip
 
 
 def in_order(changes: Iterable[Change]) -> list[Change]:

@@ -4,6 +4,8 @@ Source: Compose 2.40 pkg/compose/hash.go ServiceHash, which leaves out what `UNH
 and checkExpectedVolumes.
 """
 
+from collections.abc import Iterable
+
 from ernie_deploy.check.merge import PAIRS, as_table
 from ernie_deploy.check.plumbing import mount_of, port_of
 from ernie_deploy.check.service import Service, Stack, command_words
@@ -23,6 +25,11 @@ def recreated(old: Stack, new: Stack) -> tuple[str, ...]:
         and before.form == service.form == "compose"
         and (another or _definition(before) != _definition(service) or _volumes(before) != _volumes(service))
     )
+
+
+def on_demand(names: Iterable[str], stack: Stack) -> tuple[str, ...]:
+    """Those of the services that start with a profile alone."""
+    return tuple(name for name in names if stack.services[name].words("profiles"))
 
 
 def _project(stack: Stack) -> str:

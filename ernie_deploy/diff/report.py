@@ -44,8 +44,15 @@ def _body(differences: Differences) -> Iterator[str]:
     if differences.equal:
         yield from ("", "Both mean the same, in other words.")
     if differences.recreated:
-        yield from ("", f"! docker compose up makes anew: {', '.join(differences.recreated)}")
+        yield from ("", _recreated(differences))
     yield from (f"note: {note}" for note in differences.notes)
+
+
+def _recreated(differences: Differences) -> str:
+    at_once = [name for name in differences.recreated if name not in differences.on_demand]
+    later = f"at its next run: {', '.join(differences.on_demand)}" if differences.on_demand else ""
+    parts = [f"docker compose up makes anew: {', '.join(at_once)}" if at_once else "", later]
+    return f"! {'; '.join(part for part in parts if part)}"
 
 
 def lines(changes: Iterable[Change]) -> Iterator[str]:

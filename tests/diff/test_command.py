@@ -3,11 +3,13 @@
 import io
 import json
 import os
+import shlex
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import rendered
+from conftest import ROOT, rendered
 
 from ernie_deploy.cli import main
 
@@ -63,7 +65,7 @@ other
 ~ name: ernie-21b -> mine
     containers of the old one run on until: docker compose -p ernie-21b down
 
-! docker compose up makes anew: serve, bench, fetch
+! docker compose up makes anew: serve, fetch; at its next run: bench
 """
 
 
@@ -342,3 +344,10 @@ def test_a_flag_that_the_new_engine_refuses_is_told_with_what_to_do(diff: Diff) 
     lines = diff("a.yml", "b.yml")[1].splitlines()
     assert lines[4] == "+ serve --swap-space: 4"
     assert lines[5].startswith("    vLLM 0.32.0 refuses it, it was removed in 0.")
+
+
+def test_the_page_of_the_docs_shows_what_is_printed(diff: Diff) -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    words, _, shown = page.partition("    $ ernie-deploy diff ")[2].partition("\n")
+    block = shown.partition("\n\n`+`")[0]
+    assert diff(*shlex.split(words))[1] == textwrap.dedent(f"{block}\n")
