@@ -14,7 +14,8 @@ from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, ask, demand
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
-CACHES = "ernie-names"
+# Those of the stack of the other tests: its weights are verified, its kernels compiled.
+CACHES = "ernie-faults"
 UP_S = 600
 
 
