@@ -88,7 +88,8 @@ def test_an_engine_killed_in_the_middle_is_found_and_measured_again(running: Run
     threading.Thread(target=kill_once, daemon=True).start()
     done = kit(
         # Twenty seconds of a cell, of which the kill comes in the second.
-        *words(running, tmp_path, "--shapes", "20/1200", "--num-prompts", "4", "--no-warm-up"), timeout=900
+        *words(running, tmp_path, "--shapes", "20/1200", "--num-prompts", "4", "--no-warm-up"),
+        timeout=900,
     )
     attempts = read(tmp_path).attempts
     assert killed.is_set()
