@@ -12,7 +12,7 @@ from ernie_deploy.plan.lock import COMMIT, FILE_DIGEST, LockedFile, is_file_name
 from ernie_deploy.safe_io import http_client
 
 HUGGING_FACE = "https://huggingface.co"
-LIMIT_S = 20.0
+LIMIT_S = 10.0
 MOST_BYTES = 8 << 20
 NOT_FOUND = 404
 # Who may be given a token over http: nobody else can read it there. As docker/scripts/fetch.py has it.

@@ -110,22 +110,28 @@ def _move(name: str, before: str | None, after: str | None) -> str:
 
 def differences(lock: Lock, sources: Sources) -> Iterator[Difference]:
     """Where registries, this machine and the hub differ from a lock today; those that do not answer are named."""
+    silent: set[str] = set()
     for image, digest in sorted(lock.images.items()):
-        yield from _of_image(sources, image, digest)
+        yield from _of_image(sources, sources.place(image), digest, silent)
     for hf_id, model in sorted(lock.models.items()):
         yield from _of_model(sources.hub, hf_id, model)
 
 
-def _of_image(sources: Sources, image: str, digest: str) -> Iterator[Difference]:
-    placed = sources.place(image)
-    try:
-        now = registry.digest_of(sources.engine, placed)
-    except KitError as fault:
-        yield Difference("unasked", f"{fault.what} ({fault.cause})")
-    else:
-        if now != digest:
-            said = f"{placed} moved: the registry has {short(now)} now, the lock {short(digest)}."
-            yield Difference("moved", said)
+def _of_image(sources: Sources, placed: str, digest: str, silent: set[str]) -> Iterator[Difference]:
+    """An image at its registry, but for those that are `silent`, and on this machine."""
+    # A firewall that drops packets costs the whole limit: once is enough for `up`.
+    if (host := registry.registry_of(placed)) not in silent:
+        try:
+            now = registry.digest_of(sources.engine, placed)
+        except registry.NotThere as fault:
+            yield Difference("gone", f"{fault.what} The lock has {short(digest)}.")
+        except KitError as fault:
+            silent.update([host] if isinstance(fault, registry.Silent) else [])
+            yield Difference("unasked", f"{fault.what} ({fault.cause})")
+        else:
+            if now != digest:
+                said = f"{placed} moved: the registry has {short(now)} now, the lock {short(digest)}."
+                yield Difference("moved", said)
     here = registry.local_digests(sources.engine, placed)
     if here and digest not in here:
         said = (

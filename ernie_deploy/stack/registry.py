@@ -9,10 +9,18 @@ from ernie_deploy.plan.lock import DIGEST
 if TYPE_CHECKING:
     from docker import DockerClient
 
-LIMIT_S = 20
+LIMIT_S = 10
 REFUSED, NOT_FOUND = (401, 403), 404
 # The engine gives some of these the status of a registry that is down.
 NO_LOGIN = re.compile("denied|unauthorized|no basic auth credentials|authentication required")
+
+
+class NotThere(ToolFailed):
+    """The registry has no such image or tag."""
+
+
+class Silent(ToolFailed):
+    """The registry does not answer."""
 
 
 def digest_of(engine: "DockerClient", reference: str) -> str:
@@ -46,10 +54,10 @@ def _raise(reference: str, fault: Exception) -> NoReturn:
             f"{host} refuses to tell of {reference}.", cause=cause, next_step=f"check the name, or: {login}"
         ) from fault
     if status == NOT_FOUND or "manifest unknown" in cause:
-        raise ToolFailed(
+        raise NotThere(
             f"{host} has no {reference}.", cause=cause, next_step="check the name and the tag"
         ) from fault
-    raise ToolFailed(
+    raise Silent(
         f"{host} does not answer for {reference}.",
         cause=cause,
         next_step="check the network of the Docker engine, or name a mirror with --registry",

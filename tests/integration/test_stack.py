@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 from conftest import ENGINE, FULL, ROOT, kit, missing
 from integration.stack import FLOODS, Running, flood, recovered
+from locks import lock_of
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import ToolFailed
+from ernie_deploy.plan.lock import text_of
+from ernie_deploy.plan.request import Request
 from ernie_deploy.rehearsal import proofs
 from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import members
@@ -38,8 +41,8 @@ FOUND_S = 180
 DISK_FULL = 23
 
 
-# What drafts and what asks for a key is one stack: each has a proof of its own among those of the rehearsal.
-CASES = [["h100", "--profile", "mtp", "--api-key-file"]]
+# What drafts, what asks for a key and what is served by a locked commit is one stack: each has a proof of its own.
+CASES = [["h100", "--profile", "mtp", "--api-key-file", "--lock"]]
 MORE = [["mi300x"], ["mi300x", "--security", "strict"], ["h100"], ["h200"], ["cpu"], ["mi300x", "--profile", "mtp"], ["h200", "--profile", "mtp"],
         ["h100", "--profile", "mtp"], ["h100", "--api-key-file"],
         ["h100", "--model", "300b"], ["h100", "--model", "vl-28b"], ["mi300x", "--model", "vl-28b"], ["h100", "--model", "300b", "--nodes", "2"],
@@ -57,8 +60,11 @@ PROOFS_OF = {
 
 # First, while no other stack takes the processor.
 @pytest.mark.parametrize("words", CASES + (MORE if FULL else []), ids=" ".join)
-def test_rehearsal(docker_engine: None, words: list[str]) -> None:
-    done = kit("rehearse", *words, timeout=1400)
+def test_rehearsal(docker_engine: None, words: list[str], tmp_path: Path) -> None:
+    if "--lock" in words:
+        (tmp_path / "ernie.lock").write_text(text_of(lock_of(Request(target=words[0]))))
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = kit("rehearse", *words, timeout=1400, cwd=tmp_path, env=environ)
     print(f"$ ernie-deploy rehearse {' '.join(words)}\n{done.stdout}")
     assert done.returncode == 0, done.stderr
     assert "FAIL" not in done.stdout
