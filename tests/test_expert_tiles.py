@@ -2,12 +2,12 @@
 
 import itertools
 import json
-import subprocess
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import ROOT, planned
+from conftest import ROOT, missing, planned
+from engine.code import EngineCode
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -144,28 +144,42 @@ def layers(target: Target, model: Model, precision: str, *, whole: bool) -> list
     ]  # fmt: skip
 
 
-@cache
-def verdicts(python: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+@pytest.fixture(scope="module", params=CATALOG.ids("engines"))
+def code(request: pytest.FixtureRequest) -> Iterator[EngineCode]:
+    """The code of each version of the catalog."""
+    made = EngineCode(request.param)
+    if made.lacking:
+        missing(f"The code of vLLM {made.version}", made.lacking)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def verdicts(code: EngineCode) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each job with the backend that this version takes and the width that it allocates."""
     asked = jobs()
-    lines = "\n".join(map(json.dumps, asked))
-    done = subprocess.run([python, WORKER], input=lines, capture_output=True, text=True, timeout=600)
+    done = code.run(WORKER, input="\n".join(map(json.dumps, asked)))
     assert done.returncode == 0, done.stderr[-3000:]
     return list(zip(asked, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 @pytest.mark.engine
-def test_vllm_itself_takes_the_backend_of_each_target(engine: str) -> None:
-    for job, verdict in verdicts(engine):
+def test_vllm_itself_takes_the_backend_of_each_target(
+    verdicts: list[tuple[dict[str, Any], dict[str, Any]]],
+) -> None:
+    for job, verdict in verdicts:
         if not job["quantization"]:
             assert verdict["backend"] == CATALOG.target(job["target"]).engine_defaults.moe_backend, job
 
 
 @pytest.mark.engine
-def test_vllm_itself_allocates_the_width_that_the_plan_counts(engine: str) -> None:
+def test_vllm_itself_allocates_the_width_that_the_plan_counts(
+    code: EngineCode, verdicts: list[tuple[dict[str, Any], dict[str, Any]]]
+) -> None:
     padded = 0
-    for job, verdict in verdicts(engine):
+    for job, verdict in verdicts:
         share = job["width"] if job["expert_parallel"] else job["width"] // job["ranks"]
-        tiles = CATALOG.engine().expert_tiles_of(job["quantization"], verdict["backend"])
+        tiles = CATALOG.engine(code.version).expert_tiles_of(job["quantization"], verdict["backend"])
         assert verdict["width"] == (tiles.rounded(share) if tiles and tiles.padded else share), job
         padded += verdict["width"] > share
     assert padded > 20, "the matrix has shares that are padded"
