@@ -4,6 +4,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -20,6 +21,8 @@ WORD = re.compile(r"[A-Za-z0-9_.+@-]{1,255}")
 LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})  (?P<name>.+)")
 MOST_BYTES = 64 << 20
 CHUNK_BYTES = 4 << 20
+# Called with the bytes of one file that are hashed.
+Tell = Callable[[int], None]
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -93,10 +96,10 @@ def verify(folder: Path, show: Callable[[str, int, int], None]) -> Verdict:
     there = dict(_entries(folder))
     total, done, wrong = sum(there[name].st_size for name in known if name in there), 0, []
     for name in sorted(set(known) & set(there)):
-        if fault := _fault(folder, name, there[name], known[name]):
+        tell = partial(_tell, show, name, done, total)
+        if fault := _fault(folder / name, there[name], known[name], tell):
             wrong.append(f"{name}: {fault}")
         done += there[name].st_size
-        show(name, done, total)
     return Verdict(
         files=len(known),
         size_bytes=total,
@@ -107,22 +110,27 @@ def verify(folder: Path, show: Callable[[str, int, int], None]) -> Verdict:
     )
 
 
-def _fault(folder: Path, name: str, info: os.stat_result, sha256: str) -> str:
+def _tell(show: Callable[[str, int, int], None], name: str, before: int, total: int, size: int) -> None:
+    show(name, before + size, total)
+
+
+def _fault(path: Path, info: os.stat_result, sha256: str, tell: Tell) -> str:
     if not stat.S_ISREG(info.st_mode):
         return "it is a link or a device, and no file"
     try:
-        return "" if _sha256(folder / name) == sha256 else "its bytes are not those that were written"
+        return "" if _sha256(path, tell) == sha256 else "its bytes are not those that were written"
     except OSError as fault:
         return f"it cannot be read: {fault.strerror}"
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, tell: Tell) -> str:
     import hashlib
 
     state = hashlib.sha256()
     with opened(path) as file:
         while chunk := file.read(CHUNK_BYTES):
             state.update(chunk)
+            tell(file.tell())
     return state.hexdigest()
 
 

@@ -47,6 +47,16 @@ def test_coreutils_and_the_kit_agree_on_a_whole_bundle(bundle: Path) -> None:
     assert (verdict.files, verdict.size_bytes) == (len(FILES), sum(map(len, FILES.values())))
 
 
+def test_progress_goes_on_within_a_file_and_ends_at_the_whole(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "CHUNK_BYTES", 400)
+    shown: list[tuple[str, int, int]] = []
+    total = manifest.verify(bundle, lambda *words: shown.append(words)).size_bytes
+    assert [done for name, done, _ in shown if name == "weights/a"] == [total - 600, total - 200, total]
+    assert {whole for _, _, whole in shown} == {total}
+
+
 def test_each_fault_is_named_and_ends_with_one(bundle: Path) -> None:
     (bundle / "weights/a").write_bytes(b"a" * 999 + b"b")
     (bundle / "load.sh").unlink()
