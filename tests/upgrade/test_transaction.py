@@ -199,6 +199,16 @@ def test_any_number_of_changes_is_taken_back(
     assert len(history.standing(folder)) == len(kept) - steps
 
 
+def test_a_way_back_that_nets_nothing_is_used_up_too(tmp_path: Path) -> None:
+    for data in (b"one\n", None):
+        replace_files(tmp_path, {"compose.yml": data}, CAUSE)
+    kept = history.standing(tmp_path)
+    cause = Cause(kind="rollback", command="r", engine="x", undoes=tuple(one.name for one in kept))
+    assert len(kept) == 2
+    replace_files(tmp_path, history.before(tmp_path, kept), cause)
+    assert history.standing(tmp_path) == []
+
+
 def test_an_edit_since_is_seen(tmp_path: Path) -> None:
     folder = laid(tmp_path)
     replace_files(folder, NEW, CAUSE)

@@ -1,8 +1,10 @@
 """`upgrade` and `rollback` of real folders: the edits stand, what cannot be merged stops everything, and the way back."""
 
 import json
+import os
 import shlex
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -480,3 +482,31 @@ def test_a_start_that_fails_after_an_upgrade_says_how_to_go_back(folder: Path) -
         raise NotReady("It was not ready.", next_step="read the log")
     # It has served since, so that the upgrade is not what failed.
     assert later.value.next_step == "read the log"
+
+
+# --- a disk and folders that take nothing ---
+
+FAULTS = {
+    "full": "ulimit -f 2 && exec {}",
+    "read-only": "mount --bind {folder} {folder} && mount -o remount,ro,bind {folder} && exec {}",
+}
+
+
+@pytest.mark.parametrize("words", [["upgrade", "--engine", NEW], ["rollback"]], ids=" ".join)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_be_written_changes_nothing(folder: Path, words: list[str], fault: str) -> None:
+    if fault == "read-only" and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("a folder is made read-only to root by a mount, which is not allowed here")
+    if words[0] == "rollback":
+        assert kit("upgrade", str(folder), "--engine", NEW).returncode == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    command = shlex.join([sys.executable, "-m", "ernie_deploy", words[0], str(folder), *words[1:]])
+    line = FAULTS[fault].format(command, folder=shlex.quote(str(folder)))
+    env = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
+    shell = ["unshare", "-m", "bash", "-c", line] if fault == "read-only" else ["bash", "-c", line]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 2, done.stderr
+    assert "could not be written" in done.stderr
+    assert "Nothing was changed." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
