@@ -84,16 +84,18 @@ def _with_itself(one: "Operand", engine: str, catalog: "Catalog") -> "Difference
     """A file against what its first line renders today, or a plan against itself on another vLLM."""
     from msgspec.structs import replace
 
-    from ernie_deploy.commands.diff_operand import Operand, label_of
+    from ernie_deploy.commands.diff_operand import Operand, label_of, request_of_head
     from ernie_deploy.commands.diff_own import own_differences
 
-    if one.request is None:
+    if (asked := one.request or request_of_head(one)) is None:
         raise UsageError(
-            f"{one.label} does not begin with a line `# ernie-deploy render ...` that can be read.",
+            f"{one.label} does not begin with a line `# ernie-deploy render ...`.",
             cause="with one operand, a file is compared with what that line renders today",
             next_step=f'name what to compare with: ernie-deploy diff {one.label} "TARGET --model MODEL"',
         )
-    request = replace(one.request, engine=engine) if engine else one.request
+    another = engine and engine != catalog.engine(asked.engine).version
+    # A lock holds the images of its own engine.
+    request = replace(asked, engine=engine, lock=None) if another else asked
     if one.is_plan:
         if not engine:
             raise UsageError(

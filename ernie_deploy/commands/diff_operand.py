@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy.errors import KitError, UsageError
 from ernie_deploy.plan.request import Request, command_words
@@ -38,6 +39,17 @@ class Operand(Struct, frozen=True):
     def text(self) -> str:
         """The first file's text."""
         return (self.data or b"").decode(errors="replace")
+
+    @property
+    def folder(self) -> Path:
+        """Where its first file lies; this folder for standard input and for a plan."""
+        return Path(self.files[0]).parent if self.files else Path()
+
+    @property
+    def head(self) -> str:
+        """Its first line, where that is the kit's; else empty."""
+        line = self.text.partition("\n")[0].rstrip("\r")
+        return line if line.startswith(RENDERED) else ""
 
     @property
     def in_folder(self) -> bool:
@@ -83,24 +95,34 @@ def label_of(request: Request) -> str:
 
 def side_of_operand(operand: Operand, catalog: "Catalog", beside: Operand | None = None) -> "Side":
     """The operand by meaning; a plan is rendered as the other side is, and read under its `.env`."""
+    from ernie_deploy.diff import scripts
     from ernie_deploy.diff.side import of_files, side_of
 
     plan = plan_of(operand.request, catalog) if operand.request else None
     if operand.is_plan and operand.request:
         return rendered_side(operand.request, operand.label, catalog, beside or operand)
     if operand.files and not _is_other_form(operand):
-        return of_files(operand.files, operand.label, catalog, operand.env, plan)
+        side = of_files(operand.files, operand.label, catalog, operand.env, plan)
+        return side.with_facts(scripts.of_folder(operand.folder)) if operand.in_folder else side
     name = operand.files[0] if operand.files else STDIN
     return side_of(operand.data or b"", operand.label, catalog, name=name, env=operand.env, plan=plan)
 
 
 def rendered_side(request: Request, label: str, catalog: "Catalog", beside: Operand) -> "Side":
     """What the kit writes for a request today, in the form and under the `.env` of another side."""
-    from ernie_deploy.diff.side import side_of
     from ernie_deploy.plan.resolve import resolve
 
     plan = resolve(catalog, request)
-    return side_of(text_of(plan, catalog, beside), label, catalog, env=beside.env, plan=plan)
+    return written(plan, text_of(plan, catalog, beside), label, catalog, beside)
+
+
+def written(plan: "Plan", text: str, label: str, catalog: "Catalog", beside: Operand) -> "Side":
+    """A plan by its text, with the scripts that belong to it in a folder."""
+    from ernie_deploy.diff import scripts
+    from ernie_deploy.diff.side import side_of
+
+    side = side_of(text, label, catalog, env=beside.env, plan=plan)
+    return side.with_facts(scripts.of_plan(plan)) if beside.in_folder else side
 
 
 def text_of(plan: "Plan", catalog: "Catalog", beside: Operand) -> str:
@@ -171,19 +193,17 @@ def _of_folder(word: str) -> Operand:
 def _of_data(
     data: bytes, label: str, files: tuple[str, ...] = (), env: dict[str, str] | None = None
 ) -> Operand:
-    head = data.partition(b"\n")[0].decode(errors="replace").rstrip("\r")
-    folder = Path(files[0]).parent if files else Path()
-    request = _request_of(head, folder) if head.startswith(RENDERED) else None
-    return Operand(label=label, files=files, data=data, request=request, env=env or {})
+    operand = Operand(label=label, files=files, data=data, env=env or {})
+    with suppress(click.ClickException, KitError, ValueError):
+        return replace(operand, request=request_of_head(operand))
+    return operand
 
 
-def _request_of(head: str, folder: Path) -> Request | None:
+def request_of_head(operand: Operand) -> Request | None:
+    """What the first line of a file asks for, with the lock that it names; raises what is wrong with either."""
     from ernie_deploy.commands.header import request_of_header
 
-    try:
-        return request_of_header(head, folder)
-    except (click.ClickException, KitError, ValueError):
-        return None
+    return request_of_header(operand.head, operand.folder) if operand.head else None
 
 
 def _plan_words(word: str) -> list[str]:

@@ -12,6 +12,7 @@ from ernie_deploy.commands.diff_operand import (
     rendered_side,
     side_of_operand,
     text_of,
+    written,
 )
 from ernie_deploy.plan.request import Request
 
@@ -34,9 +35,9 @@ def own_differences(one: Operand, request: Request, catalog: "Catalog") -> "Diff
     label = f"today's rendering: {label_of(request)}"
     file = side_of_operand(one, catalog)
     today = rendered_side(request, label, catalog, one)
-    if is_original(one.text) and len(one.files) <= 1:
-        return compare(file, today, by="kit")
     base = _original(one, catalog)
+    if base is None and is_original(one.text) and len(one.files) <= 1:
+        return compare(file, today, by="kit")
     if base is None:
         whole = compare(file, today)
         note = OF_ANOTHER_KIT if states_checksum(one.text) else WITHOUT_CHECKSUM
@@ -48,12 +49,11 @@ def own_differences(one: Operand, request: Request, catalog: "Catalog") -> "Diff
 def _original(one: Operand, catalog: "Catalog") -> "Side | None":
     """The rendering that the file was made from; None where no vLLM of the catalog gives the bytes it states."""
     from ernie_deploy.diff.original import made_from
-    from ernie_deploy.diff.side import side_of
 
     for plan in _plans(one, catalog):
         text = text_of(plan, catalog, one)
         if made_from(one.text, text):
-            return side_of(text, "the file as it was rendered", catalog, env=one.env, plan=plan)
+            return written(plan, text, "the file as it was rendered", catalog, one)
     return None
 
 

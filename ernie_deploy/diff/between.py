@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.engine_schema import Change as EngineChange
 from ernie_deploy.catalog.engine_schema import Engine
+from ernie_deploy.check.images import Image
 from ernie_deploy.diff.change import Change
 from ernie_deploy.diff.flags import default_of, meanings
 from ernie_deploy.diff.side import Side
@@ -82,7 +83,8 @@ def _engine_of(side: Side, catalog: Catalog) -> Engine | None:
 
 def _platform(engine: Engine, side: Side) -> tuple[str, str]:
     """The vendor of the server's image and the oldest driver that it runs on; empty where it is not the catalog's."""
-    reference = side.server.text("image") if side.server else ""
+    image = side.server.image if side.server else Image()
+    reference = f"/{image.name}:{image.tag}"
     variants = ((vendor, each) for vendor, image in engine.images.items() for each in image.variants.values())
     return next(
         ((vendor, each.min_driver) for vendor, each in variants if each.reference == reference), ("", "")

@@ -11,6 +11,7 @@ from ernie_deploy.check.forms import form_of, stacks
 from ernie_deploy.check.interpolate import Variables
 from ernie_deploy.check.service import Service, Stack
 from ernie_deploy.check.stacks import stack_of
+from ernie_deploy.diff.change import Key
 from ernie_deploy.diff.facts import Facts, facts_of
 from ernie_deploy.diff.manifests import with_fields
 from ernie_deploy.diff.memory import memory_facts
@@ -24,6 +25,10 @@ class Side(Struct, frozen=True):
     stack: Stack
     facts: Facts
     plan: Plan | None = None
+
+    def with_facts(self, facts: Facts) -> "Side":
+        """The side with facts that stand beside its text."""
+        return replace(self, facts={**self.facts, **facts})
 
     @property
     def server(self) -> Service | None:
@@ -48,7 +53,8 @@ def side_of(  # noqa: PLR0913 - a text and what is known of it
     form = form_of(data, name)
     if form == "compose":
         assembly = Assembly(Variables(env or {}))
-        return of_stack(stack_of(assembly.file(data, label, None), assembly, catalog), label, plan)
+        side = of_stack(stack_of(assembly.file(data, label, None), assembly, catalog), label, plan)
+        return side.with_facts(_secrets(assembly.variables, side.facts))
     side = of_stack(stacks(data, name, catalog)[0], label, plan)
     return replace(side, facts=with_fields(side.facts, data, name)) if form == "kubernetes" else side
 
@@ -58,7 +64,17 @@ def of_files(
 ) -> Side:
     """Files that lie on this host, later ones over earlier ones; raises `UsageError`."""
     assembly = Assembly(Variables(env))
-    return of_stack(stack_of(assembly.stack(files), assembly, catalog), label, plan)
+    side = of_stack(stack_of(assembly.stack(files), assembly, catalog), label, plan)
+    return side.with_facts(_secrets(assembly.variables, side.facts))
+
+
+def _secrets(variables: Variables, facts: Facts) -> Facts:
+    """The secrets of `.env` that the stack uses, which stand in it as `${NAME}`: compared, and never shown."""
+    return {
+        Key("variables", "", name): value
+        for name, value in variables.secrets().items()
+        if any(f"${{{name}}}" in text for text in facts.values())
+    }
 
 
 def of_stack(stack: Stack, label: str, plan: Plan | None) -> Side:

@@ -346,6 +346,84 @@ def test_a_flag_that_the_new_engine_refuses_is_told_with_what_to_do(diff: Diff) 
     assert lines[5].startswith("    vLLM 0.32.0 refuses it, it was removed in 0.")
 
 
+def test_a_secret_of_env_is_compared_and_never_shown(diff: Diff) -> None:
+    for name, key in (("a", "first-0123456789"), ("b", "other-0123456789")):
+        Path(name).mkdir()
+        Path(name, "compose.yml").write_text(
+            "services: {a: {image: busybox, environment: {K: '${MY_KEY}'}}}\n"
+        )
+        Path(name, ".env").write_text(f"MY_KEY={key}\n")
+    code, out, _ = diff("a", "b")
+    assert (code, out.splitlines()[3:5]) == (1, ["variables", "~ MY_KEY: *** -> *** (another)"])
+    assert "0123456789" not in out
+
+
+def test_an_edited_script_of_a_folder_is_the_users(diff: Diff, edited: Path) -> None:
+    with (edited.parent / "scripts/canary.py").open("a") as script:
+        script.write("# mine\n")
+    yours, _, kits = diff("my")[1].partition("## the kit's")
+    assert "~ scripts/canary.py: sha256 " in yours
+    assert not kits
+
+
+LOCK = f"""\
+format = 1
+kit = "1"
+engine = "0.32.0"
+
+[images]
+"vllm/vllm-openai-cpu:v0.32.0" = "sha256:{"1" * 64}"
+"vllm/vllm-openai:v0.32.0" = "sha256:{"2" * 64}"
+
+[models."baidu/ERNIE-4.5-21B-A3B-PT"]
+commit = "{"3" * 40}"
+
+[models."baidu/ERNIE-4.5-21B-A3B-PT".revisions]
+"main" = "{"3" * 40}"
+
+[models."baidu/ERNIE-4.5-21B-A3B-PT".files]
+"config.json" = {{ size = 700, digest = "git:{"4" * 40}" }}
+"""
+
+
+@pytest.fixture
+def locked(diff: Diff, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A folder whose stack is rendered with the lock beside it."""
+    Path("my").mkdir()
+    Path("my/ernie.lock").write_text(LOCK)
+    with pytest.raises(SystemExit) as end:
+        main(["render", "h100", "-o", "my/compose.yml"])
+    assert not end.value.code, capsys.readouterr().err
+    assert "sha256:222" in Path("my/compose.yml").read_text()
+    return Path("my")
+
+
+def test_a_locked_stack_is_what_its_first_line_and_its_lock_render(diff: Diff, locked: Path) -> None:
+    assert diff("my")[0] == 0
+    assert diff("my/compose.yml")[0] == 0
+
+
+def test_a_lock_is_a_difference_of_images_and_revisions_alone(diff: Diff, locked: Path) -> None:
+    code, out, _ = diff("my", "h100")
+    assert code == 1
+    titles = {line for line in out.splitlines() if line and line[0].isalpha()}
+    assert titles == {"images", "model"}
+    assert f"~ fetch --revision: {'3' * 40} -> main" in out.splitlines()
+
+
+def test_another_engine_of_a_locked_stack_is_rendered_without_the_lock(diff: Diff, locked: Path) -> None:
+    code, out, _ = diff("my", "--engine", "0.33.0")
+    assert code == 1
+    assert f"~ serve image: vllm/vllm-openai:v0.32.0@sha256:{'2' * 64} -> vllm/vllm-openai:v0.33.0" in out
+
+
+def test_a_lock_that_is_gone_is_told(diff: Diff, locked: Path) -> None:
+    (locked / "ernie.lock").unlink()
+    code, _, err = diff("my")
+    assert code == 2
+    assert "ernie.lock" in err
+
+
 def test_the_page_of_the_docs_shows_what_is_printed(diff: Diff) -> None:
     page = (ROOT / "docs/operations.md").read_text()
     words, _, shown = page.partition("    $ ernie-deploy diff ")[2].partition("\n")
