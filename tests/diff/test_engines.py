@@ -38,6 +38,8 @@ MOVED = """\
     its default moved from vLLM 0.32.0 to 0.33.0
 = serve --tool-strict-level: auto -> unset
     its default moved from vLLM 0.32.0 to 0.33.0
+"""
+DEPRECATED = """\
 ~ serve --mamba-cache-mode: deprecated since vLLM 0.33.0: leave it out; it has no effect
 """
 
@@ -48,7 +50,7 @@ def text() -> str:
     return as_text(compare_engines(Catalog(), "0.32.0", "0.33.0"))
 
 
-@pytest.mark.parametrize("part", [HEAD, FLAGS, MOVED])
+@pytest.mark.parametrize("part", [HEAD, FLAGS, MOVED, DEPRECATED])
 def test_the_page_says_what_moved(text: str, part: str) -> None:
     assert part in f"{text}\n"
 
