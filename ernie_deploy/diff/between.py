@@ -86,9 +86,8 @@ def _platform(engine: Engine, side: Side) -> tuple[str, str]:
     image = side.server.image if side.server else Image()
     reference = f"/{image.name}:{image.tag}"
     variants = ((vendor, each) for vendor, image in engine.images.items() for each in image.variants.values())
-    return next(
-        ((vendor, each.min_driver) for vendor, each in variants if each.reference == reference), ("", "")
-    )
+    known = ((v, each.min_driver) for v, each in variants if reference.endswith(f"/{each.reference}"))
+    return next(known, ("", ""))
 
 
 def _driver(old: tuple[str, str], new: tuple[str, str]) -> Iterator[Change]:

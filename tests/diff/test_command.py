@@ -417,6 +417,12 @@ def test_another_engine_of_a_locked_stack_is_rendered_without_the_lock(diff: Dif
     assert f"~ serve image: vllm/vllm-openai:v0.32.0@sha256:{'2' * 64} -> vllm/vllm-openai:v0.33.0" in out
 
 
+def test_the_driver_is_that_of_an_image_from_a_mirror_too(diff: Diff) -> None:
+    code, out, _ = diff("h100 --registry mirror:5000", "h100 --registry mirror:5000 --cuda 12.9")
+    assert code == 1
+    assert "~ driver of the host, at least: 580 -> 525.60.13" in out.splitlines()
+
+
 def test_a_lock_that_is_gone_is_told(diff: Diff, locked: Path) -> None:
     (locked / "ernie.lock").unlink()
     code, _, err = diff("my")
