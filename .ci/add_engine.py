@@ -172,9 +172,7 @@ def main(arguments: list[str]) -> int:
     before, _ = previous(release), built()
     lock = fetch(release)
     step = Step(before, release, tree(before), tree(release))
-    write(
-        release, step, {source.lock_of(release): lock, ENGINES / f"{release}.flags.toml": flag_table(release)}
-    )
+    write(release, step, made_of(release, lock))
     shown("ernie_deploy", "diff", before, release)
     accepted = options.no_matrix or judge(release)
     show_decisions(release, step.decisions((ENGINES / f"{before}.toml").read_text(encoding="utf-8")))

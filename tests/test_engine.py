@@ -218,8 +218,6 @@ def test_vllm_warns_of_nothing(code: EngineCode, matrix: tuple[dict[str, Plan], 
 def test_each_warning_that_is_expected_comes_and_has_a_reason(
     code: EngineCode, matrix: tuple[dict[str, Plan], Verdicts], ranks: Verdicts
 ) -> None:
-    if importlib.util.find_spec("triton"):
-        pytest.skip("with Triton, which PyPI's torch brings, vLLM has less to warn of")
     heard = [text for verdicts in (matrix[1], ranks) for v in verdicts.values() for text in v["warnings"]]
     for known in Catalog().engine(code.version).expected_warnings:
         assert known.reason

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import builtins
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -30,6 +31,8 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
 )
+
+from checkpoint import MODEL_TYPES
 
 Job = dict[str, Any]
 Verdict = dict[str, Any]
@@ -83,6 +86,7 @@ def preload() -> None:
     """Imports what jobs need, so that it is paid for, and warned about, before the first."""
     import vllm.benchmarks.serve
     import vllm.entrypoints.cli.serve  # noqa: F401
+    from transformers import CONFIG_MAPPING
     from vllm.config.logging import LoggingConfig
     from vllm.logger import configure_logging_if_needed
     from vllm.model_executor.layers.quantization import get_quantization_config
@@ -99,6 +103,10 @@ def preload() -> None:
     for name in ERNIE_CLASSES:
         # A class not yet loaded is looked at in a process of its own, which imports vLLM anew: 17 s.
         models[name] = registry._RegisteredModel.from_model_cls(models[name].load_model_cls())
+    for kind in MODEL_TYPES.values():
+        CONFIG_MAPPING[kind]  # imports the class of the configuration
+    # Else the collector of each fork writes to every page that it shares with this process.
+    gc.freeze()
 
 
 @cache
