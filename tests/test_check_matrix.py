@@ -37,6 +37,8 @@ EDGES: dict[str, dict[str, set[str]]] = {
     "NO_PROXY": {"": set(), "localhost,.example": set()},
     "CA_BUNDLE": {"": set(), "/etc/ca.pem": set()},
     "API_KEY_FILE": {"": set(), "/run/key.yaml": set()},
+    "IMAGE_REGISTRY": {"": set(), "mirror.example:5000/dockerhub": set()},
+    "ENGINE_IMAGE": {"": set(), "registry.example/vllm:v0.32.0": set()},
     "PACKAGES_DIR": {"": set(), "/srv/packages": set()},
     "PIP_INDEX_URL": {"": set(), "https://index.example/simple": set()},
     "PIP_CONFIG_FILE": {"": set(), "/etc/pip.conf": set()},

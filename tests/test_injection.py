@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -124,11 +125,17 @@ def unchanged(harmless: str, made: str, hostile: str) -> None:
     assert harmless == made, hostile
 
 
+@lru_cache(maxsize=8)
+def values_of(text: str) -> dict[tuple[object, ...], Any]:
+    """Every leaf of the documents by its place."""
+    return dict(leaves(list(yaml.load_all(text, yaml.CSafeLoader))))
+
+
 def in_yaml(harmless: str, made: str, hostile: str) -> None:
     """The same documents, leaf by leaf, but for the text."""
     assert yaml_text(made)
-    before = dict(leaves(list(yaml.safe_load_all(harmless))))
-    after = dict(leaves(list(yaml.safe_load_all(made))))
+    before = values_of(harmless)
+    after = values_of(made)
     assert after.keys() == before.keys(), hostile
     for place, leaf in after.items():
         want = before[place]
