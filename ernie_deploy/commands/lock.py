@@ -163,8 +163,9 @@ def _next_step(file: Path, plan: "Plan", lock: "Lock") -> str:
     import shlex
 
     from ernie_deploy.render.folder import is_of_folder
+    from ernie_deploy.safe_io.reading import read_bounded
 
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = read_bounded(file).decode("utf-8", "replace")
     pins = [*lock.images.values(), *(model.commit for model in lock.models.values())]
     if all(pin in text for pin in pins):
         return ""
