@@ -23,7 +23,7 @@ from engine_file import Decisions, Step  # noqa: E402
 from flag_history import with_release  # noqa: E402
 
 LOCK_HEAD = "# Written by .ci/add-engine; not to be edited.\n"
-RELEASE = re.compile(r"\d+\.\d+\.\d+")
+RELEASE = re.compile(r"\d{1,4}\.\d{1,4}\.\d{1,4}")
 
 
 def say(text: str) -> None:

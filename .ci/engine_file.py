@@ -12,7 +12,7 @@ from typing import Any
 
 # Of the version before alone: what was proven of it, what served it, and what moved since its own predecessor.
 LEFT_OUT = ("proofs", "cpu_build", "changes")
-PATH = r"[\w.-]+/[\w./-]*\w"
+PATH = r"(?<![\w./-])[\w.-]{1,100}/[\w./-]{0,200}\w"
 NO_PROOFS = "# Nothing is proven of it yet.\nproofs = []\n"
 
 Decisions = dict[str, list[str]]
@@ -75,9 +75,19 @@ def blocks(text: str) -> Iterator[str]:
     """The file in parts that each hold one table, with the comment before it."""
     comment = ""
     for part in re.split(r"(?m)^(?=\[)", text):
-        body = re.sub(r"(?m)^(?:#.*\n)+\n?\Z", "", part)
+        body = without_last_comment(part)
         yield comment + body
         comment = part.removeprefix(body)
+
+
+def without_last_comment(part: str) -> str:
+    """A part of the file without the comment at its end, which belongs to the table after it."""
+    lines = part.splitlines(keepends=True)
+    end = len(lines) - (lines[-1:] == ["\n"])
+    begin = end
+    while begin and lines[begin - 1].startswith("#"):
+        begin -= 1
+    return part if begin == end else "".join(lines[:begin])
 
 
 def table_of(block: str) -> str:

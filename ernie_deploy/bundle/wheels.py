@@ -23,7 +23,7 @@ OWN_PACKAGE = "ernie-deploy"
 
 def commands(folder: Path) -> list[list[str]]:
     """The commands that fill a folder: a checkout builds its own wheel, an installed kit is downloaded."""
-    pip = [sys.executable, "-m", "pip"]
+    pip = [sys.executable, "-I", "-m", "pip"]
     quiet = ["--quiet", "--disable-pip-version-check"]
     download = [*pip, "download", *quiet, "--only-binary", ":all:", "--dest", str(folder)]
     if not _is_checkout():

@@ -91,7 +91,7 @@ def test_an_edited_folder_goes_there_and_back(folder: Path, compose: str) -> Non
     assert "~ serve image: vllm/vllm-openai:v0.32.0 -> vllm/vllm-openai:v0.33.0" in done.stdout
     assert "the client of chats no longer counts" in done.stdout
     assert "= serve --tool-strict-level: auto -> unset" in done.stdout
-    assert "makes anew: serve, bench, fetch" in done.stdout
+    assert "makes anew: serve, fetch; at its next run: bench" in done.stdout
     after = seen(folder)
     for name, pairs in EDITS.items():
         for _, new in pairs:
