@@ -139,3 +139,12 @@ def _put(handle: int, spare: Path, path: Path) -> None:
         finally:
             os.close(folder)
     spare.replace(path)
+
+
+def folder_to_disk(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk; raises `OSError`."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -14,6 +14,7 @@ import msgspec
 from ernie_deploy.bundle.manifest import SUMS, text_of
 from ernie_deploy.bundle.parts import File, Note, Part, Show, damaged
 from ernie_deploy.errors import Refused, ToolFailed, UsageError
+from ernie_deploy.paths import folder_to_disk
 from ernie_deploy.safe_io.reading import read_bounded
 
 # A bundle's folder has it from its first moment on; each line is the note of a complete part.
@@ -184,7 +185,7 @@ class _Written:
         for piece, file in zip(self.pieces, files, strict=True):
             place = self.store.place(file.name)
             place.with_name(piece.name).replace(place)
-        _folder_to_disk(self.store.place(self.part.path).parent)
+        folder_to_disk(self.store.place(self.part.path).parent)
         return files
 
 
@@ -271,11 +272,3 @@ def _writable(path: Path) -> IO[bytes]:
 def _to_disk(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _folder_to_disk(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -30,7 +30,7 @@ WITHOUT_CHECKSUM = f"the file does not end with the checksum of what the kit wro
 def own_differences(one: Operand, request: Request, catalog: "Catalog") -> "Differences":
     """The user's changes since the rendering, then the kit's from there to today's rendering of `request`."""
     from ernie_deploy.diff.compare import compare
-    from ernie_deploy.diff.original import is_original, states_checksum
+    from ernie_deploy.render.checksum import is_original, stated
 
     label = f"today's rendering: {label_of(request)}"
     file = side_of_operand(one, catalog)
@@ -40,7 +40,7 @@ def own_differences(one: Operand, request: Request, catalog: "Catalog") -> "Diff
         return compare(file, today, by="kit")
     if base is None:
         whole = compare(file, today)
-        note = OF_ANOTHER_KIT if states_checksum(one.text) else WITHOUT_CHECKSUM
+        note = OF_ANOTHER_KIT if stated(one.text) else WITHOUT_CHECKSUM
         return replace(whole, notes=(note,)) if whole.changes else whole
     edits, kits = compare(base, file, by="user"), compare(base, today, by="kit")
     return replace(compare(file, today), old=one.label, new=label, changes=(*edits.changes, *kits.changes))
@@ -48,11 +48,11 @@ def own_differences(one: Operand, request: Request, catalog: "Catalog") -> "Diff
 
 def _original(one: Operand, catalog: "Catalog") -> "Side | None":
     """The rendering that the file was made from; None where no vLLM of the catalog gives the bytes it states."""
-    from ernie_deploy.diff.original import made_from
+    from ernie_deploy.render.checksum import stated
 
     for plan in _plans(one, catalog):
         text = text_of(plan, catalog, one)
-        if made_from(one.text, text):
+        if stated(one.text) == stated(text):
             return written(plan, text, "the file as it was rendered", catalog, one)
     return None
 

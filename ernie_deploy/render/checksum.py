@@ -22,11 +22,27 @@ def is_unedited(path: Path) -> bool:
     try:
         if path.is_symlink():
             return False
-        text = read_bounded(path, MOST_BYTES).decode().replace("\r\n", "\n")
+        text = read_bounded(path, MOST_BYTES).decode()
     except (OSError, UnicodeDecodeError):
         return False
-    above, mark, stated = text.rpartition(MARK)
-    return bool(mark) and stated == f"{digest(above)}\n"
+    return is_original(text)
+
+
+def is_original(text: str) -> bool:
+    """Whether a text is as the kit wrote it, with either kind of line ends."""
+    above, below = _parts(text)
+    return below == f"{digest(above)}\n"
+
+
+def stated(text: str) -> str:
+    """The digest that a rendering's last line states, edited or not; empty where there is no such line."""
+    return _parts(text)[1].partition("\n")[0].strip()
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """What stands above the last checksum's mark, and what below."""
+    above, _, below = text.replace("\r\n", "\n").rpartition(MARK)
+    return above, below if MARK in text else ""
 
 
 def digest(text: str) -> str:

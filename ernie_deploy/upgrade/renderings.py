@@ -9,7 +9,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.resolve import resolve
-from ernie_deploy.render.checksum import MARK, is_unedited
+from ernie_deploy.render.checksum import is_unedited, stated
 from ernie_deploy.render.compose import compose_file
 from ernie_deploy.render.folder import env_example, files, is_of_folder
 from ernie_deploy.upgrade.history import RENDERED, bytes_of
@@ -60,12 +60,12 @@ def kept_renderings(new: Mapping[str, bytes | None]) -> dict[str, bytes | None]:
 def _base(path: Path, old: Request, catalog: Catalog) -> tuple[dict[str, bytes], bool]:
     """What was rendered, and whether that is certain: an older kit may have rendered other bytes."""
     user, kept = bytes_of(path) or b"", _kept(path)
-    if kept and checksum(user) in ("", checksum(kept[path.name])):
+    if kept and _stated(user) in ("", _stated(kept[path.name])):
         return kept, True
     by_this_kit = rendered_files(path, resolve(catalog, old), catalog)
     if is_unedited(path):
         return {**by_this_kit, path.name: user.replace(b"\r\n", b"\n")}, True
-    return by_this_kit, checksum(user) == checksum(by_this_kit[path.name])
+    return by_this_kit, _stated(user) == _stated(by_this_kit[path.name])
 
 
 def _kept(path: Path) -> dict[str, bytes]:
@@ -76,7 +76,5 @@ def _kept(path: Path) -> dict[str, bytes]:
     return found if path.name in found else {}
 
 
-def checksum(text: bytes) -> str:
-    """What the last line of a rendering says of the lines above; empty where there is no such line."""
-    _, mark, stated = text.rpartition(MARK.encode())
-    return stated.split(b"\n")[0].strip().decode(errors="replace") if mark else ""
+def _stated(data: bytes) -> str:
+    return stated(data.decode(errors="replace"))

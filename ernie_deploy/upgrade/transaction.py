@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ernie_deploy.errors import UsageError
+from ernie_deploy.paths import folder_to_disk
 from ernie_deploy.upgrade.history import (
     AFTER,
     BEFORE,
@@ -81,7 +82,7 @@ def replace_files(folder: Path, files: Mapping[str, bytes | None], cause: Cause)
     try:
         staged = _stage(folder, record, old, changed)
         staged.rename(folder / PENDING)
-        _to_disk(folder / OWN)
+        folder_to_disk(folder / OWN)
     except OSError as fault:
         _sweep(folder)
         raise _not_written(folder, fault) from fault
@@ -120,7 +121,7 @@ def _stage(
         _require_place(folder / name)
     _write(staged / RECORD, msgspec.json.format(msgspec.json.encode(record)) + b"\n", like=Path())
     for place in [staged, *(path for path in staged.rglob("*") if path.is_dir())]:
-        _to_disk(place)
+        folder_to_disk(place)
     return staged
 
 
@@ -159,7 +160,7 @@ def _carry_out(folder: Path) -> Record:
         shutil.rmtree(pending / AFTER, ignore_errors=True)
         (folder / PREVIOUS).mkdir(mode=OWNERS_FOLDER, exist_ok=True)
         pending.rename(folder / PREVIOUS / record.name)
-        _to_disk(folder / OWN)
+        folder_to_disk(folder / OWN)
     except OSError as fault:
         raise UsageError(
             f"The files of {folder} could not all be replaced: {fault.strerror}: {fault.filename}.",
@@ -183,7 +184,7 @@ def _move(fresh: Path, path: Path, file: Replaced) -> None:
         path.unlink()
     else:
         fresh.replace(path)
-    _to_disk(path.parent)
+    folder_to_disk(path.parent)
 
 
 def _sweep(folder: Path) -> None:
@@ -193,14 +194,6 @@ def _sweep(folder: Path) -> None:
     for name in (PREVIOUS, OWN):
         with suppress(OSError):
             (folder / name).rmdir()
-
-
-def _to_disk(folder: Path) -> None:
-    handle = os.open(folder, os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _not_written(place: Path, fault: OSError) -> UsageError:

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, rendered
 
 from ernie_deploy.cli import main
+from ernie_deploy.render.checksum import digest, is_original, stated, with_checksum
 
 Diff = Callable[..., tuple[int, str, str]]
 
@@ -435,3 +436,13 @@ def test_the_page_of_the_docs_shows_what_is_printed(diff: Diff) -> None:
     words, _, shown = page.partition("    $ ernie-deploy diff ")[2].partition("\n")
     block = shown.partition("\n\n`+`")[0]
     assert diff(*shlex.split(words))[1] == textwrap.dedent(f"{block}\n")
+
+
+def test_a_line_below_the_checksum_is_somebodys_own() -> None:
+    text = with_checksum("a\n")
+    assert is_original(text)
+    assert is_original(text.replace("\n", "\r\n"))
+    assert not is_original(f"{text}# mine\n")
+    assert not is_original("a\n")
+    assert stated(f"{text}# mine\n") == stated(text) == digest("a\n")
+    assert not stated("a\n")
