@@ -206,20 +206,25 @@ STARTED, FIRST_FAILED = 1795318260.25, 1795318000.5
 class Engine:
     """A Docker engine whose one container printed parts of a log since its start, and something before."""
 
-    def __init__(self, *parts: bytes, before: bytes = b"") -> None:
+    def __init__(self, *parts: bytes, before: bytes = b"", oldest: str = "2026-11-22T03:26:40.5Z") -> None:
         self.containers, self.parts, self.before, self.read = self, parts, before, 0
+        self.oldest = f"{oldest} a line".encode() if oldest else b""
 
     def get(self, _: str) -> "Engine":
         return self
 
     def logs(self, **asked: object) -> object:
+        if "timestamps" in asked:
+            return iter([self.oldest] if self.oldest else [])
         if "until" in asked:
             assert (asked["since"], asked["until"]) == (FIRST_FAILED, STARTED)
             return iter([self.before])
         return self._stream(asked["since"]) if asked.get("stream") else self.before
 
     def _stream(self, since: object) -> Iterator[bytes]:
-        assert since == STARTED
+        assert since in (STARTED, None)
+        if since is None:
+            yield self.before
         for part in self.parts:
             self.read += 1
             yield part
@@ -244,6 +249,20 @@ def test_only_the_log_of_this_start_is_read_and_no_more_than_a_start_prints(
     engine = Engine(b"12345", b"67890", b"never", before=b"of former starts")
     assert log_of_start(engine, SERVE) == "1234567890"  # type: ignore[arg-type]
     assert engine.read == 2
+
+
+@pytest.mark.parametrize(
+    ("oldest", "text"),
+    [
+        ("2026-11-22T03:31:00.249Z", "its first words, the rest"),
+        ("2026-11-22T03:30:54Z", "the rest"),
+        ("", "the rest"),
+    ],
+)
+def test_what_a_first_start_printed_before_the_engine_noted_it_is_read(oldest: str, text: str) -> None:
+    """Docker notes the start of a container after it runs: a fast one has failed by then."""
+    engine = Engine(b"the rest", before=b"its first words, ", oldest=oldest)
+    assert log_of_start(engine, SERVE) == text  # type: ignore[arg-type]
 
 
 def test_where_the_launcher_waits_the_starts_before_are_read_too() -> None:

@@ -24,6 +24,8 @@ WAITS = re.compile(
 )
 # A start of several GPUs prints less than a megabyte; what a server prints later has no end.
 MOST_OF_START_BYTES = 8 << 20
+# The engine notes a start only after the process runs, on a busy machine some tenths of a second after its first words.
+NOTED_LATE_S = 5.0
 # For `top`: without it the daemon's COLUMNS may cut the arguments off.
 WIDE = "-efww"
 
@@ -143,13 +145,22 @@ def log_of_start(engine: "DockerClient", state: State) -> str:
     began = max(0.0, _moment(state.started_at)) or None
     try:
         container = engine.containers.get(state.id)
-        text = _first(container.logs(since=began, stream=True, follow=False))
+        # Where the log is no older than this start, no start before it could have served.
+        whole = began is not None and _first_words(container) >= began - NOTED_LATE_S
+        text = _first(container.logs(since=None if whole else began, stream=True, follow=False))
         if waits := WAITS.match(text):
             failed = container.logs(since=_moment(waits[1]), until=began, stream=True, follow=False)
             return _first(failed) + text
     except APIError:
         return ""
     return text
+
+
+def _first_words(container: "Container") -> float:
+    """When a container printed the first line that its log still has; 0 where it printed none."""
+    line = next(iter(container.logs(timestamps=True, stream=True, follow=False)), b"")
+    stamp = line.partition(b" ")[0].decode("ascii", "replace")
+    return _moment(stamp) if stamp else 0.0
 
 
 def _first(parts: Iterable[bytes]) -> str:
