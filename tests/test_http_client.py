@@ -20,6 +20,7 @@ from ernie_deploy.errors import KitError, ServerDied
 from ernie_deploy.rehearsal import client
 from ernie_deploy.safe_io import http_client
 from ernie_deploy.stack import metrics, status
+from ernie_deploy.stack.servers import Server
 
 KEY = "sk-planted"
 DEEP = b"[" * 200_000
@@ -97,8 +98,8 @@ def completed(url: str) -> object:
 
 CLIENTS: dict[str, Callable[[str], object]] = {
     "metrics": lambda url: metrics.fetch(f"{url}/metrics", timeout_s=1.0),
-    "scrape": metrics.scrape,
-    "status": status.server,
+    "scrape": lambda url: metrics.scrape([Server(url=url)]),
+    "status": lambda url: status.at_work([Server(url=url)]),
     "look": lambda url: Endpoint(url=url, api_key=KEY).look(),
     "json": lambda url: Endpoint(url=url, api_key=KEY).get("/version"),
     "card": lambda url: Endpoint(url=url, api_key=KEY).model_card(),
@@ -192,7 +193,7 @@ def test_what_is_no_number_is_left_out(bad: Bad, word: str) -> None:
     look = read_metrics(text)
     assert (look.running, look.counters["generation_tokens"]) == (2, 3)
     bad.content = text.encode()
-    shown = status.server(bad.url)
+    shown = status.at_work([Server(url=bad.url)])
     assert shown
     assert (shown["requests_running"], shown["kv_cache_usage"]) == (2, 0)
     json.dumps(shown, allow_nan=False)

@@ -201,14 +201,15 @@ def _logs(stack: "Stack", lines: int) -> str:
 
 def _metrics(stack: "Stack") -> str:
     from ernie_deploy.errors import ToolFailed
-    from ernie_deploy.stack.address import api_address
     from ernie_deploy.stack.lifecycle import resolve
-    from ernie_deploy.stack.metrics import fetch
+    from ernie_deploy.stack.metrics import texts
+    from ernie_deploy.stack.servers import servers
 
-    _, states = _states(stack)
-    if not (address := api_address(resolve(stack)["services"], states)):
-        raise ToolFailed("The stack has no address of an API on this host.")
-    return fetch(f"http://{address}/metrics")
+    engine, states = _states(stack)
+    printed = texts(servers(engine, resolve(stack)["services"], states))
+    if not printed:
+        raise ToolFailed("No server of the stack prints its counters.")
+    return "\n".join(f"# ===== {service}\n{text}" for service, text in printed.items())
 
 
 def _journal(path: Path) -> str:

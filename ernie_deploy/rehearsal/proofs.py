@@ -19,6 +19,7 @@ from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.seclusion import secluded
 from ernie_deploy.stack import containers, metrics
 from ernie_deploy.stack.compose import Stack, ask, demand
+from ernie_deploy.stack.servers import Server
 from ernie_deploy.stack.waiting import poll_until
 
 BENCH_S = 300
@@ -54,6 +55,10 @@ class Stage(Struct, frozen=True, kw_only=True):
     def serve(self) -> containers.State:
         """The serving container as the engine sees it now."""
         return self.members[0].state()
+
+    def servers(self) -> list[Server]:
+        """What is asked for counters."""
+        return [Server(url=self.base_url)]
 
     def healthy(self) -> bool:
         """Whether every member is."""
@@ -126,7 +131,7 @@ def complete(answer: Answer, tokens: int) -> int:
 
 def drafts(stage: Stage) -> str:
     """The MTP layer really drafted."""
-    drafted = metrics.scrape(stage.base_url).get("vllm:spec_decode_num_drafts_total", 0)
+    drafted = metrics.scrape(stage.servers()).get("vllm:spec_decode_num_drafts_total", 0)
     if not drafted:
         raise Disproved("vllm:spec_decode_num_drafts_total is 0")
     return f"{drafted:g} drafts"
@@ -189,7 +194,7 @@ def asks_for_the_key(stage: Stage) -> str:
 def caches_as_planned(stage: Stage) -> str:
     """vLLM makes of each GiB as many tokens of KV cache as the memory plan's arithmetic says."""
     predicted = KV_CACHE_GIB * GIB // tiny_kv_bytes(stage.rehearsal)
-    match = CACHE.search(metrics.fetch(f"{stage.base_url}/metrics"))
+    match = CACHE.search(stage.servers()[0].text("/metrics"))
     if not match:
         raise Disproved("/metrics has no vllm:cache_config_info")
     labels = dict(LABEL.findall(match[0]))
@@ -228,7 +233,7 @@ def _stopped_midway(stage: Stage, tokens: int) -> bool:
 
 
 def _is_busy(stage: Stage) -> bool:
-    return metrics.scrape(stage.base_url).get("vllm:num_requests_running", 0) > 0
+    return metrics.scrape(stage.servers()).get("vllm:num_requests_running", 0) > 0
 
 
 def _tokens_in(seconds: float, stage: Stage) -> int:

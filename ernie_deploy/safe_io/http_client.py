@@ -74,7 +74,7 @@ def opened(
     content = None if body is None else json.dumps(body).encode()
     try:
         connection.connect()
-        with _cut_at(limit_s, connection.sock):
+        with cut_at(limit_s, connection.sock):
             connection.request("GET" if content is None else "POST", path, content, _headers(key))
             with connection.getresponse() as answer:
                 if not HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
@@ -105,7 +105,7 @@ def _headers(key: str) -> Mapping[str, str]:
 
 
 @contextmanager
-def _cut_at(limit_s: float, sock: socket.socket) -> Iterator[None]:
+def cut_at(limit_s: float, sock: socket.socket) -> Iterator[None]:
     """End the exchange at the limit: a socket's own timeout starts anew with each byte that comes."""
     late = threading.Event()
 

@@ -1,14 +1,15 @@
 """What a running stack is doing: containers from the engine, work from the server's own counters."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.stack import containers, inspection, metrics
-from ernie_deploy.stack.address import api_address
 from ernie_deploy.stack.compose import Stack, require_compose
 from ernie_deploy.stack.lifecycle import rendered_file, resolve
 from ernie_deploy.stack.rendered import Rendered
+from ernie_deploy.stack.servers import Server, servers
 from ernie_deploy.stack.verdict import as_data, judge
 
 RATE_S = 1.0
@@ -20,12 +21,12 @@ def look(stack: Stack) -> dict[str, Any]:
     resolved = resolve(stack)
     engine, project = containers.client(), resolved["name"]
     states = containers.states(engine, project)
-    address = api_address(resolved["services"], states)
+    reached = servers(engine, resolved["services"], states)
     return {
         "project": project,
         "containers": [_container(state) for state in states],
         "cause": _cause(engine, states, rendered_file(stack)),
-        "server": server(f"http://{address}") if address else None,
+        "server": at_work(reached),
     }
 
 
@@ -48,15 +49,15 @@ def _container(state: containers.State) -> dict[str, Any]:
     }
 
 
-def server(base_url: str) -> dict[str, Any] | None:
-    """Rates over one second and gauges; None where nothing answers."""
-    before = metrics.scrape(base_url)
+def at_work(reached: Sequence[Server]) -> dict[str, Any] | None:
+    """Rates over one second and gauges of all servers together; None where none answers."""
+    before = metrics.scrape(reached)
     if not before:
         return None
     time.sleep(RATE_S)
-    after = metrics.scrape(base_url)
+    after = metrics.scrape(reached)
     return {
-        "url": base_url,
+        "url": ", ".join(server.place for server in reached),
         "generation_tokens_per_s": _rate(before, after, "vllm:generation_tokens_total"),
         "prompt_tokens_per_s": _rate(before, after, "vllm:prompt_tokens_total"),
         "requests_running": int(after.get("vllm:num_requests_running", 0)),

@@ -24,7 +24,7 @@ from ernie_deploy.bench.journal.record import Attempt, Cell, Journal
 from ernie_deploy.bench.measure import run as running
 from ernie_deploy.bench.measure import watch
 from ernie_deploy.bench.measure.compose_deployment import ComposeDeployment
-from ernie_deploy.bench.measure.deployment import Attached, answers, wait_until
+from ernie_deploy.bench.measure.deployment import Attached, wait_until
 from ernie_deploy.bench.measure.run import Reporter, Runner, RunOptions
 from ernie_deploy.errors import ServerDied
 from ernie_deploy.stack.containers import State
@@ -325,7 +325,7 @@ class Restartable(Attached):
 
     def wait_healthy(self, limit_s: float) -> None:
         self.done.append("waited")
-        wait_until(lambda: answers(self.endpoint), limit_s, "the fake")
+        wait_until(self.endpoint.server.is_healthy, limit_s, "the fake")
 
     def restart(self) -> None:
         self.done.append("restarted")

@@ -14,6 +14,7 @@ from ernie_deploy.rehearsal.group import address, members
 from ernie_deploy.rehearsal.override import Rehearsal
 from ernie_deploy.stack import containers, metrics
 from ernie_deploy.stack.compose import Done, Stack, ask
+from ernie_deploy.stack.servers import Server
 
 # A request may use the whole of its limit and a moment to be judged.
 GRACE_S = 5
@@ -130,7 +131,7 @@ class Running:
     def busy(self, requests: int = 1, limit_s: float = 30) -> None:
         """Wait until so many requests are being worked on."""
         url, end = self.url(), time.monotonic() + limit_s
-        while metrics.scrape(url).get("vllm:num_requests_running", 0) < requests:
+        while metrics.scrape([Server(url=url)]).get("vllm:num_requests_running", 0) < requests:
             assert time.monotonic() < end, "no request is running"
             time.sleep(0.2)
 

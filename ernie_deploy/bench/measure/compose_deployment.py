@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ernie_deploy.bench.measure.client import DATASET_MOUNT, RESULTS_MOUNT, Place, base_words
-from ernie_deploy.bench.measure.deployment import answers, wait_until
+from ernie_deploy.bench.measure.deployment import wait_until
 from ernie_deploy.bench.measure.gpus import visible_gpus
 from ernie_deploy.bench.measure.secrecy import is_secret_variable, masked, without_secrets
 from ernie_deploy.bench.measure.server import Endpoint
 from ernie_deploy.errors import ServerDied, UsageError
 from ernie_deploy.safe_io.reading import MIB, read_bounded
 from ernie_deploy.stack import containers
-from ernie_deploy.stack.address import api_address
 from ernie_deploy.stack.compose import Stack, ask, demand, started
+from ernie_deploy.stack.servers import servers
 
 if TYPE_CHECKING:
     import subprocess
@@ -57,8 +57,8 @@ class ComposeDeployment:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the stack is published; after a restart the port may be another one."""
-        self._found = self._found or self._published()
+        """The stack's server, at its port or inside; after a restart port or container may be another one."""
+        self._found = self._found or self._server()
         return self._found
 
     @property
@@ -161,7 +161,7 @@ class ComposeDeployment:
         def healthy() -> bool:
             self._found = None
             with suppress(ServerDied):
-                return self.serving().health == "healthy" and answers(self.endpoint)
+                return self.serving().health == "healthy" and self.endpoint.server.is_healthy()
             return False
 
         wait_until(healthy, limit_s, f"the stack {self.project}")
@@ -180,15 +180,9 @@ class ComposeDeployment:
         serve = containers.of_service(states, "serve")
         return tuple(containers.log(self._engine, serve.id, LOG_LINES).splitlines()) if serve else ()
 
-    def _published(self) -> Endpoint:
-        address = api_address(self._services, [self.serving()])
-        if not address:
-            raise ServerDied(
-                f"The stack {self.project} publishes no port.",
-                cause="the runner on the host reads the server's counters",
-                next_step="publish one on 127.0.0.1, or use --attach URL",
-            )
-        return Endpoint(url=f"http://{address}", api_key=self._api_key())
+    def _server(self) -> Endpoint:
+        server = servers(self._engine, self._services, [self.serving()])[0]
+        return Endpoint(url=server.url, api_key=self._api_key(), inside=server)
 
     def _api_key(self) -> str:
         """The key of a guarded stack, from the file that Compose hands to its containers."""

@@ -132,7 +132,7 @@ class Attached:
 
     def alive(self) -> bool:
         """Whether anything answers."""
-        return answers(self.endpoint)
+        return self.endpoint.server.is_healthy()
 
     def wait_healthy(self, limit_s: float) -> None:
         """Wait until it answers again."""
@@ -162,17 +162,6 @@ def checked(url: str) -> str:
             cause="a key is read from a file: --api-key-file",
         )
     return url.rstrip("/")
-
-
-def answers(endpoint: Endpoint) -> bool:
-    """Whether /health answers 200."""
-    from ernie_deploy.stack.metrics import fetch
-
-    try:
-        fetch(f"{endpoint.url}/health")
-    except OSError:
-        return False
-    return True
 
 
 def wait_until(met: Callable[[], bool], limit_s: float, what: str) -> None:

@@ -16,7 +16,7 @@ from ernie_deploy.bench.journal.record import Attempt, Cell, Environment, Journa
 from ernie_deploy.bench.journal.store import Writer
 from ernie_deploy.bench.measure import environment
 from ernie_deploy.bench.measure.attempt import CLIENT_FAILED, RunContext, attempt, interrupted, warm_up
-from ernie_deploy.bench.measure.deployment import Deployment, answers
+from ernie_deploy.bench.measure.deployment import Deployment
 from ernie_deploy.bench.measure.watch import Progress, is_stuck
 from ernie_deploy.errors import Interrupted, KitError, ServerDied, ToolFailed
 
@@ -177,7 +177,7 @@ class Runner:
         deployment = self.deployment
         return not (
             deployment.alive()
-            and answers(deployment.endpoint)
+            and deployment.endpoint.server.is_healthy()
             and environment.generation(deployment) == self._generation
         )
 

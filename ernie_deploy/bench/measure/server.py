@@ -1,6 +1,5 @@
 """The measured server as its own HTTP interface shows it: counters, idleness, caches, models."""
 
-import re
 import time
 from collections import defaultdict
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 from msgspec import MsgspecError, Struct, convert
 
 from ernie_deploy.errors import ServerDied, UsageError
-from ernie_deploy.safe_io.http_client import BadStatus, ask, ask_json
-from ernie_deploy.stack.metrics import fetch, samples
+from ernie_deploy.safe_io.http_client import MOST_JSON_BYTES, BadStatus, read_json
+from ernie_deploy.stack.metrics import LABEL, samples
+from ernie_deploy.stack.servers import Server
 
 ANSWER_S = 10.0
 IDLE_S = 60.0
-LABEL = re.compile(r'(?<!\w)(\w+)="((?:[^"\\]|\\.)*+)"')
 COUNTERS = frozenset({
     "prompt_tokens", "generation_tokens", "request_success", "prefix_cache_queries", "prefix_cache_hits",
     "num_preemptions", "spec_decode_num_drafts", "spec_decode_num_accepted_tokens",
@@ -66,26 +65,41 @@ class Look(Struct, frozen=True, kw_only=True):
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """An OpenAI-compatible server at a URL, asked without any proxy."""
+    """An OpenAI-compatible server, asked without any proxy: at a URL, or inside its container, which has none."""
 
-    url: str
+    url: str = ""
     api_key: str = ""
+    inside: Server | None = None
+
+    @property
+    def server(self) -> Server:
+        """Where it is asked."""
+        return self.inside or Server(url=self.url)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for a sentence."""
+        return self.server.place
 
     def look(self) -> Look | None:
         """The counters now, or None where there are none."""
         try:
-            text = fetch(f"{self.url}/metrics")
+            text = self.server.text("/metrics")
         except OSError:
             return None
         return read_metrics(text)
 
     def get(self, path: str) -> Any:
         """The JSON of a GET; raises OSError or ValueError."""
-        return ask_json(f"{self.url}{path}", key=self.api_key, limit_s=ANSWER_S)
+        return self._json(path, None, ANSWER_S)
 
     def post(self, path: str, body: dict[str, Any], *, timeout_s: float = 120) -> Any:
         """The JSON answer to a POST; raises OSError or ValueError."""
-        return ask_json(f"{self.url}{path}", body, key=self.api_key, limit_s=timeout_s)
+        return self._json(path, body, timeout_s)
+
+    def _json(self, path: str, body: dict[str, Any] | None, limit_s: float) -> Any:
+        answer = self.server.ask(path, body, key=self.api_key, limit_s=limit_s, most_bytes=MOST_JSON_BYTES)
+        return read_json(answer)
 
     def model_card(self) -> ModelCard:
         """The first entry of /v1/models; raises `ServerDied` where nothing answers, or with nothing usable."""
@@ -93,7 +107,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
             return convert(self.get("/v1/models")["data"][0], ModelCard)
         except (OSError, ValueError, LookupError, TypeError, MsgspecError) as fault:
             raise ServerDied(
-                f"No OpenAI server answers at {self.url}.",
+                f"No OpenAI server answers at {self.place}.",
                 cause=f"GET /v1/models: {fault}",
                 next_step="start it with `ernie-deploy up`, name the right address with --attach URL, or its key "
                 "with --api-key-file",
@@ -105,7 +119,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         while (now := self.look()) and not now.idle:
             if time.monotonic() > end:
                 raise ServerDied(
-                    f"The server at {self.url} is busy with another client's requests.",
+                    f"The server at {self.place} is busy with another client's requests.",
                     cause=f"{now.running:g} running and {now.waiting:g} waiting after {limit_s:g} s",
                     next_step="stop the other clients: a benchmark would measure them too",
                 )
@@ -116,7 +130,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         """Empty the caches; raises `UsageError` where the server has no such route."""
         for route in RESETS:
             try:
-                ask(f"{self.url}/{route}", {}, key=self.api_key, limit_s=ANSWER_S)
+                self.server.ask(f"/{route}", {}, key=self.api_key, limit_s=ANSWER_S)
             except BadStatus as fault:
                 if fault.code != NOT_FOUND:
                     raise

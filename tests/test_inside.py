@@ -1,0 +1,99 @@
+"""What is read from inside a container: the same answers as at a port, bounded, and no secret among the arguments."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from fake_exec import FakeExec
+from fake_vllm import FakeVllm
+from test_lifecycle import state
+
+from ernie_deploy.safe_io.http_client import BadStatus
+from ernie_deploy.stack import metrics
+from ernie_deploy.stack.inside import ask_inside, run_inside
+from ernie_deploy.stack.servers import Server, servers
+
+KEY = "sk-0123456789abcdef"
+
+
+@contextmanager
+def serving(mood: str = "idle") -> Iterator[FakeVllm]:
+    with FakeVllm(mood=mood) as made:
+        threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True).start()
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeVllm]:
+    with serving() as made:
+        yield made
+
+
+def test_inside_and_outside_read_the_same(fake: FakeVllm) -> None:
+    inside = Server(service="serve", container_id="c1", port=fake.server_port, engine=FakeExec())
+    outside = Server(url=fake.url)
+    assert metrics.scrape([inside]).keys() == metrics.scrape([outside]).keys() != set()
+    assert inside.is_healthy() == outside.is_healthy() is False, "it has no /health"
+    question = {"model": "m", "prompt": "1", "max_tokens": 1}
+    assert json.loads(inside.ask("/v1/completions", question)) == json.loads(
+        outside.ask("/v1/completions", question)
+    )
+
+
+def test_a_refusal_inside_keeps_its_number(fake: FakeVllm) -> None:
+    with pytest.raises(BadStatus, match="HTTP 404"):
+        ask_inside(FakeExec(), "c1", fake.server_port, "/nowhere")  # type: ignore[arg-type]
+
+
+def test_no_secret_is_an_argument(fake: FakeVllm) -> None:
+    engine = FakeExec()
+    ask_inside(engine, "c1", fake.server_port, "/v1/completions", {"prompt": "private"}, key=KEY)  # type: ignore[arg-type]
+    assert fake.questions == [{"prompt": "private"}]
+    assert not [word for word in engine.words if KEY in word or "private" in word]
+
+
+def test_a_command_that_hangs_is_cut() -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match="no whole answer within 0"):
+        run_inside(FakeExec(), "c1", ["sleep", "9"], limit_s=0.3)  # type: ignore[arg-type]
+    assert time.monotonic() - began < 5
+
+
+def test_a_command_that_prints_without_end_is_cut() -> None:
+    with pytest.raises(OSError, match="an answer of more than"):
+        run_inside(FakeExec(), "c1", ["cat", "/dev/zero"], limit_s=30, most_bytes=1 << 20)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("words", [["false"], ["sh", "-c", "exit 7"]])
+def test_a_command_that_fails_is_an_os_error(words: list[str]) -> None:
+    with pytest.raises(OSError, match=f"`{words[0]}` in the container ended with"):
+        run_inside(FakeExec(), "c1", words)  # type: ignore[arg-type]
+
+
+def test_a_container_that_is_not_there_is_an_os_error() -> None:
+    with pytest.raises(OSError, match="is not running"):
+        run_inside(FakeExec(), "gone", ["true"])  # type: ignore[arg-type]
+
+
+def test_several_servers_are_taken_together() -> None:
+    with serving("saturated") as one, serving("saturated") as two:
+        both = metrics.scrape([Server(url=one.url, service="serve"), Server(url=two.url, service="serve-2")])
+        assert both["vllm:num_requests_running"] == 16
+        alone = metrics.scrape([Server(url=one.url)])
+        assert both["vllm:kv_cache_usage_perc"] <= alone["vllm:kv_cache_usage_perc"]
+
+
+def test_every_running_server_of_a_stack_is_found() -> None:
+    states = [state("fetch", "exited"), state("gateway", "running"), state("serve", "running"),
+              state("serve-2", "running"), state("serve-3", "exited"), state("server", "running")]  # fmt: skip
+    services = {"serve": {"command": ["m", "--port=9000"]}, "serve-2": {"command": ["m"]}}
+    reached = servers(None, services, states)  # type: ignore[arg-type]
+    assert [(one.service, one.url, one.port) for one in reached] == [
+        ("serve", "", 9000),
+        ("serve-2", "", 8000),
+    ]
+    assert reached[0].place == "the container of serve, port 9000"
