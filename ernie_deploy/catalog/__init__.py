@@ -11,7 +11,7 @@ from ernie_deploy.errors import CatalogError
 from ernie_deploy.paths import CATALOG
 
 if TYPE_CHECKING:
-    from ernie_deploy.catalog import bench_schema, package_schema
+    from ernie_deploy.catalog import bench_schema, gateway_schema, package_schema
 
 AnyFact = TypeVar("AnyFact", bound=schema.Fact)
 ENGINE_FILE = re.compile(r"(\d{1,4}\.\d{1,4}\.\d{1,4})\.toml")
@@ -93,6 +93,13 @@ class Catalog:
     def ports(self) -> list[schema.Port]:
         """Every port that nodes of one server open."""
         return load(self.folder / "ports.toml", schema.Ports).ports
+
+    @cached_property
+    def gateway(self) -> "gateway_schema.GatewayFacts":
+        """The gateway's image, routes and limits."""
+        from ernie_deploy.catalog.gateway_schema import GatewayFacts
+
+        return load(self.folder / "gateway.toml", GatewayFacts)
 
     @cached_property
     def baselines(self) -> "list[bench_schema.Baseline]":

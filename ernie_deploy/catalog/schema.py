@@ -47,7 +47,10 @@ class Vision(Fact, frozen=True):
 
 
 class Model(Fact, frozen=True):
-    """One ERNIE checkpoint; `packages` are what its remote code needs beside the image, by id."""
+    """One ERNIE checkpoint; `packages` are what its remote code needs beside the image, by id.
+
+    `chat` says whether its tokenizer has a chat template, without which vLLM refuses every chat.
+    """
 
     id: str
     title: str
@@ -65,6 +68,7 @@ class Model(Fact, frozen=True):
     packages: list[str] = []
     reasoning_parser: str = ""
     tool_call_parser: str = ""
+    chat: bool = True
 
 
 class EngineDefaults(Fact, frozen=True):

@@ -20,23 +20,19 @@ def limit_settings(
 ) -> list[Setting]:
     """The limits that are flags; `others` tell whether the model takes images here. Raises `KitError`."""
     domains = media_domains(request)
-    takes_images = _takes_images(model, others)
-    if domains and not takes_images:
+    images = takes_images(model, others)
+    if domains and not images:
         raise Refused(
             f"--media-domains: {model.id} takes no images here.",
             cause="only a vision-language model fetches media, and not with --profile text-only",
             next_step="leave out --media-domains",
         )
-    return [
-        _setting(limit, domains)
-        for limit in _limits(engine, takes_images=takes_images)
-        if not limit.name.isupper()
-    ]
+    return [_setting(limit, domains) for limit in _limits(engine, images=images) if not limit.name.isupper()]
 
 
 def limit_environment(engine: Engine, model: Model, others: Sequence[Setting]) -> list[Setting]:
     """The limits that are variables of vLLM's."""
-    limits = _limits(engine, takes_images=_takes_images(model, others))
+    limits = _limits(engine, images=takes_images(model, others))
     return [_setting(limit, ()) for limit in limits if limit.name.isupper()]
 
 
@@ -53,8 +49,8 @@ def media_domains(request: Request) -> tuple[str, ...]:
     return domains
 
 
-def _limits(engine: Engine, *, takes_images: bool) -> list[RequestLimit]:
-    return [limit for limit in engine.request_limits if takes_images or not limit.vision]
+def _limits(engine: Engine, *, images: bool) -> list[RequestLimit]:
+    return [limit for limit in engine.request_limits if images or not limit.vision]
 
 
 def _setting(limit: RequestLimit, domains: Sequence[str]) -> Setting:
@@ -64,5 +60,6 @@ def _setting(limit: RequestLimit, domains: Sequence[str]) -> Setting:
     return Setting(name=limit.name, value=limit.value, origin=origin, variable=limit.host_variable)
 
 
-def _takes_images(model: Model, others: Sequence[Setting]) -> bool:
+def takes_images(model: Model, others: Sequence[Setting]) -> bool:
+    """Whether a request may bring images: a vision model, and not with --profile text-only."""
     return model.vision is not None and not find(others, "language-model-only")

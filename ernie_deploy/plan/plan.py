@@ -5,6 +5,7 @@ from msgspec import Struct
 from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.catalog.schema import Model, Port, Support, Target
 from ernie_deploy.catalog.vendor_schema import SecuritySet
+from ernie_deploy.plan.gateway import Gateway
 from ernie_deploy.plan.memory import MemoryPlan, serve_memory_gib
 from ernie_deploy.plan.nodes import entry_settings, ray_settings, worker_settings
 from ernie_deploy.plan.remote_code import RemoteCode
@@ -46,6 +47,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     environment: tuple[Setting, ...]
     bench: tuple[Setting, ...]
     code: RemoteCode | None
+    gateway: Gateway | None
     ports: tuple[Port, ...]
     row: str
     differences: tuple[str, ...]

@@ -77,6 +77,8 @@ class Request(Struct, frozen=True, kw_only=True):
     gpus_cdi: bool = False
     security: Security | Literal[""] = ""
     api_key_file: bool = False
+    gateway: bool = False
+    routes: tuple[str, ...] = ()
     bind: str = LOOPBACK
     media_domains: tuple[str, ...] = ()
     extra_packages: ExtraPackages = "fetch"
@@ -227,6 +229,8 @@ def command_words(request: Request) -> list[str]:
         ("--gpus-cdi", request.gpus_cdi),
         ("--security", request.security),
         ("--api-key-file", request.api_key_file),
+        ("--gateway", request.gateway),
+        *(("--route", route) for route in request.routes),
         ("--bind", "" if request.bind == LOOPBACK else request.bind),
         ("--media-domains", ",".join(request.media_domains)),
         ("--extra-packages", "" if request.extra_packages == "fetch" else request.extra_packages),

@@ -12,6 +12,7 @@ from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.plan import advice, sources
 from ernie_deploy.plan.bench import bench_settings
 from ernie_deploy.plan.candidates import LayoutRefused
+from ernie_deploy.plan.gateway import Gateway, Load, check_gateway, gateway_of
 from ernie_deploy.plan.layout import Layout, choose, memory_of
 from ernie_deploy.plan.limits import limit_environment, limit_settings
 from ernie_deploy.plan.memory import MemoryPlan, weight_bytes
@@ -113,6 +114,7 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         ),
         bench=bench,
         code=code,
+        gateway=_gateway(catalog, pairing, layout, settings, request),
         row=layout.row.id if layout.row else "",
         ports=opened,
         differences=layout.differences,
@@ -156,6 +158,7 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
     check_profiles(pairing)
     check_gpus(request, target)
     check_nodes(request, target)
+    check_gateway(request)
     return pairing, support
 
 
@@ -189,6 +192,18 @@ def _gpu_ids(request: Request, layout: Layout, target: Target) -> tuple[int, ...
     """The first GPUs of the choice, as many as the layout takes; none on a CPU target."""
     ids = request.gpus or tuple(range(target.gpus))
     return ids[: layout.topology.gpus]
+
+
+def _gateway(
+    catalog: Catalog, pairing: Pairing, layout: Layout, settings: Sequence[Setting], request: Request
+) -> Gateway | None:
+    """The gateway in front of the server, where one was asked for; its image as the others are."""
+    if not request.gateway:
+        return None
+    each = size_of(settings, "max-num-seqs", pairing.target.engine_defaults.max_num_seqs)
+    load = Load(each * layout.topology.data_parallel_size, layout.memory.context_tokens)
+    made = gateway_of(catalog.gateway, pairing.model, request, settings, load)
+    return replace(made, image=sources.image(made.image, request))
 
 
 def _shutdown_timeout_s(settings: Sequence[Setting]) -> int:

@@ -32,5 +32,6 @@ def compose_file(plan: Plan, defaults: dict[str, str], carrier: Carrier = "fetch
 def defaults_of(plan: Plan, defaults: dict[str, str]) -> dict[str, str]:
     """The catalog's defaults, with those that this plan decides."""
     decided = {s.variable: str(s.value) for s in (*plan.environment, *plan.bench) if s.variable}
+    decided |= plan.gateway.defaults if plan.gateway else {}
     decided |= {"BIND_ADDR": plan.request.bind, "SERVE_MEMORY": plan.serve_memory}
     return {**defaults, **decided, "IMAGE_REGISTRY": plan.request.registry, "ENGINE_IMAGE": plan.image}

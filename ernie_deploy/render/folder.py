@@ -17,7 +17,7 @@ from ernie_deploy.safe_io.redaction import redacted
 
 VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)[:}]")
 # Secrets lie beside compose.yml where .env names them so, and .env may hold a proxy's password, as may older ones.
-GITIGNORE = "/.env\n/api-key.yaml\n/hf-token\n/group-secret/\n/.ernie/previous/\n"
+GITIGNORE = "/.env\n/api-key.yaml\n/hf-token\n/group-secret/\n/gateway/\n/.ernie/previous/\n"
 PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
 
 

@@ -104,6 +104,8 @@ def refuse_host_options(request: Request) -> None:
         "--multi-node ray": request.multi_node == "ray" and "the controller starts every rank",
         "--gpus": bool(request.gpus) and "the device plugin hands out GPUs; --tp and --dp say how many",
         "--gpus-cdi": request.gpus_cdi and "the device plugin hands out GPUs",
+        "--gateway": request.gateway
+        and "the manifests have no gateway yet; a Service is within the cluster only",
         "--bind": request.bind != LOOPBACK and "a Service has an address of the cluster",
     }
     for option, reason in reasons.items():

@@ -2,9 +2,11 @@
 
 from msgspec import Struct
 
+from ernie_deploy.plan.gateway import FRONT_PORT, OWN_PORT
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.serve import HF_CACHE, HOME
 from ernie_deploy.plan.settings import words
+from ernie_deploy.render.gateway import NAME as CONFIGURATION
 from ernie_deploy.render.scripts import Scripts, fetch_script
 from ernie_deploy.render.yaml import lines, scalar, word
 
@@ -135,6 +137,28 @@ class Launch(Struct, frozen=True, kw_only=True):
         return [
             *self._run("group.py", "-IS"), "beacon", f'"{self.host["HEAD_ADDR"]}"', f'"{self.plan.port("beacon")}"', at,
         ]  # fmt: skip
+
+    @property
+    def gateway(self) -> list[str]:
+        """What `gateway` runs: a master that a signal makes read its files anew, and the process that serves."""
+        return ["haproxy", "-W", "-db", "-f", self.scripts.path(CONFIGURATION)]
+
+    @property
+    def gateway_environment(self) -> list[str]:
+        """The limits that haproxy.cfg reads, each as `NAME: value`."""
+        text = self.scripts.texts[CONFIGURATION]
+        return [f'{name}: "{value}"' for name, value in self.host.items() if f"${{{name}}}" in text]
+
+    @property
+    def gateway_probe(self) -> list[str]:
+        """The health check of `gateway`, whose image has no client but its shell."""
+        ask = f"exec 3<>/dev/tcp/127.0.0.1/{OWN_PORT}; printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3; read -r _ status _ <&3"
+        return ["CMD", "bash", "-c", scalar(f'{ask}; [ "$status" = 200 ]')]
+
+    @property
+    def front_port(self) -> int:
+        """The port of the gateway's container that is published."""
+        return FRONT_PORT
 
     def _run(self, name: str, flags: str) -> list[str]:
         return ["python3", flags, self.scripts.path(name)]

@@ -7,6 +7,8 @@ from msgspec import Struct
 
 from ernie_deploy.paths import SCRIPTS
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.render.gateway import NAME as CONFIGURATION
+from ernie_deploy.render.gateway import configuration
 
 # Where containers have them. Of a stack's own volume, the folder's name tells one version from another: a changed
 # script changes a path in the command of `serve`, which Compose then recreates, and no script is ever half new.
@@ -47,7 +49,8 @@ def scripts_of(plan: Plan) -> Scripts:
     names += list(OF_NODES) * plan.several_nodes
     if plan.code:
         names += ["packages.py"] * bool(plan.packages) + ["judge.py", "code_reader.py", "dry_import.py"]
-    return Scripts({name: read(name) for name in names})
+    texts = {name: read(name) for name in names}
+    return Scripts(texts | ({CONFIGURATION: configuration(plan)} if plan.gateway else {}))
 
 
 def fetch_script(plan: Plan) -> str:

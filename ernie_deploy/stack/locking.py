@@ -38,7 +38,8 @@ class Sources(Struct, frozen=True):
 
 def images_of(plan: Plan) -> list[str]:
     """The images of a plan that was made without a lock, but for those that name a digest already."""
-    return sorted({image for image in (plan.image, plan.bench_image) if "@" not in image})
+    gateway = [plan.gateway.image] if plan.gateway else []
+    return sorted({image for image in (plan.image, plan.bench_image, *gateway) if "@" not in image})
 
 
 def revisions_of(plan: Plan) -> list[str]:

@@ -1,0 +1,108 @@
+"""What the gateway lets through to this model, how much of it at once, and for how long."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from ernie_deploy.catalog.gateway_schema import GatewayFacts, Route
+from ernie_deploy.catalog.schema import Model
+from ernie_deploy.errors import Refused, UsageError
+from ernie_deploy.plan.limits import takes_images
+from ernie_deploy.plan.request import Request
+from ernie_deploy.plan.settings import Setting
+
+MIB = 2**20
+MS_PER_S = 1000
+# Where the files of the gateway lie in its container: keys.map, and tls/.
+FILES = "/gateway"
+# In its container: the front door, and what Prometheus and the health check ask.
+FRONT_PORT = 8443
+OWN_PORT = 8405
+
+
+class Server(Struct, frozen=True):
+    """One vLLM behind the gateway: its name in logs and metrics, where it is, and how many requests it takes at once."""
+
+    name: str
+    address: str
+    connections: int
+
+
+class Load(Struct, frozen=True):
+    """What one server takes: requests that it computes at once, and tokens of the longest one."""
+
+    sequences: int
+    context_tokens: int
+
+
+class Gateway(Struct, frozen=True, kw_only=True):
+    """The front door of a stack; what a host may change is in .env, the rest follows from the plan.
+
+    `answer_timeout_s` is above the longest answer: a request that is not streamed is silent for that long.
+    """
+
+    image: str
+    user: str
+    routes: tuple[Route, ...]
+    servers: tuple[Server, ...]
+    queue: int
+    max_body_bytes: int
+    answer_timeout_s: int
+
+    @property
+    def defaults(self) -> dict[str, str]:
+        """The variables of .env whose default this plan decides."""
+        return {
+            "GATEWAY_USER": self.user,
+            "GATEWAY_QUEUE": str(self.queue),
+            "GATEWAY_MAX_BODY_BYTES": str(self.max_body_bytes),
+            "GATEWAY_ANSWER_TIMEOUT_S": str(self.answer_timeout_s),
+        }
+
+
+def check_gateway(request: Request) -> None:
+    """Refuse what a gateway cannot be combined with; raises `KitError`."""
+    if request.routes and not request.gateway:
+        raise UsageError(
+            "--route opens a route of the gateway.", next_step="add --gateway, or leave out --route"
+        )
+    if request.gateway and request.api_key_file:
+        raise UsageError(
+            "--gateway and --api-key-file exclude each other.",
+            cause="the gateway has the keys, one for each client, and passes none on to vLLM",
+            next_step="leave out --api-key-file, and make a key with: ernie-deploy key add NAME",
+        )
+    if request.gateway and request.nodes > 1:
+        raise Refused(
+            "--gateway has no form of several nodes yet.",
+            cause="the nodes' server is on the host's network, where the gateway's internal network does not reach",
+            next_step="render the nodes without --gateway, and in front of them a stack with --upstreams HEAD:PORT",
+        )
+
+
+def gateway_of(
+    facts: GatewayFacts, model: Model, request: Request, settings: Sequence[Setting], load: Load
+) -> Gateway:
+    """The gateway of a plan, its image as it is published; raises `UsageError` for a route that is none."""
+    body = facts.body.media_mib if takes_images(model, settings) else facts.body.text_mib
+    return Gateway(
+        image=facts.image.reference,
+        user=facts.image.user,
+        routes=_routes(facts, model, request),
+        servers=(Server("serve", "serve:8000", load.sequences),),
+        queue=load.sequences,
+        max_body_bytes=body * MIB,
+        answer_timeout_s=facts.answer.waiting_s + load.context_tokens * facts.answer.ms_per_token // MS_PER_S,
+    )
+
+
+def _routes(facts: GatewayFacts, model: Model, request: Request) -> tuple[Route, ...]:
+    """Those that this model serves, and those that were asked for."""
+    known = {route.asked for route in facts.routes if route.asked}
+    if unknown := [name for name in request.routes if name not in known]:
+        raise UsageError(
+            f"--route {unknown[0][:40]!r} is no route that can be asked for.",
+            cause=f"those are: {', '.join(sorted(known))}; OpenAI's that this model serves are open anyway",
+        )
+    served = (route for route in facts.routes if route.needs != "chat" or model.chat)
+    return tuple(route for route in served if not route.asked or route.asked in request.routes)

@@ -1,0 +1,81 @@
+"""HAProxy takes every configuration, and a stack with a gateway publishes nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import CATALOG, planned, rendered
+from gateway import haproxy
+from test_scripts import before_the_scripts
+
+from ernie_deploy.errors import KitError
+from ernie_deploy.render.folder import files
+from ernie_deploy.stack.locking import images_of
+
+MODELS = [(model.id, target.id) for model in CATALOG.models() for target in CATALOG.targets()
+          if CATALOG.support(model.id, target.id).state != "refused"]  # fmt: skip
+# One target for each model: the configuration does not depend on the vendor.
+EVERY_MODEL = list(dict(MODELS).items())
+ADDED_LINES = 60
+
+
+@pytest.mark.parametrize("engine", CATALOG.ids("engines"))
+@pytest.mark.parametrize("routes", [(), ("tokenize",)], ids=str)
+@pytest.mark.parametrize(("model", "target"), EVERY_MODEL)
+def test_haproxy_takes_the_configuration_of_every_model(
+    tmp_path: Path, model: str, target: str, routes: tuple[str, ...], engine: str
+) -> None:
+    plan, path = haproxy.written(tmp_path, target, model=model, routes=routes, engine=engine)
+    done = haproxy.check(plan, path)
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "[WARNING]" in line]
+    # The server's name is Compose's.
+    assert all("could not resolve address 'serve'" in line for line in warnings), warnings
+
+
+@pytest.mark.parametrize(("model", "target"), MODELS)
+def test_a_gateway_takes_few_lines(model: str, target: str) -> None:
+    without = before_the_scripts(rendered(target, model=model))
+    with_it = before_the_scripts(rendered(target, model=model, gateway=True))
+    assert 0 < len(with_it) - len(without) <= ADDED_LINES
+
+
+def test_only_the_gateway_is_published_and_the_server_has_no_way_out() -> None:
+    stack: Any = yaml.safe_load(rendered("h100", gateway=True))
+    services = stack["services"]
+    assert [name for name, service in services.items() if "ports" in service] == ["gateway"]
+    assert stack["networks"]["back"] == {"internal": True}
+    assert services["serve"]["networks"] == ["back"]
+    assert services["bench"]["networks"] == ["back"]
+    assert services["fetch"]["networks"] == ["front"]
+    assert services["gateway"]["depends_on"] == {"serve": {"condition": "service_started", "restart": True}}
+
+
+def test_all_carriers_have_the_configuration() -> None:
+    plan = planned("h100", gateway=True)
+    folder = files(plan, CATALOG, {})
+    assert "frontend front" in folder["scripts/haproxy.cfg"]
+    entrypoint = yaml.safe_load(rendered("h100", gateway=True))["services"]["fetch"]["entrypoint"]
+    text = entrypoint[entrypoint.index("haproxy.cfg") + 1]
+    assert text.replace("$$", "$") == folder["scripts/haproxy.cfg"]
+
+
+def test_the_lock_holds_its_image() -> None:
+    image = CATALOG.gateway.image.reference
+    assert image in images_of(planned("h100", gateway=True))
+    assert image not in images_of(planned("h100"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"api_key_file": True}, "exclude each other"),
+        ({"nodes": 2, "model": "300b"}, "several nodes"),
+        ({"routes": ("metrics",)}, "no route that can be asked for"),
+        ({"gateway": False, "routes": ("tokenize",)}, "opens a route of the gateway"),
+    ],
+)
+def test_what_a_gateway_cannot_be_combined_with(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(KitError, match=words):
+        planned("h100", **{"gateway": True} | options)
