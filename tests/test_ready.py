@@ -1,0 +1,240 @@
+"""The parent of a server behind a gateway, run as a container runs it: when it says ready, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from container_scripts import copied
+
+HANG_S, SEEN_S = 3.0, 4.0
+# Ends with 7 when told to, and writes down when that was.
+CHILD = """
+import signal, sys, time
+def end(*_):
+    open(sys.argv[1], "w").write(str(time.time()))
+    sys.exit(7)
+signal.signal(signal.SIGTERM, end)
+while True:
+    time.sleep(60)
+"""
+
+
+class Api(ThreadingHTTPServer):
+    """vLLM's API: `status` of /health, what runs, and how far the engine is; silent while `quiet` is set."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.status, self.running, self.steps, self.works = 200, 0, 0, True
+        self.quiet = threading.Event()
+
+    def handle_error(self, *_: object) -> None:
+        """Who asked has gone."""
+
+    def metrics(self) -> str:
+        self.steps += self.works and self.running > 0
+        return (
+            f'vllm:num_requests_running{{engine="0"}} {self.running}.0\n'
+            f'vllm:iteration_tokens_total_count{{engine="0"}} {self.steps}.0\n'
+            'vllm:kv_cache_usage_perc{engine="0"} 0.5\n'
+        )
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Api
+
+    def do_GET(self) -> None:
+        while self.server.quiet.is_set():
+            time.sleep(0.05)
+        body = self.server.metrics().encode() if self.path == "/metrics" else b""
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+class Ready:
+    """The script with its child, and the API that it watches."""
+
+    def __init__(
+        self, folder: Path, api: Api, *, hang_s: float = HANG_S, command: list[str] | None = None
+    ) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.api, self.ended, self.folder = api, folder / "ended", folder
+        here = ("127.0.0.1", api.server_port)
+        scripts = copied(folder / "scripts", PORT=self.port, API=here, LOOK_S=0.1, REPLY_S=0.5, SEEN_S=SEEN_S)
+        child = command or [sys.executable, "-c", CHILD, str(self.ended)]
+        words = [sys.executable, "-IS", str(scripts / "ready.py"), str(hang_s), *child]
+        self.process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)}
+        )
+
+    def ask(self, path: str = "/ready") -> tuple[int, Any]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            reply = connection.getresponse()
+            return reply.status, json.loads(reply.read())
+        except OSError:
+            return 0, {}
+        finally:
+            connection.close()
+
+    def wait_for(self, status: int, limit_s: float = 20) -> float:
+        begun = time.monotonic()
+        while self.ask()[0] != status:
+            assert time.monotonic() - begun < limit_s, self.ask()
+            time.sleep(0.02)
+        return time.monotonic() - begun
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    server = Api()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.quiet.clear()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def started(tmp_path: Path, api: Api) -> Iterator[Callable[..., Ready]]:
+    made: list[Ready] = []
+
+    def start(**options: Any) -> Ready:
+        made.append(Ready(tmp_path, api, **options))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.process.kill()
+        one.process.wait()
+        assert one.process.stdout
+        one.process.stdout.close()
+
+
+def test_it_follows_the_health_of_the_api(started: Callable[..., Ready], api: Api) -> None:
+    api.status = 503
+    ready = started()
+    ready.wait_for(503)
+    time.sleep(0.5)
+    assert ready.ask()[1] == {"ready": False, "reason": "vLLM's /health says 503"}
+    api.status = 200
+    ready.wait_for(200)
+    assert ready.ask()[1] == {"ready": True, "reason": ""}
+    assert ready.ask("/metrics") == (404, {})
+    api.status = 503
+    assert ready.wait_for(503) < 2
+    api.status = 200
+    ready.wait_for(200)
+    api.shutdown()
+    api.server_close()
+    ready.wait_for(503)
+    assert ready.ask()[1]["reason"].startswith("vLLM does not answer (Connection")
+
+
+def test_a_stop_is_said_before_it_is_passed_on(started: Callable[..., Ready]) -> None:
+    ready = started()
+    ready.wait_for(200)
+    told_at = time.time()
+    ready.process.send_signal(signal.SIGTERM)
+    ready.wait_for(503, 3)
+    assert ready.ask()[1]["reason"] == "it stops"
+    assert not ready.ended.exists()
+    # A second one is no reason to hurry.
+    ready.process.send_signal(signal.SIGTERM)
+    assert ready.process.wait(10) == 7
+    assert float(ready.ended.read_text()) - told_at >= SEEN_S - 0.1
+
+
+def test_one_that_never_was_ready_stops_at_once(started: Callable[..., Ready], api: Api) -> None:
+    api.status = 503
+    ready = started()
+    ready.wait_for(503)
+    time.sleep(0.5)
+    begun = time.monotonic()
+    ready.process.send_signal(signal.SIGTERM)
+    assert ready.process.wait(10) == 7
+    assert time.monotonic() - begun < SEEN_S
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("exit 0", 0), ("exit 24", 24), ("kill -9 $$", 137), ("kill -6 $$", 134)]
+)
+def test_it_ends_at_once_as_its_child_did(started: Callable[..., Ready], end: str, code: int) -> None:
+    # The orphan outlives the child and is no reason to wait.
+    ready = started(command=["sh", "-c", f"sleep 0.5 & {end}"])
+    assert ready.process.wait(5) == code
+
+
+def test_an_engine_that_works_is_ready_and_one_that_stands_still_is_not(
+    started: Callable[..., Ready], api: Api
+) -> None:
+    api.running = 3
+    ready = started()
+    ready.wait_for(200)
+    end = time.monotonic() + HANG_S + 1
+    while time.monotonic() < end:
+        assert ready.ask()[0] == 200
+        time.sleep(0.1)
+    api.works = False
+    assert HANG_S - 0.5 < ready.wait_for(503) < HANG_S + 3
+    assert ready.ask()[1]["reason"] == "engine 0 stands still"
+    api.works = True
+    ready.wait_for(200)
+    # At rest nothing moves, and nothing is wrong.
+    api.running = 0
+    time.sleep(HANG_S + 0.5)
+    assert ready.ask()[0] == 200
+
+
+def test_what_the_health_check_knows_of_an_engine_at_rest_counts(
+    started: Callable[..., Ready], tmp_path: Path
+) -> None:
+    ready = started()
+    ready.wait_for(200)
+    state: list[object] = [{}, 100.0, 1, {}, ["0"]]
+    (tmp_path / "canary.json").write_text(json.dumps(state))
+    ready.wait_for(503)
+    state[2:] = [0, {}, []]
+    (tmp_path / "canary.json").write_text(json.dumps(state))
+    ready.wait_for(200)
+
+
+def test_a_silent_api_is_busy_for_a_while(started: Callable[..., Ready], api: Api) -> None:
+    ready = started()
+    ready.wait_for(200)
+    api.quiet.set()
+    assert ready.wait_for(503) > HANG_S - 1
+    assert ready.ask()[1]["reason"] == f"vLLM has been silent for {HANG_S:.0f} s"
+    api.quiet.clear()
+    ready.wait_for(200)
+
+
+def test_the_only_server_is_never_taken_away_for_a_hang(started: Callable[..., Ready], api: Api) -> None:
+    api.running, api.works = 1, False
+    ready = started(hang_s=0)
+    ready.wait_for(200)
+    api.quiet.set()
+    time.sleep(HANG_S + 1)
+    assert ready.ask()[0] == 200
