@@ -211,6 +211,15 @@ def test_a_rendering_for_every_address_is_an_error_with_a_key_too(nodes, api_key
         assert "/docs" not in finding.sentence
 
 
+@pytest.mark.parametrize(("api_key_file", "id_"), [(False, "ED201"), (True, "ED202")])
+def test_open_routes_that_somebody_accepted_are_a_warning(api_key_file, id_):
+    request = Request(target="h100", bind="0.0.0.0", api_key_file=api_key_file, accept_open_routes=True)
+    text = compose_file(resolve(CATALOG, request), CATALOG.defaults)
+    assert [(f.id, f.severity) for f in found(text)] == [(id_, "warning")]
+    withdrawn = text.replace("x-accept-open-routes: true", "x-accept-open-routes: false")
+    assert [(f.id, f.severity) for f in found(withdrawn)] == [(id_, "error")]
+
+
 def open_routes(text):
     return [finding.sentence for finding in found(text) if finding.id == "ED202"]
 

@@ -26,6 +26,7 @@ from ernie_deploy.host.examination import size_of
 from ernie_deploy.host.facts import read_log, read_sockets
 from ernie_deploy.host.findings import Report, as_json, as_text
 from ernie_deploy.host.link import Link, read_link
+from ernie_deploy.host.machine_checks import CLOSE, KEEP_OUT
 from ernie_deploy.host.probes import (
     ADDRESSES,
     COMMANDS,
@@ -543,7 +544,6 @@ def test_verified_weights_need_no_room() -> None:
         ("PORT=8001", "FAIL port 127.0.0.1:8001 is taken by another process."),
         ("PORT=8002", "FAIL port 127.0.0.1:8002 is taken by another process."),
         ("PORT=8003", "ok port 127.0.0.1:8003 is free."),
-        ("PORT=8003\nBIND_ADDR=0.0.0.0", "FAIL port 0.0.0.0:8003 is taken by another process."),
         ("PORT=http", "FAIL port PORT=http is not a port."),
         ("PORT=70000", "FAIL port PORT=70000 is not a port."),
         ("SHM_SIZE=lots", "FAIL shared-memory SHM_SIZE=lots is not a size."),
@@ -656,17 +656,32 @@ def test_weights_of_the_users_own() -> None:
     )
 
 
+def test_every_address_is_taken_where_one_of_them_is() -> None:
+    host = FixtureHost("h100")
+    host.files["/proc/net/tcp"] += " 7: 0200007F:1F43 0:0 0A\n"
+    report = examined(host, "h100", "PORT=8003\nBIND_ADDR=0.0.0.0\n", accept_open_routes=True)
+    has(report, "FAIL port 0.0.0.0:8003 is taken by another process.")
+
+
 def test_a_published_address_without_a_key() -> None:
     has(
         examined("h100", "h100", bind="0.0.0.0"),
-        "warn exposure The API is published on 0.0.0.0, and requires no key.",
-        " next: set BIND_ADDR=127.0.0.1 in .env, and forward the port or put your own reverse proxy before it",
+        "FAIL exposure The API is published on 0.0.0.0, and requires no key.",
+        f" next: {CLOSE}",
     )
+    has(
+        examined("h100", "h100", bind="0.0.0.0", accept_open_routes=True),
+        "warn exposure The API is published on 0.0.0.0, and requires no key: --accept-open-routes says that this is meant.",
+        f" next: {KEEP_OUT}",
+    )
+    # The API is the head's: nothing of a worker's address is published.
+    worker = examined("h100", "h100", "NODE_RANK=1\nBIND_ADDR=10.0.0.5\n", model="300b", nodes=2)
+    assert not [line for line in lines(worker) if "exposure" in line]
 
 
 def test_a_published_address_with_a_key() -> None:
     found = "\n".join(lines(examined("h100", "h100", bind="0.0.0.0", api_key_file=True)))
-    assert "warn exposure The API is published on 0.0.0.0, and /invocations, /generative_scoring, " in found
+    assert "FAIL exposure The API is published on 0.0.0.0, and /invocations, /generative_scoring, " in found
     assert "/docs" not in found
     kept = lines(examined("h100", "h100", api_key_file=True, env="BIND_ADDR=127.0.0.2\n"))
     assert not [line for line in kept if "exposure" in line]

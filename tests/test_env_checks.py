@@ -66,9 +66,9 @@ def test_the_address_that_was_rendered_is_judged_too() -> None:
     assert said("", bind="10.9.9.9")[0].startswith("FAIL bind-address BIND_ADDR=10.9.9.9 is no address")
 
 
-def test_a_wide_open_api_without_a_key_is_warned_of() -> None:
+def test_a_wide_open_api_without_a_key_is_refused() -> None:
     shown = lines(examined(host(Ran(0, OWN, "")), "h100", env="BIND_ADDR=0.0.0.0\n"))
-    assert "warn exposure The API is published on 0.0.0.0, and requires no key." in shown
+    assert "FAIL exposure The API is published on 0.0.0.0, and requires no key." in shown
 
 
 @pytest.mark.parametrize(

@@ -216,7 +216,9 @@ def test_every_option_that_takes_text_is_tried() -> None:
 def test_addresses_that_docker_publishes_on(said: str, address: str, tmp_path: Path) -> None:
     assert bind_address(said) == address
     assert bind_address(address) == address
-    result = CliRunner().invoke(render, ["h100", "--bind", said, "-o", str(tmp_path / "x.yml")])
+    result = CliRunner().invoke(
+        render, ["h100", "--bind", said, "--accept-open-routes", "-o", str(tmp_path / "x.yml")]
+    )
     assert result.exit_code == 0
     head, text = (tmp_path / "x.yml").read_text().split("\n", 1)
     again = shlex.split(head.removeprefix("# ernie-deploy render"))

@@ -82,7 +82,7 @@ def test_line_one_is_the_command_that_makes_the_file() -> None:
     options = {
         "model": "300b", "engine": "0.32.0", "profiles": ("mtp", "expert-parallel"), "tp": 8, "gpus": (0, 1, 2, 3, 4, 5, 6, 7),
         "max_model_len": 65536, "gpu_memory_utilization": 0.93, "cuda": "12.9", "user": "2000:0",
-        "security": "vendor", "api_key_file": True, "bind": "0.0.0.0", "gpus_cdi": True,
+        "security": "vendor", "api_key_file": True, "bind": "0.0.0.0", "accept_open_routes": True, "gpus_cdi": True,
         "weights": "/data/my weights", "pairs": ("max-num-seqs=64",), "extra": ("--seed", "7"),
     }  # fmt: skip
     first = rendered("h100", **options).splitlines()[0]
@@ -90,7 +90,7 @@ def test_line_one_is_the_command_that_makes_the_file() -> None:
         "# ernie-deploy render h100 --model 300b --engine 0.32.0 --profile mtp --profile expert-parallel --tp 8"
         " --gpus 0,1,2,3,4,5,6,7 --max-model-len 65536 --gpu-memory-utilization 0.93 --cuda 12.9"
         " --weights '/data/my weights' --user 2000:0 --gpus-cdi --security vendor --api-key-file"
-        " --bind 0.0.0.0 --set max-num-seqs=64 -- --seed 7"
+        " --bind 0.0.0.0 --accept-open-routes --set max-num-seqs=64 -- --seed 7"
     )
 
 
@@ -541,7 +541,7 @@ def test_what_is_published_beyond_this_host_is_warned_of(
     command: str, words: list[str], warned: list[str], tmp_path: Path
 ) -> None:
     folder = [str(tmp_path / "s")] if command == "init" else []
-    done = kit(command, *folder, "h100", *words)
+    done = kit(command, *folder, "h100", *words, *(["--accept-open-routes"] if warned else []))
     assert done.returncode == 0, done.stderr
     loud = [line for line in done.stderr.splitlines() if line.startswith("warning: The API is published")]
     assert len(loud) == bool(warned)

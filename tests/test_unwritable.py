@@ -72,7 +72,13 @@ def test_a_reader_that_is_gone_is_no_fault(words: str, folder: Path) -> None:
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
 @pytest.mark.parametrize(
     ("words", "code"),
-    [("render h100 --bind 0.0.0.0", 0), ("render nosuch", 3), ("plan h100 --tp 3", 4), ("render", 2)],
+    [
+        ("render h100 --bind 0.0.0.0 --accept-open-routes", 0),
+        ("render h100 --bind 0.0.0.0", 4),
+        ("render nosuch", 3),
+        ("plan h100 --tp 3", 4),
+        ("render", 2),
+    ],
 )
 def test_a_full_standard_error_changes_neither_output_nor_code(
     words: str, code: int, redirection: str, folder: Path

@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterator
 
 from ernie_deploy.check.argv import Argv
-from ernie_deploy.check.findings import Spot, rule
+from ernie_deploy.check.findings import Severity, Spot, rule
 from ernie_deploy.check.hardware import uses_ray
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.plumbing import Port
 from ernie_deploy.check.service import Service
+from ernie_deploy.check.tree import Word
 from ernie_deploy.check.values import shown, truth, whole
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -40,6 +41,8 @@ HOST_FOLDERS = {
     "/var",
     "/var/run",
 }
+# What --accept-open-routes writes, and anybody may.
+ACCEPTED = "x-accept-open-routes"
 SWITCHES = {
     "VLLM_SERVER_DEV_MODE": "opens /sleep, /reset_prefix_cache, /collective_rpc and others to every client",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "lets every client load adapters from any path or repository",
@@ -60,7 +63,8 @@ def open_api(service: Service) -> Iterator[Spot]:
         for line, where in _exposures(service):
             sentence = f"anyone who can reach {where} can use the model"
             # What an env_file holds cannot be seen here.
-            yield Spot(line, sentence, severity="warning" if service.value("env_file") else "error")
+            mild = service.value("env_file") or accepts_open_routes(service)
+            yield Spot(line, sentence, severity="warning" if mild else "error")
 
 
 @rule(
@@ -74,8 +78,15 @@ def half_guarded_api(service: Service) -> Iterator[Spot]:
     """A published server that relies on vLLM's own key."""
     if service.answers and _has_key(service) and not _wants_certificate(service):
         routes = ", ".join(service.engine_facts.api_key.left_open(_switches(service)))
+        severity: Severity = "warning" if accepts_open_routes(service) else "error"
         for line, where in _exposures(service):
-            yield Spot(line, f"without the key, {where} answers {routes}")
+            yield Spot(line, f"without the key, {where} answers {routes}", severity=severity)
+
+
+def accepts_open_routes(service: Service) -> bool:
+    """Whether the stack says that vLLM may be published: a proxy or a firewall of its owner's keeps strangers out."""
+    word = service.stack.top.values.get(ACCEPTED)
+    return isinstance(word, Word) and truth(word.text)
 
 
 def _has_key(service: Service) -> bool:

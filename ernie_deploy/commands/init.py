@@ -43,15 +43,18 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     """
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.paths import write_all
+    from ernie_deploy.plan.exposure import refuse_open_routes
     from ernie_deploy.plan.resolve import resolve
     from ernie_deploy.render.folder import files
     from ernie_deploy.upgrade.history import RENDERED
 
     catalog = Catalog()
     plan = resolve(catalog, with_lock_beside(request_of(options), folder / "compose.yml"))
+    variables = dict(_pair(value) for value in values)
+    refuse_open_routes(plan, catalog, variables.get("BIND_ADDR", ""))
     for sentence in plan.warnings:
         say(f"warning: {sentence}", err=True)
-    made = files(plan, catalog, dict(_pair(value) for value in values))
+    made = files(plan, catalog, variables)
     if kept := _keep_env(folder, made, values):
         say(kept, err=True)
     kept_for_upgrade = {f"{RENDERED}/{name}": text for name, text in files(plan, catalog, {}).items()}

@@ -72,6 +72,7 @@ def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **op
     file, renders = stack.files[0], bool(request and not _is_file(options["target"]))
     refuse_half_of_an_upgrade(file.parent)
     request = _named(request, stack.project)
+    _refuse_open_stack(file, request, renders=renders)
     stack = replace(stack, profiles=profiles(request, file.parent))
     if dry_run:
         words = command_words(request) if request else []
@@ -141,6 +142,13 @@ def _rendered_already(path: Path, request: "Request | None", given: dict[str, cl
         cause="`up` starts a file as it is; options are for rendering one",
         next_step=f"ernie-deploy render {shlex.join(words) or 'TARGET OPTIONS'} -o {shlex.quote(str(path))} --force, then up",
     )
+
+
+def _refuse_open_stack(file: Path, request: "Request | None", *, renders: bool) -> None:
+    from ernie_deploy.commands.preflight import refuse_open_stack
+
+    if request:
+        refuse_open_stack(request, file.parent / ".env", renders=renders)
 
 
 def _check_host(file: Path, request: "Request | None") -> None:

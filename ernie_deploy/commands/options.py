@@ -106,6 +106,8 @@ OPTIONS = [
     click.option("--route", "routes", multiple=True, metavar="ROUTE", help="Open a further route of the gateway: tokenize."),
     click.option("--bind", default=LOOPBACK, show_default=True, callback=_address, metavar="ADDR",
                  help="Host address to publish the API on."),
+    click.option("--accept-open-routes", is_flag=True,
+                 help="Publish vLLM beyond this host without a gateway: some of its routes ask for no key."),
     click.option("--media-domains", default="", callback=_names, metavar="HOST,HOST",
                  help="Hosts that a VL server may fetch images from.  [default: none, data: URLs only]"),
     click.option("--extra-packages", type=click.Choice(["fetch", "none"]), default="fetch", show_default=True,

@@ -22,10 +22,13 @@ Examples:
 def plan(as_json: bool, **options: Any) -> None:
     """Explain a stack: layout, memory, and where each flag comes from."""
     from ernie_deploy.catalog import Catalog
+    from ernie_deploy.plan.exposure import refuse_open_routes
     from ernie_deploy.plan.resolve import resolve
     from ernie_deploy.render.explain import as_data, as_text
 
-    decided = resolve(Catalog(), request_of(options))
+    catalog = Catalog()
+    decided = resolve(catalog, request_of(options))
+    refuse_open_routes(decided, catalog)
     if as_json:
         say(json.dumps(as_data(decided), indent=2, ensure_ascii=False), as_json=True)
     else:

@@ -33,6 +33,24 @@ def request_of_file(path: Path) -> Request | None:
     return None
 
 
+def refuse_open_stack(request: Request, env_file: Path, *, renders: bool) -> None:
+    """Raise `Refused` where this request, or BIND_ADDR of its .env, opens vLLM to other hosts and nobody accepted it."""
+    import os
+
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.host import examine, settings
+    from ernie_deploy.plan.exposure import REMEDY, is_open, refuse_open_routes, remedy_of_file
+    from ernie_deploy.plan.resolve import resolve
+
+    values = settings.decided(examine.read_env(env_file), os.environ)
+    address, rank = values.get("BIND_ADDR", ""), values.get("NODE_RANK", "0")
+    # The API is the head's.
+    if is_open(request, address) and not (request.nodes > 1 and rank != "0"):
+        catalog = Catalog()
+        remedy = REMEDY if renders else remedy_of_file(request, str(env_file.parent))
+        refuse_open_routes(resolve(catalog, request), catalog, address, remedy)
+
+
 def preflight(request: Request, env_file: Path, host: "Host | None" = None) -> None:
     """Print what doctor warns of; raises with its first error, and the command that mends it."""
     import os

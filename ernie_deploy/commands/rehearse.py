@@ -30,6 +30,7 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     import tempfile
 
     from ernie_deploy.catalog import Catalog
+    from ernie_deploy.plan.exposure import refuse_open_routes
     from ernie_deploy.plan.resolve import resolve
     from ernie_deploy.rehearsal.group import forget_shell
     from ernie_deploy.rehearsal.override import decide
@@ -40,6 +41,7 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
 
     catalog = Catalog()
     plan = resolve(catalog, request_of(options))
+    refuse_open_routes(plan, catalog)
     _refuse_ray(plan)
     _refuse_without_cpu_build(catalog, plan)
     if not dry_run:

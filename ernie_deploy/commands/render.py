@@ -123,13 +123,16 @@ def put(path: Path, text: str, request: Request, *, force: bool = False) -> None
 
 
 def text_of(request: Request) -> str:
-    """The compose file of one request."""
+    """The compose file of one request; raises `Refused` where it would be open to others unasked."""
     from ernie_deploy.catalog import Catalog
+    from ernie_deploy.plan.exposure import refuse_open_routes
     from ernie_deploy.plan.resolve import resolve
     from ernie_deploy.render.compose import compose_file
 
     catalog = Catalog()
-    return compose_file(_with_warnings(resolve(catalog, request)), catalog.defaults)
+    plan = resolve(catalog, request)
+    refuse_open_routes(plan, catalog)
+    return compose_file(_with_warnings(plan), catalog.defaults)
 
 
 def manifests_of(request: Request) -> str:

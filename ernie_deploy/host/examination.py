@@ -72,6 +72,11 @@ class Examination(Struct, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
 
     @property
+    def is_worker(self) -> bool:
+        """Whether this node is another than the head of several."""
+        return self.plan.several_nodes and self.values["NODE_RANK"] not in ("", "0")
+
+    @property
     def gpus(self) -> tuple[Gpu, ...]:
         """The GPUs of the target's vendor."""
         return self.facts.gpus[self.plan.target.vendor]

@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from ernie_deploy.host.examination import Examination, gib, size_of
 from ernie_deploy.host.facts import Socket
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
+from ernie_deploy.plan.exposure import is_open, left_open
 from ernie_deploy.plan.memory import GIB
-from ernie_deploy.plan.request import beyond_loopback
 from ernie_deploy.plan.settings import value_of
 
 DISK_MARGIN = 1.1
 LAST_PORT = 65535
+CLOSE = (
+    "set BIND_ADDR=127.0.0.1 in .env and forward the port; for others render it with --gateway, or with"
+    " --accept-open-routes where a firewall or a proxy of yours keeps strangers out"
+)
+KEEP_OUT = "let nothing but your own proxy or network reach it; --gateway needs neither"
 
 
 def architecture(examination: Examination) -> Iterator[Finding]:
@@ -130,7 +135,7 @@ def port(examination: Examination) -> Iterator[Finding]:
     """Nobody listens where the API is to be published."""
     address, number = examination.values["BIND_ADDR"].strip("[]"), examination.values["PORT"]
     where = f"{address}:{number}"
-    if examination.plan.several_nodes and examination.values["NODE_RANK"] not in ("", "0"):
+    if examination.is_worker:
         return  # the API is the head's
     if not number.isdigit() or not 0 < int(number) <= LAST_PORT:
         yield error("port", f"PORT={number} is not a port.", "write a number up to 65535 in .env")
@@ -158,16 +163,17 @@ def _taken(examination: Examination, where: str, number: str) -> Finding:
 
 def exposure(examination: Examination) -> Iterator[Finding]:
     """Nobody else reaches the API: vLLM's key leaves routes open."""
-    address = examination.values["BIND_ADDR"]
-    if not beyond_loopback(address):
+    address, request = examination.values["BIND_ADDR"], examination.plan.request
+    if examination.is_worker or not is_open(request, address):
         return
     asks = "requires no key"
-    if examination.plan.request.api_key_file:
-        asks = f"{', '.join(examination.engine.api_key.left_open({'disable-fastapi-docs'}))} ask for no key"
-    yield warning(
-        "exposure", f"The API is published on {address}, and {asks}.",
-        "set BIND_ADDR=127.0.0.1 in .env, and forward the port or put your own reverse proxy before it",
-    )  # fmt: skip
+    if request.api_key_file:
+        asks = f"{', '.join(left_open(examination.engine.api_key, examination.plan.settings))} ask for no key"
+    sentence = f"The API is published on {address}, and {asks}"
+    if request.accept_open_routes:
+        yield warning("exposure", f"{sentence}: --accept-open-routes says that this is meant.", KEEP_OUT)
+    else:
+        yield error("exposure", f"{sentence}.", CLOSE)
 
 
 CHECKS = (architecture, clock, memory, memory_limit, shared_memory, disk, port, exposure)

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterator
 
 from ernie_deploy.plan import recipe
+from ernie_deploy.plan.exposure import is_open, left_open
 from ernie_deploy.plan.layout import Layout, expert_tiles
 from ernie_deploy.plan.memory import serve_memory_gib
 from ernie_deploy.plan.pairing import Pairing, find
-from ernie_deploy.plan.request import Request, beyond_loopback
+from ernie_deploy.plan.request import Request
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -21,7 +22,7 @@ def warnings_on(pairing: Pairing, layout: Layout, request: Request) -> Iterator[
         yield MOVABLE_CODE.format(hf_id=pairing.model.hf_id, revision=moving[0])
     yield from _on_precision(layout, request)
     yield from _on_experts(pairing, layout)
-    if beyond_loopback(request.bind):
+    if is_open(request):
         yield f"{PUBLISHED.format(bind=request.bind)} {_open_routes(pairing, request)} {GATEWAY}"
 
 
@@ -54,11 +55,8 @@ def _open_routes(pairing: Pairing, request: Request) -> str:
     """What answers without a key, in a sentence."""
     if not request.api_key_file:
         return "Anyone who can reach it can use the model and every other route: no key is required."
-    known, opened = (
-        pairing.engine.api_key,
-        {s.name.removeprefix("no-") for s in pairing.user if s.value is False or s.name.startswith("no-")},
-    )
-    *others, last = known.left_open({"disable-fastapi-docs"} - opened)
+    known = pairing.engine.api_key
+    *others, last = left_open(known, pairing.user)
     return (
         f"vLLM's API key guards {', '.join(known.guards)} alone: {', '.join(others)} and {last}"
         " answer without it, and /invocations serves whatever /v1 serves."
@@ -72,7 +70,7 @@ def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
     kinds = [target.vendor, *bench.settings, *(["vision"] if model.vision else [])]
     notes = [] if pairing.engine.served else [UNSERVED.format(engine=pairing.engine)]
     notes += _notes_on_security(pairing, request)
-    if request.api_key_file and not beyond_loopback(request.bind):
+    if request.api_key_file and not is_open(request):
         notes.append(_open_routes(pairing, request))
     notes += _notes_on_nodes(layout, request)
     notes.append(NO_LIMIT if target.gpus else LIMIT.format(gib=serve_memory_gib(layout.memory)))
@@ -111,8 +109,8 @@ MISFIT = (
 )
 PUBLISHED = "The API is published beyond this host, on {bind}."
 GATEWAY = (
-    "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or let your own reverse proxy"
-    " pass on the paths that clients need."
+    "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or put --gateway before it: it"
+    " passes on the paths that clients need."
 )
 MOVABLE_CODE = (
     "This stack runs code from {hf_id} at revision {revision}, which its owner can change: review the code, then pin it"

@@ -80,6 +80,7 @@ class Request(Struct, frozen=True, kw_only=True):
     gateway: bool = False
     routes: tuple[str, ...] = ()
     bind: str = LOOPBACK
+    accept_open_routes: bool = False
     media_domains: tuple[str, ...] = ()
     extra_packages: ExtraPackages = "fetch"
     registry: str = ""
@@ -232,6 +233,7 @@ def command_words(request: Request) -> list[str]:
         ("--gateway", request.gateway),
         *(("--route", route) for route in request.routes),
         ("--bind", "" if request.bind == LOOPBACK else request.bind),
+        ("--accept-open-routes", request.accept_open_routes),
         ("--media-domains", ",".join(request.media_domains)),
         ("--extra-packages", "" if request.extra_packages == "fetch" else request.extra_packages),
         ("--registry", request.registry),

@@ -14,6 +14,7 @@ from ernie_deploy.check.document import load
 from ernie_deploy.check.project import with_env
 from ernie_deploy.check.versions import spelled
 from ernie_deploy.errors import KitError, UsageError
+from ernie_deploy.plan.exposure import refuse_open_routes, remedy_of_file
 from ernie_deploy.plan.lock import NAME, Lock, LockFile, read_lock, text_of
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import Request
@@ -79,6 +80,7 @@ def propose(path: Path, requests: tuple[Request, Request], engine: str, relock: 
     has = requests[0].engine or engine_of(text, path.name, catalog)
     old = replace(requests[0], engine=has if has in catalog.ids("engines") else "")
     new, lock = _locked(path, _wanted(requests[1], has, engine, catalog), relock, catalog)
+    refuse_open_routes(new, catalog, next_step=remedy_of_file(new.request, str(path.parent)))
     found = renderings(path, old, new, catalog)
     each = [*outcomes(found.versions, path.name), *lock]
     after = next(outcome.after for outcome in each if outcome.name == path.name) or text
