@@ -62,6 +62,12 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
     return tuple(value.split(",")) if value else ()
 
 
+def _slo(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    from ernie_deploy.plan.objectives import parse
+
+    return tuple(objective.text for objective in parse(_names(ctx, param, value)))
+
+
 def _lock(ctx: click.Context, param: click.Parameter, value: str | None) -> LockFile | None:
     """The lock in a file: of this folder, or of that of the rendered file whose first line is read."""
     if value in (None, NO_LOCK):
@@ -116,6 +122,10 @@ OPTIONS = [
                  help="Take every published image from this mirror; IMAGE_REGISTRY in .env moves it."),
     click.option("--image", default="", metavar="REF",
                  help="Serve with this image, such as your own build; ENGINE_IMAGE in .env names another."),
+    click.option("--slo", default="", callback=_slo, metavar="ttft_p95=2s,tpot_p95=50ms",
+                 help="Objectives for `init --monitoring` to hold the server to.  [default: derived from the plan]"),
+    click.option("--gpu-price", type=float, metavar="USD_PER_HOUR",
+                 help="Price of one GPU for an hour, for the dashboard's money per million tokens."),
     click.option("--lock", is_flag=False, flag_value=LOCK, default=None, callback=_lock, metavar="[FILE]",
                  help=f"Pin images and revisions as this lock has them, `{NO_LOCK}` for none.  [default: that beside the output]"),
     click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A vLLM flag and its value."),

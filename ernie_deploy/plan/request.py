@@ -17,6 +17,7 @@ ExtraPackages = Literal["fetch", "none"]
 LOOPBACK = "127.0.0.1"
 # Docker's, for users and groups.
 LARGEST_ID = 2**31 - 1
+HIGHEST_PRICE = 1000
 
 # What the stack itself decides, or what would put a secret on a command line.
 MANAGED = {
@@ -85,6 +86,8 @@ class Request(Struct, frozen=True, kw_only=True):
     extra_packages: ExtraPackages = "fetch"
     registry: str = ""
     image: str = ""
+    slo: tuple[str, ...] = ()
+    gpu_price: float | None = None
     lock: LockFile | None = None
     pairs: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
@@ -168,6 +171,10 @@ def check_words(request: Request) -> None:
             f"--{'rdma' if request.rdma else 'multi-node ray'} is about more than one node.",
             next_step="add --nodes 2, or leave it out",
         )
+    if request.gpu_price is not None and not 0 < request.gpu_price <= HIGHEST_PRICE:
+        raise UsageError(
+            f"--gpu-price {request.gpu_price:g} is no price of a GPU for an hour, in US dollars."
+        )
     if len(set(request.gpus)) != len(request.gpus):
         raise UsageError(f"--gpus names a GPU twice: {','.join(map(str, request.gpus))}.")
     if not request.weights.isprintable():
@@ -238,6 +245,8 @@ def command_words(request: Request) -> list[str]:
         ("--extra-packages", "" if request.extra_packages == "fetch" else request.extra_packages),
         ("--registry", request.registry),
         ("--image", request.image),
+        ("--slo", ",".join(request.slo)),
+        ("--gpu-price", request.gpu_price),
         ("--lock", request.lock.path if request.lock else ""),
         *(("--set", pair) for pair in request.pairs),
     ]

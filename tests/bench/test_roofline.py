@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ernie_deploy.bench.journal import roofline
-from ernie_deploy.bench.journal.roofline import Load
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.plan import roofline as counts
+from ernie_deploy.plan.roofline import Load
 from ernie_deploy.plan.topology import Topology
 
 CATALOG = Catalog()
@@ -37,16 +38,16 @@ def test_the_table_of_the_reference(target, figures):
 
 
 def test_the_counts_behind_it():
-    parts = roofline.reads(CATALOG.model("21b"))
+    parts = counts.reads(CATALOG.model("21b"))
     assert parts.expert == 11_796_480
     assert parts.attention / 28 == pytest.approx(15.73e6, rel=1e-3)
     assert parts.head == pytest.approx(264.8e6, rel=1e-3)
     assert parts.active + parts.head == pytest.approx(3.35e9, rel=2e-3)
-    assert roofline.distinct_experts(64, 6, 16) == pytest.approx(50.75, abs=0.01)
-    assert roofline.distinct_experts(64, 6, 1) == pytest.approx(6)
-    bytes_ = roofline.step_bytes(CATALOG.model("21b"), Topology(), RECIPE)
+    assert counts.distinct_experts(64, 6, 16) == pytest.approx(50.75, abs=0.01)
+    assert counts.distinct_experts(64, 6, 1) == pytest.approx(6)
+    bytes_ = counts.step_bytes(CATALOG.model("21b"), Topology(), RECIPE)
     assert bytes_ == pytest.approx(43.01e9, rel=1e-3)
-    assert 16 * roofline.prefill_flops(CATALOG.model("21b"), 8000) == pytest.approx(937e12, rel=2e-3)
+    assert 16 * counts.prefill_flops(CATALOG.model("21b"), 8000) == pytest.approx(937e12, rel=2e-3)
 
 
 def test_one_token_reads_as_many_experts_whichever_way_they_are_routed():
@@ -68,7 +69,7 @@ def test_text_through_a_vision_model_reads_the_same_backbone():
 
 def test_two_gpus_halve_all_but_the_routers():
     one, two = floor("h100"), floor("h100", topology=Topology(tensor_parallel_size=2))
-    routers_ms = 2 * roofline.reads(CATALOG.model("21b")).routers / 3.35e9
+    routers_ms = 2 * counts.reads(CATALOG.model("21b")).routers / 3.35e9
     assert two.uniform_ms - routers_ms == pytest.approx((one.uniform_ms - routers_ms) / 2)
     assert two.prefill_at_peak_s == pytest.approx(one.prefill_at_peak_s / 2)
 
@@ -76,7 +77,7 @@ def test_two_gpus_halve_all_but_the_routers():
 def test_eight_bit_weights_halve_the_linear_layers():
     half = floor("h100", Load(batch=16, context_tokens=0, input_tokens=8000, fp8=True))
     full = floor("h100", Load(batch=16, context_tokens=0, input_tokens=8000))
-    parts = roofline.reads(CATALOG.model("21b"))
+    parts = counts.reads(CATALOG.model("21b"))
     kept_ms = 2 * (parts.head + parts.routers) / 3.35e9
     assert half.uniform_ms - kept_ms == pytest.approx((full.uniform_ms - kept_ms) / 2)
 

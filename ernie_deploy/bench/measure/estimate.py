@@ -9,13 +9,10 @@ from collections import deque
 from msgspec import Struct
 
 from ernie_deploy.bench.journal.record import Cell
-from ernie_deploy.bench.journal.roofline import Load, prefill_flops, step_bytes
 from ernie_deploy.catalog.schema import Model, Target
+from ernie_deploy.plan.roofline import BANDWIDTH_SHARE, PEAK_SHARE, Load, prefill_flops, step_bytes
 from ernie_deploy.plan.topology import Topology
 
-# Calibrated on the published text cell, taken for an H100 (reference, sections 2.5 and 4): its median ITL is
-# 83 % of the memory's bandwidth, its prompts were read at 30 % of the peak. Other cards may do worse.
-BANDWIDTH_SHARE, PEAK_SHARE = 0.83, 0.30
 STEP_OVERHEAD_S = 0.0004
 # Importing vLLM, reading the tokenizer and making prompts, measured for 0.32's client on two cores.
 CLIENT_START_S = 10.0
