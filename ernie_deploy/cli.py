@@ -46,6 +46,8 @@ COMMANDS = {
         "Gather stacks, images and weights in one folder, for a site without internet.",
     ),
     "down": ("logs_and_down", "Stop a stack; its weights stay on their volume."),
+    "key": ("key", "Add, list and revoke the keys of a gateway's clients."),
+    "reload": ("reload", "Have a running gateway take up its keys and certificate; streams go on."),
     "upgrade": (
         "upgrade",
         "Render a stack anew with another vLLM, keep your edits, and keep what was there for `rollback`.",

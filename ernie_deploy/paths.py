@@ -24,9 +24,14 @@ SCRIPTS = DOCKER / "scripts"
 OWNERS = 0o600
 
 
-def write_whole(path: Path, text: str, *, force: bool = False, private: bool = False) -> None:
-    """Write `text` to `path` atomically; a file that says something else needs `force`."""
-    write_all({path: text}, force=force, private=[path] if private else [])
+def write_whole(
+    path: Path, text: str, *, force: bool = False, private: bool = False, mode: int | None = None
+) -> None:
+    """Write `text` to `path` atomically; a file that says something else needs `force`.
+
+    With a `mode` the file has exactly that one, whatever the umask, and never another for a moment.
+    """
+    write_all({path: text}, force=force, private=[path] if private else [], mode=mode)
 
 
 def write_all(
@@ -35,10 +40,12 @@ def write_all(
     force: bool = False,
     ours: Callable[[Path], bool] | None = None,
     private: Collection[Path] = (),
+    mode: int | None = None,
 ) -> None:
     """Write every file or none; what is there, says something else and is not `ours` needs `force`.
 
     Of the `private` ones, a new file is for its owner alone, and so is any that holds a password.
+    With a `mode` every file that is written has exactly that one.
     """
     fresh = {path: text for path, text in files.items() if not says(path, text)}
     _refuse(path for path in fresh if os.path.lexists(path) and not (force or (ours and ours(path))))
@@ -48,7 +55,7 @@ def write_all(
         with ExitStack() as stack:
             staged = {}
             for at, text in fresh.items():
-                staged[at] = stack.enter_context(_staged(at, text, private=at in private))
+                staged[at] = stack.enter_context(_staged(at, text, private=at in private, mode=mode))
             for put in staged.values():
                 put()
     except OSError as fault:
@@ -89,7 +96,7 @@ def says(path: Path, text: str) -> bool:
 
 
 @contextmanager
-def _staged(path: Path, text: str, *, private: bool) -> Iterator[Callable[[], None]]:
+def _staged(path: Path, text: str, *, private: bool, mode: int | None = None) -> Iterator[Callable[[], None]]:
     """The text on the disk, and the function that gives it the name; a file that is there keeps its owner and mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, spare = _opened_beside(path)
@@ -97,6 +104,8 @@ def _staged(path: Path, text: str, *, private: bool) -> Iterator[Callable[[], No
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
             # Before the text is in it: the spare may have a name that others know.
             _protect(handle, path, text, private=private)
+            if mode is not None:
+                os.fchmod(handle, mode)
             file.write(text)
             file.flush()
             yield lambda: _put(handle, spare, path)

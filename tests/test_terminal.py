@@ -256,6 +256,7 @@ def write_files(folder: Path) -> None:
     head = rendered("h100").splitlines()[0]
     (folder / "compose.yml").write_text(f"{head}\n" + hostile_compose())
     (folder / "odd.yml").write_text(f"# ernie-deploy render {PLANT}\n{PLANT}: [\n")
+    (folder / "front.yml").write_text(f"# ernie-deploy render {PLANT!a} --gateway\nservices: {{}}\n")
     (folder / ".env").write_text(f"NODE_RANK={PLANT}\nPORT={PLANT}\nHTTPS_PROXY={PLANT}\n{PLANT}\n")
     (folder / "key.yaml").write_text(f"api-key: {json.dumps(PLANT)}\n")
     lines = [planted(line) for line in journal().lines]
@@ -347,6 +348,10 @@ CALLS: dict[str, Calls] = {
     "support-bundle": [((), False), (("--json", "--force"), False), (("-f", "odd.yml", "-o", f"{PLANT}.tar.gz"), True)],
     "logs": [((), True), (("--json",), True), ((PLANT,), True)],
     "upgrade": [(("--dry-run",), False), (("odd.yml", "--as", "cpu"), False), ((PLANT,), True), (("--as", f"x {PLANT}"), True)],
+    "key add": [((PLANT,), True), (("x", "-f", "front.yml"), False), (("x", "--rate", PLANT), True), (("x", "-f", "odd.yml"), True)],
+    "key list": [(("-f", "front.yml"), False), (("-f", "front.yml", "--json"), False), ((), False)],
+    "key revoke": [(("x", "-f", "front.yml"), False), ((PLANT, "-f", "front.yml"), True)],
+    "reload": [(("-f", "front.yml"), False), (("-f", "front.yml", "--json"), False), ((), False)],
     "rollback": [((), False), (("--list",), False), ((PLANT,), True), (("--to", PLANT), False)],
     "volumes": [((), True), (("--json",), True)],
     "volumes remove": [((PLANT, "--yes"), True), (("free", "--yes"), True), (("other",), True), (("free",), False)],

@@ -18,7 +18,8 @@ PRINTING = [
     "bench plan", "bench report journal.jsonl", "bench report journal.jsonl --json",
     "bench compare journal.jsonl journal.jsonl", "up --dry-run --no-preflight", "status --dry-run", "logs --dry-run",
     "down --dry-run", "rehearse cpu --dry-run", "volumes remove x --dry-run", "bundle verify x --dry-run",
-    "upgrade --check", "rollback --list",
+    "upgrade --check", "rollback --list", "key add x -f front.yml --no-reload", "key list -f front.yml",
+    "key revoke y -f front.yml --dry-run", "reload -f front.yml --dry-run",
 ]  # fmt: skip
 WRITING = [
     "render mi300x -o {}/x.yml", "render --all --out-dir {}/x", "init {}/x cpu", "doctor cpu --write-env --env-file {}/.env",
@@ -36,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a stack and a journal."""
     made = tmp_path_factory.mktemp("stack")
     assert kit("render", "cpu", "-o", "compose.yml", cwd=made, env=OWN).returncode == 0
+    (made / "front.yml").write_text("# ernie-deploy render cpu --gateway\nservices: {}\n")
     lines = journal_of(measured(), measured(n=512)).lines
     (made / "journal.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return made

@@ -16,7 +16,8 @@ from ernie_deploy.safe_io.reading import read_bounded
 from ernie_deploy.safe_io.redaction import redacted
 
 VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)[:}]")
-# Secrets lie beside compose.yml where .env names them so, and .env may hold a proxy's password, as may older ones.
+# Secrets lie beside compose.yml where .env names them so, and .env may hold a proxy's password, as may older ones;
+# gateway/ has the names and hashes of clients' keys, and the key of the certificate.
 GITIGNORE = "/.env\n/api-key.yaml\n/hf-token\n/group-secret/\n/gateway/\n/.ernie/previous/\n"
 PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
 

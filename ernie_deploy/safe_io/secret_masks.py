@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from ernie_deploy.safe_io.redaction import MASK, redacted
 
-# Hugging Face, OpenAI-like, GitHub, GitLab, AWS, Slack, JSON Web Tokens, NVIDIA NGC.
+# Hugging Face, OpenAI-like, the gateway's, GitHub, GitLab, AWS, Slack, JSON Web Tokens, NVIDIA NGC.
 TOKEN = re.compile(
-    r"(?<![A-Za-z0-9_])(?:hf_[A-Za-z0-9]{8,200}|sk-[A-Za-z0-9_-]{8,200}|gh[pousr]_[A-Za-z0-9]{20,200}"
+    r"(?<![A-Za-z0-9_])(?:hf_[A-Za-z0-9]{8,200}|sk-[A-Za-z0-9_-]{8,200}|ek_[A-Za-z0-9_-]{43}|gh[pousr]_[A-Za-z0-9]{20,200}"
     r"|github_pat_\w{20,200}|glpat-[\w-]{16,100}|AKIA[A-Z0-9]{16}|xox[abprs]-[\w-]{10,200}|nvapi-[\w-]{16,200}"
     r"|(?<!-)eyJ[\w-]{8,2000}\.[\w-]{4,4000}\.[\w-]{0,2000})"
 )

@@ -1,0 +1,227 @@
+"""`key`: who may use the API behind a gateway; a key is shown once, and its SHA-256 alone is kept."""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ernie_deploy.commands.options import COMPOSE_FILES, DRY_RUN, JSON
+from ernie_deploy.safe_io.terminal import say
+
+if TYPE_CHECKING:
+    from ernie_deploy.gateway.keys import Key
+    from ernie_deploy.stack.compose import Stack
+
+EXAMPLE = """\b
+Examples:
+  ernie-deploy key add team-a --rate 60/m --concurrency 8 --expires 90d > team-a.key
+  ernie-deploy key list
+  ernie-deploy key revoke team-a"""
+# NAME is the key's here.
+PROJECT = click.option(
+    "-p", "--project-name", "project", default="", metavar="NAME",
+    help="The stack's name, if not the one in the file.",
+)  # fmt: skip
+NO_RELOAD = click.option(
+    "--no-reload",
+    is_flag=True,
+    help="Leave it to a later `ernie-deploy reload` that the gateway takes it up.",
+)
+
+
+@click.group(epilog=EXAMPLE)
+def key() -> None:
+    """Add, list and revoke the keys of a gateway's clients."""
+
+
+def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> int:
+    from ernie_deploy.gateway.keys import rate_per_minute
+
+    return rate_per_minute(value) if value is not None else 0
+
+
+def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> int:
+    from ernie_deploy.gateway.keys import duration_s
+
+    return duration_s(value) if value is not None else 0
+
+
+def _named(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    from ernie_deploy.gateway.keys import named
+
+    return named(value)
+
+
+def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The names of the keys of this folder's stack, for a shell's completion."""
+    from ernie_deploy.errors import KitError
+    from ernie_deploy.gateway import key_file
+
+    try:
+        folder = _folder(_stack(ctx.params.get("files") or ()))
+        return [key.name for key in key_file.read(folder).keys if key.name.startswith(incomplete)]
+    except KitError:
+        return []
+
+
+@key.command(
+    epilog="Example: ernie-deploy key add team-a --rate 60/m --concurrency 8 --expires 90d > team-a.key"
+)
+@click.argument("name", callback=_named)
+@click.option("--rate", callback=_rate, metavar="N/m", help="Requests a minute (60/m) or a second (1/s).  [default: the gateway's]")  # fmt: skip
+@click.option("--concurrency", type=click.IntRange(1, 100_000), metavar="N", help="Requests at a time.  [default: the gateway's]")  # fmt: skip
+@click.option("--expires", callback=_duration, metavar="90d", help="When the key ends: minutes, hours, days or weeks from now (30m, 12h, 90d, 4w).  [default: never]")  # fmt: skip
+@COMPOSE_FILES
+@PROJECT
+@NO_RELOAD
+@DRY_RUN
+@JSON
+def add(name: str, rate: int, concurrency: int | None, expires: int, **options: Any) -> None:
+    """Make a key and print it, this once: what is kept of it is its SHA-256."""
+    from ernie_deploy.gateway import keys
+
+    now, secret = int(time.time()), keys.new_key()
+    made = keys.Key(
+        digest=keys.hashed(secret), name=name, rate_per_minute=rate, concurrency=concurrency or 0,
+        expires=now + expires if expires else 0, added=now,
+    )  # fmt: skip
+    stack = _stack(options["files"], options["project"])
+    if options["dry_run"]:
+        say(f"add {_in_words(made)} to {_folder(stack) / 'keys.map'}")
+        _say_reload(stack, skipped=options["no_reload"])
+        return
+    _store(_folder(stack), made, secret, as_json=options["as_json"])
+    say(f"added {_in_words(made)}; the key is shown this once", err=True)
+    if not options["no_reload"]:
+        _take_up(stack, f"{name} is added.", must=False)
+
+
+def _store(folder: Path, made: "Key", secret: str, *, as_json: bool) -> None:
+    """Keep the hash and print the key; one that nobody could be told is not kept."""
+    from ernie_deploy.gateway import key_file
+
+    with key_file.locked(folder):
+        key_file.add(folder, made)
+        try:
+            say(json.dumps({"key": secret, **row(made)}) if as_json else secret, as_json=as_json)
+        except OSError:
+            key_file.revoke(folder, made.name)
+            raise
+
+
+@key.command(name="list", epilog="Example: ernie-deploy key list --json")
+@COMPOSE_FILES
+@DRY_RUN
+@JSON
+def list_keys(files: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
+    """List the keys: names, limits, when they were added and when they end."""
+    from ernie_deploy.commands.show import show
+    from ernie_deploy.gateway import key_file
+
+    folder = _folder(_stack(files))
+    if dry_run:
+        say(f"read {folder / 'keys.map'}")
+        return
+    kept = key_file.read(folder)
+    if not kept.keys and not as_json:
+        say(f"{kept.path} has no key: the gateway lets nobody in.")
+        return
+    rows = [row(one) if as_json else _cells(one) for one in kept.keys]
+    show(rows, as_json=as_json, drop=("added", "concurrency"))
+
+
+@key.command(epilog="Example: ernie-deploy key revoke team-a")
+@click.argument("name", shell_complete=_names)
+@COMPOSE_FILES
+@PROJECT
+@NO_RELOAD
+@DRY_RUN
+@JSON
+def revoke(name: str, **options: Any) -> None:
+    """Take a key out: the streams it has end by themselves, and its next request is refused."""
+    from ernie_deploy.gateway import key_file
+
+    stack = _stack(options["files"], options["project"])
+    folder = _folder(stack)
+    if options["dry_run"]:
+        say(f"revoke {name[:80]} in {folder / 'keys.map'}")
+        _say_reload(stack, skipped=options["no_reload"])
+        return
+    with key_file.locked(folder):
+        gone = key_file.revoke(folder, name)
+    say(f"revoked {gone.name}", err=True)
+    taken = not options["no_reload"] and _take_up(stack, f"{name} is revoked in the file.", must=True)
+    if options["as_json"]:
+        say(json.dumps({**row(gone), "reloaded": taken}), as_json=True)
+
+
+def row(key: "Key") -> dict[str, Any]:
+    """What is told of a key: no hash, and null for a limit that is not its own."""
+    return {
+        "name": key.name,
+        "rate_per_minute": key.rate_per_minute or None,
+        "concurrency": key.concurrency or None,
+        "added": _date(key.added),
+        "expires": _date(key.expires),
+        "expired": key.is_expired(time.time()),
+    }
+
+
+def _cells(key: "Key") -> dict[str, Any]:
+    told = row(key)
+    ends = f"{told['expires'] or 'never'}{' (expired)' if told['expired'] else ''}"
+    return {
+        "name": key.name,
+        "rate": f"{key.rate_per_minute}/m" if key.rate_per_minute else "default",
+        "concurrency": str(key.concurrency or "default"),
+        "added": told["added"] or "-",
+        "expires": ends,
+    }
+
+
+def _date(epoch_s: int) -> str | None:
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if epoch_s else None
+
+
+def _in_words(key: "Key") -> str:
+    limits = [
+        f"{key.rate_per_minute} requests a minute" if key.rate_per_minute else "",
+        f"{key.concurrency} at a time" if key.concurrency else "",
+        f"until {_date(key.expires)}" if key.expires else "",
+    ]
+    return ", ".join([key.name, *filter(None, limits)])
+
+
+def _stack(files: tuple[Path, ...], name: str = "") -> "Stack":
+    from ernie_deploy.commands.stack_of import stack_of
+
+    return stack_of(files, name)
+
+
+def _folder(stack: "Stack") -> Path:
+    from ernie_deploy.commands.gateway_of import gateway_folder
+
+    return gateway_folder(stack)
+
+
+def _take_up(stack: "Stack", done: str, *, must: bool) -> bool:
+    """Have the gateway read the file; a fault of that says first what is `done` all the same."""
+    from ernie_deploy.commands.gateway_of import take_up
+    from ernie_deploy.errors import ToolFailed, ToolMissing
+
+    try:
+        return take_up(stack, must=must)
+    except (ToolFailed, ToolMissing) as fault:
+        raise type(fault)(
+            f"{done} But: {fault.what}", cause=fault.cause, next_step=fault.next_step
+        ) from fault
+
+
+def _say_reload(stack: "Stack", *, skipped: bool) -> None:
+    from ernie_deploy.commands.gateway_of import reload_words
+
+    if not skipped:
+        say(reload_words(stack))

@@ -1,0 +1,302 @@
+"""Keys of a gateway's clients: shown once, kept as a hash, written whole by one at a time, and read with line numbers."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, kit
+
+from ernie_deploy.errors import UsageError
+from ernie_deploy.gateway import key_file, keys
+from ernie_deploy.gateway.keys import Key, duration_s, hashed, named, parse, rate_per_minute
+from ernie_deploy.safe_io.secret_masks import masked
+
+OWN = {"PYTHONPATH": str(ROOT), "PATH": "/nonexistent"}
+HEAD = "# ernie-deploy render h100 --gateway\nname: x\nservices: {}\n"
+ONE = f"{'a' * 64} team-a:60:8:0:1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A stack with a gateway, as its first line says."""
+    (tmp_path / "compose.yml").write_text(HEAD)
+    return tmp_path
+
+
+def run(folder: Path, *words: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    return kit(*words, cwd=folder, env={**OWN, **env})
+
+
+# --- the command ---
+
+
+def test_a_key_is_printed_once_and_kept_as_its_hash(folder: Path) -> None:
+    done = run(folder, "key", "add", "team-a", "--rate", "1/s", "--concurrency", "8", "--expires", "90d")
+    assert done.returncode == 0, done.stderr
+    key = done.stdout.removesuffix("\n")
+    assert re.fullmatch(r"ek_[A-Za-z0-9_-]{43}", key)
+    (kept,) = key_file.read(folder / "gateway").keys
+    assert kept.digest == hashlib.sha256(key.encode()).hexdigest()
+    assert (kept.name, kept.rate_per_minute, kept.concurrency) == ("team-a", 60, 8)
+    assert kept.expires - kept.added == 90 * 86_400
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if key.encode() in path.read_bytes()]
+    assert key not in done.stderr
+    assert "no gateway was asked" in done.stderr.lower()
+
+
+def test_the_map_is_readable_by_the_gateway_and_writable_by_its_owner_alone(folder: Path) -> None:
+    for umask in ("0077", "0000"):
+        words = f"umask {umask}; exec {sys.executable} -m ernie_deploy key add k{umask} --no-reload"
+        subprocess.run(["/bin/sh", "-c", words], cwd=folder, env=OWN, check=True, capture_output=True)
+        assert (folder / "gateway/keys.map").stat().st_mode & 0o777 == 0o644
+        assert (folder / "gateway").stat().st_mode & 0o777 == 0o755
+    (folder / "gateway/keys.map").chmod(0o660)
+    assert run(folder, "key", "add", "third", "--no-reload").returncode == 0
+    assert (folder / "gateway/keys.map").stat().st_mode & 0o777 == 0o640
+
+
+def test_list_tells_limits_and_ends_and_no_hash(folder: Path) -> None:
+    (folder / "gateway").mkdir()
+    (folder / "gateway/keys.map").write_text(f"{ONE}\n{'b' * 64} old:0:0:5\n")
+    text = run(folder, "key", "list").stdout
+    assert "team-a  60/m     8" in text
+    assert "1970-01-01T00:00:05Z (expired)" in text
+    rows = json.loads(run(folder, "key", "list", "--json").stdout)
+    assert rows == [
+        {"name": "team-a", "rate_per_minute": 60, "concurrency": 8, "added": "1970-01-01T00:00:01Z", "expires": None, "expired": False},
+        {"name": "old", "rate_per_minute": None, "concurrency": None, "added": None, "expires": "1970-01-01T00:00:05Z", "expired": True},
+    ]  # fmt: skip
+    assert "aaaa" not in text
+
+
+def test_an_edited_file_keeps_its_comments(folder: Path) -> None:
+    path = folder / "gateway/keys.map"
+    path.parent.mkdir()
+    path.write_bytes(b"# mine\r\n\r\n" + ONE.encode() + b"\r\n  # of b\n" + b"b" * 64 + b" b:0:0:0")
+    assert run(folder, "key", "add", "c", "--no-reload").returncode == 0
+    assert run(folder, "key", "revoke", "team-a", "--no-reload").returncode == 0
+    data = path.read_bytes()
+    assert data.startswith(b"# mine\r\n\r\n  # of b\n" + b"b" * 64 + b" b:0:0:0\n")
+    assert [key.name for key in key_file.read(path.parent).keys] == ["b", "c"]
+
+
+def test_two_writers_lose_nothing(folder: Path) -> None:
+    words = [sys.executable, "-m", "ernie_deploy", "key", "add", "--no-reload"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": folder, "env": OWN}
+    started = [subprocess.Popen([*words, f"k{n}"], **quiet) for n in range(6)]  # type: ignore[call-overload]
+    assert [process.communicate()[1][:6] for process in started] == ["added "] * 6
+    assert {key.name for key in key_file.read(folder / "gateway").keys} == {f"k{n}" for n in range(6)}
+    assert [path.name for path in (folder / "gateway").iterdir()] == ["keys.map"]
+
+
+def test_a_folder_that_another_command_holds_is_waited_for_and_not_forever(tmp_path: Path) -> None:
+    with (
+        key_file.locked(tmp_path),
+        pytest.raises(UsageError, match="Another command"),
+        key_file.locked(tmp_path, limit_s=0.1),
+    ):
+        pass
+
+
+def test_a_key_that_could_not_be_printed_is_not_kept(folder: Path) -> None:
+    line = f"exec {sys.executable} -m ernie_deploy key add x --no-reload > /dev/full"
+    done = subprocess.run(["/bin/sh", "-c", line], cwd=folder, env=OWN, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert key_file.read(folder / "gateway").keys == ()
+
+
+@pytest.mark.parametrize("placed", ["in .env", "in the shell"])
+def test_the_folder_is_the_one_that_the_gateway_reads(placed: str, folder: Path) -> None:
+    where = {"GATEWAY_DIR": "./elsewhere"}
+    if placed == "in .env":
+        (folder / ".env").write_text("GATEWAY_DIR=./elsewhere\n")
+    env = where if placed == "in the shell" else {}
+    assert run(folder, "key", "add", "x", "--no-reload", **env).returncode == 0
+    assert key_file.read(folder / "elsewhere").key("x")
+    assert not (folder / "gateway").exists()
+
+
+def test_a_stack_elsewhere_is_named_by_its_file(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    away = tmp_path_factory.mktemp("away")
+    words = ["key", "add", "x", "--no-reload", "-f", str(folder / "compose.yml")]
+    assert run(away, *words).returncode == 0
+    assert key_file.read(folder / "gateway").key("x")
+
+
+REFUSED = [
+    (["add", "a b"], "is no name for a key"),
+    (["add", "a:b"], "is no name for a key"),
+    (["add", "é"], "is no name for a key"),
+    (["add", "-x"], "No such option"),
+    (["add", "x" * 65], "is no name for a key"),
+    (["add", "taken"], "There is a key named taken already."),
+    (["add", "x", "--rate", "100/h"], "HAProxy counts over one minute"),
+    (["add", "x", "--rate", "1.5/s"], "is no rate"),
+    (["add", "x", "--rate", "0/m"], "is no rate"),
+    (["add", "x", "--rate", ""], "is no rate"),
+    (["add", "x", "--rate", "60"], "is no rate"),
+    (["add", "x", "--rate", "1000001/m"], "is no rate"),
+    (["add", "x", "--concurrency", "0"], "not in the range"),
+    (["add", "x", "--expires", "0d"], "is no time"),
+    (["add", "x", "--expires", "-1d"], "is no time"),
+    (["add", "x", "--expires", "11000d"], "is no time"),
+    (["revoke", "nobody"], "There is no key named 'nobody'."),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"), REFUSED, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_what_cannot_be_is_refused_and_nothing_changes(words: list[str], sentence: str, folder: Path) -> None:
+    (folder / "gateway").mkdir()
+    path = folder / "gateway/keys.map"
+    path.write_text(f"{'c' * 64} taken:0:0:0\n")
+    before = path.read_bytes()
+    done = run(folder, "key", *words, "--no-reload")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert sentence in done.stderr
+    assert path.read_bytes() == before
+
+
+def test_a_stack_without_a_gateway_asks_for_no_keys(folder: Path) -> None:
+    (folder / "compose.yml").write_text(HEAD.replace(" --gateway", ""))
+    done = run(folder, "key", "add", "x")
+    assert done.returncode == 2
+    assert "next:  ernie-deploy render h100 --gateway -o compose.yml --force" in done.stderr
+    assert not (folder / "gateway").exists()
+
+
+def test_a_folder_open_to_everybody_takes_no_key(folder: Path) -> None:
+    (folder / "gateway").mkdir()
+    (folder / "gateway").chmod(0o777)
+    done = run(folder, "key", "add", "x")
+    assert done.returncode == 2
+    assert "chmod o-w gateway" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "binary", "huge"])
+def test_what_is_no_map_is_one_sentence(kind: str, folder: Path) -> None:
+    path = folder / "gateway/keys.map"
+    path.parent.mkdir()
+    {
+        "link": lambda: path.symlink_to("/etc/hostname"),
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+        "binary": lambda: path.write_bytes(b"\xff\xfe"),
+        "huge": lambda: path.write_text("#\n" * (3 << 20)),
+    }[kind]()
+    for words in (["key", "list"], ["key", "add", "x", "--no-reload"], ["reload"]):
+        done = run(folder, *words)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: gateway/keys.map "), done.stderr
+
+
+def test_dry_runs_write_nothing(folder: Path) -> None:
+    told = run(folder, "key", "add", "x", "--rate", "60/m", "--dry-run").stdout.splitlines()
+    assert told == ["add x, 60 requests a minute to gateway/keys.map", "docker compose exec --no-TTY gateway sh -c 'kill -USR2 1'"]  # fmt: skip
+    assert (
+        run(folder, "key", "revoke", "x", "--dry-run").stdout.splitlines()[0]
+        == "revoke x in gateway/keys.map"
+    )
+    assert run(folder, "reload", "--dry-run").stdout.splitlines() == told[1:]
+    assert not (folder / "gateway").exists()
+
+
+def test_names_are_completed_where_a_key_is_revoked(folder: Path) -> None:
+    assert run(folder, "key", "add", "team-b", "--no-reload").returncode == 0
+    env = {
+        **OWN,
+        "_ERNIE_DEPLOY_COMPLETE": "bash_complete",
+        "COMP_WORDS": "ernie-deploy key revoke te",
+        "COMP_CWORD": "3",
+    }
+    assert "team-b" in kit(cwd=folder, env=env).stdout
+
+
+def test_a_revoked_key_is_an_error_where_nobody_can_say_whether_a_gateway_still_takes_it(
+    folder: Path,
+) -> None:
+    assert run(folder, "key", "add", "x", "--no-reload").returncode == 0
+    done = run(folder, "key", "revoke", "x")
+    assert done.returncode == 6
+    assert "x is revoked in the file. But: " in done.stderr
+    assert key_file.read(folder / "gateway").keys == ()
+
+
+def test_manifests_are_told_the_commands_for_the_cluster(folder: Path) -> None:
+    (folder / "k.yml").write_text("# ernie-deploy render h100 --format kubernetes --gateway\n")
+    done = run(folder, "key", "add", "x", "-f", "k.yml")
+    assert done.returncode == 0
+    assert "kubectl create secret generic " in done.stderr
+    assert (
+        "-gateway-keys --from-file=keys.map=gateway/keys.map --dry-run=client -o yaml | kubectl apply -f - && "
+        in done.stderr
+    )
+
+
+# --- a damaged file ---
+
+
+FAULTS = [
+    ("ek_abc", "a plain key"),
+    ("ek_abc x:0:0:0", "a plain key"),
+    (f"{'A' * 64} x:0:0:0", "in capitals"),
+    (f"{'a' * 63} x:0:0:0", "does not begin with a SHA-256"),
+    ("a" * 64, "the name is missing"),
+    (f"{'a' * 64} x y:0:0:0", "the name is missing"),
+    (f"{'a' * 64} x", "three or four whole numbers"),
+    (f"{'a' * 64} x:1:2", "three or four whole numbers"),
+    (f"{'a' * 64} x:1:2:never", "three or four whole numbers"),
+    (f"{'a' * 64} x:-1:2:0", "three or four whole numbers"),
+    (f"{'a' * 64} x:1:2:0:1:9", "three or four whole numbers"),
+    (f"{ONE[:64]} other:0:0:0", "the key of team-a once more"),
+    (f"{'d' * 64} team-a:0:0:0", "the name of team-a once more"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), FAULTS)
+def test_a_faulty_line_is_named_by_its_number_and_never_quoted(line: str, words: str) -> None:
+    found, (fault,) = parse(f"# mine\n{ONE}\n\n{line}\n")
+    assert [key.name for key in found] == ["team-a"]
+    assert fault.startswith("line 4: ")
+    assert words in fault
+    assert line.split(maxsplit=1)[0] not in fault
+
+
+def test_a_line_reads_back_the_same() -> None:
+    key = Key(digest=hashed("x"), name="a.b-c_D", rate_per_minute=7, concurrency=3, expires=9, added=8)
+    assert parse(key.line()) == ([key], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("60/m", 60), ("1/s", 60), ("2/second", 120), ("1000000/min", 1_000_000)]
+)
+def test_rates(text: str, count: int) -> None:
+    assert rate_per_minute(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30m", 1800), ("12h", 43_200), ("90d", 7_776_000), ("4w", 2_419_200)]
+)
+def test_times(text: str, seconds: int) -> None:
+    assert duration_s(text) == seconds
+
+
+def test_an_expired_key_is_one_from_its_second_on() -> None:
+    key = Key(digest="", name="x", expires=10)
+    assert [key.is_expired(now) for now in (9.9, 10.0)] == [False, True]
+    assert not Key(digest="", name="x").is_expired(1e12)
+    assert named("x") == "x"
+
+
+def test_keys_are_masked_in_what_goes_to_a_ticket() -> None:
+    assert len({key := keys.new_key(), keys.new_key()}) == 2
+    assert key not in masked(f"curl -H 'x: {key}'; {key}.")
