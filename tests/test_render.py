@@ -365,7 +365,7 @@ def test_the_line_of_several_nodes_reads_back() -> None:
 EVERY_FORM = [
     ("mi300x", {"user": "1000:1000"}), ("h100", {"api_key_file": True}), ("cpu", {}), ("h100", {}),
     ("h100", {"model": "300b", "nodes": 2}), ("h100", {"model": "vl-28b"}),
-    ("h100", {"registry": "mirror.example", "image": "me/vllm:v0.32.0"}),
+    ("h100", {"registry": "mirror.example", "image": "me/vllm:v0.32.0"}), ("h100", {"gateway": True}),
 ]  # fmt: skip
 
 

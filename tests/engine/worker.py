@@ -239,9 +239,8 @@ def routes_verdict(job: Job) -> Verdict:
     app = build_app(parse_serve(job["argv"]), ("generate", "render"))
     client = TestClient(app, raise_server_exceptions=False)
     asked = dict(routes_of(app.routes))
-    return {
-        "statuses": {path: client.request(methods[0], path).status_code for path, methods in asked.items()}
-    }
+    statuses = {path: client.request(methods[0], path).status_code for path, methods in asked.items()}
+    return {"statuses": statuses, "methods": asked}
 
 
 def routes_of(routes: list[Any]) -> Iterator[tuple[str, list[str]]]:

@@ -1,11 +1,21 @@
 """The real HAProxy with the configuration of a plan, its files and ports moved to where a test may have them."""
 
+import hashlib
+import json
 import os
+import re
 import shutil
+import socket
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from conftest import CATALOG, missing, planned
+from gateway.upstream import exchange, head, status_of
+from msgspec import Struct
 
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.compose import defaults_of
@@ -41,3 +51,83 @@ def check(plan: Plan, path: Path) -> "subprocess.CompletedProcess[str]":
         [binary(), "-c", "-f", path],
         capture_output=True, text=True, timeout=60, env={**os.environ, **variables(plan)},
     )  # fmt: skip
+
+
+class Running(Struct):
+    """HAProxy with a plan's configuration before a server of the test's; its log is what it printed so far."""
+
+    plan: Plan
+    folder: Path
+    port: int
+    own_port: int
+    process: Any
+
+    def ask(self, method: str, target: str, *headers: str, body: str | None = None) -> tuple[int, bytes]:
+        """Status and all bytes of one answer."""
+        answer = exchange(self.port, head(method, target, *headers, body=body))
+        return status_of(answer), answer
+
+    def log(self) -> list[dict[str, Any]]:
+        """The log's objects, one for each request."""
+        lines = (self.folder / "stdout").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def key_line(key: str, grant: str) -> str:
+    """A line of keys.map."""
+    return f"{hashlib.sha256(key.encode()).hexdigest()} {grant}\n"
+
+
+def free_port() -> int:
+    """A port that nobody has at the moment."""
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return int(made.getsockname()[1])
+
+
+@contextmanager
+def running(
+    folder: Path, upstream: str, keys: dict[str, str], limits: dict[str, int] | None = None, **options: Any
+) -> Iterator[Running]:
+    """HAProxy as the container runs it, until a server is up behind it; `keys` are key -> grant."""
+    plan, path = written(folder, options.pop("target", "h100"), **options)
+    (folder / "keys.map").write_text("".join(key_line(key, grant) for key, grant in keys.items()))
+    port, own_port = free_port(), free_port()
+    text = path.read_text(encoding="utf-8").replace(" serve:8000 ", f" {upstream} ")
+    text = re.sub(r"bind :8443", f"bind 127.0.0.1:{port}", text).replace(
+        "bind :8405", f"bind 127.0.0.1:{own_port}"
+    )
+    path.write_text(re.sub(r"check port \d+", "check", text), encoding="utf-8")
+    environment = {**os.environ, **variables(plan, **limits or {})}
+    with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:
+        process = subprocess.Popen(
+            [binary(), "-W", "-db", "-f", path], stdout=out, stderr=err, env=environment
+        )
+        try:
+            made = Running(plan, folder, port, own_port, process)
+            _wait(made)
+            yield made
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def _wait(made: Running) -> None:
+    """Until the gateway answers; raises AssertionError with its own words."""
+    for _ in range(200):
+        try:
+            if made.ask("GET", "/healthz")[0]:
+                return
+        except OSError:
+            pass
+        assert made.process.poll() is None, (made.folder / "stderr").read_text()
+        time.sleep(0.05)
+    raise AssertionError((made.folder / "stderr").read_text())
+
+
+def until(met: Any, limit_s: float = 20) -> None:
+    """Wait for a condition; raises AssertionError where it is never met."""
+    end = time.monotonic() + limit_s
+    while not met():
+        assert time.monotonic() < end, "the condition was never met"
+        time.sleep(0.05)
