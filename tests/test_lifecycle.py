@@ -73,17 +73,67 @@ def test_where_the_api_is(services: dict[str, object], ports: dict[str, str], ad
 
 
 @pytest.mark.parametrize(
-    ("address", "service", "said"),
-    [("127.0.0.1:8000", "serve", "p serves on http://127.0.0.1:8000 after 7 s"),
+    ("url", "service", "said"),
+    [("http://127.0.0.1:8000", "serve", "p serves on http://127.0.0.1:8000 after 7 s"),
+     ("https://127.0.0.1:8000", "gateway", "p serves on https://127.0.0.1:8000 after 7 s"),
      ("", "worker", "p has joined its head after 7 s"), ("", "web", "p is up after 7 s")],
 )  # fmt: skip
 def test_up_says_what_is_up(
-    address: str, service: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    url: str, service: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started = Started(project="p", address=address, elapsed_s=7.0, states=[state(service, "running")])
+    started = Started(
+        project="p",
+        address=url.partition("://")[2],
+        url=url,
+        elapsed_s=7.0,
+        states=[state(service, "running")],
+    )
     monkeypatch.setattr(lifecycle, "up", lambda *_: started)
     _start(STACK, 1, as_json=False)
     assert capsys.readouterr().out == f"{said}\n"
+
+
+def test_up_says_that_nobody_has_a_key(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = Started(project="p", address="", keyless=True, elapsed_s=7.0, states=[])
+    monkeypatch.setattr(lifecycle, "up", lambda *_: started)
+    _start(STACK, 1, as_json=False)
+    assert "ernie-deploy key add NAME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "url"), [(("h100", "--gateway"), "http://127.0.0.1:8000"),
+                       (("h100", "--gateway", "--tls", "files"), "https://127.0.0.1:8000"),
+                       ((), "http://127.0.0.1:8000")],
+)  # fmt: skip
+def test_behind_a_gateway_the_api_is_the_gateways(words: tuple[str, ...], url: str, tmp_path: Path) -> None:
+    file = tmp_path / "compose.yml"
+    file.write_text(f"# ernie-deploy render {' '.join(words)}\n" if words else "services: {}\n")
+    states = [
+        replace(state("gateway", "running"), ports={"8443/tcp": "0.0.0.0:8000"}),
+        state("serve", "running"),
+    ]
+    services: dict[str, object] = {"gateway": {}, "serve": {}}
+    assert lifecycle.url_of_api(Stack(files=(file,)), services, states) == url
+    assert lifecycle.url_of_api(Stack(files=(file,)), services, states[1:]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "keyless"), [(None, True), ("# none\n\n", True), ("ab alice:0:0:0\n", False)]
+)
+def test_a_gateway_without_a_key_is_seen(text: str | None, keyless: bool, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "keys.map").write_text(text)
+    services = {"gateway": {"volumes": [{"type": "bind", "source": str(tmp_path), "target": "/gateway"}]}}
+    assert lifecycle._keyless(services) is keyless
+    assert lifecycle._keyless({"serve": {}}) is False
+
+
+def test_a_stack_is_not_up_before_its_gateway_is() -> None:
+    serve = state("serve", "running", health="healthy")
+    assert phase([serve, state("gateway", "running", health="starting")], lambda _: "").name == "opening"
+    assert phase([serve, state("gateway", "running", health="healthy")], lambda _: "").name == "healthy"
 
 
 def test_a_worker_has_phases_too() -> None:

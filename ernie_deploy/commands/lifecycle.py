@@ -197,28 +197,44 @@ def _start(stack: Any, wait_timeout: int, own: Sequence[str] = (), *, as_json: b
         say(msgspec.json.encode(started).decode(), as_json=True)
         return
     say(f"{started.project} {_what_is_up(started)} after {started.elapsed_s:.0f} s")
+    if started.keyless:
+        say(
+            "the gateway has no key yet and lets nobody in; make one with: ernie-deploy key add NAME",
+            err=True,
+        )
 
 
 def _what_is_up(started: Any) -> str:
-    if started.address:
-        return f"serves on http://{started.address}"
+    if started.url:
+        return f"serves on {started.url}"
     from ernie_deploy.stack.containers import of_service
 
     return "has joined its head" if of_service(started.states, "worker") else "is up"
 
 
-@click.command(epilog="Example: ernie-deploy status --json")
+@click.command(epilog="Examples: ernie-deploy status --json; ernie-deploy status --watch")
 @COMPOSE_FILES
 @NAME
+@click.option("-w", "--watch", is_flag=True,
+              help="Show latencies, load and clients again and again, until Ctrl-C; with --json a line each.")  # fmt: skip
+@click.option("--interval", type=click.FloatRange(min=0.5), default=5.0, show_default=True, metavar="S",
+              help="With --watch: the seconds that each figure is about.")  # fmt: skip
 @JSON
 @DRY_RUN
-def status(files: tuple[Path, ...], name: str, as_json: bool, dry_run: bool) -> None:
+def status(  # noqa: PLR0913, PLR0917 - its options
+    files: tuple[Path, ...], name: str, watch: bool, interval: float, as_json: bool, dry_run: bool
+) -> None:
     """Show the containers, and what the server is doing."""
     from ernie_deploy.commands.stack_of import stack_of
 
     stack = stack_of(files, name)
     if dry_run:
         print_commands(stack.resolved())
+        return
+    if watch:
+        from ernie_deploy.commands.status_watch import watch_stack
+
+        watch_stack(stack, interval, as_json=as_json)
         return
     from ernie_deploy.stack.status import as_text, look
 

@@ -134,6 +134,17 @@ def log(engine: "DockerClient", container_id: str, lines: int = 400) -> str:
     return text.decode("utf-8", "replace")
 
 
+def log_since(engine: "DockerClient", container_id: str, since_unix_s: float) -> str:
+    """What a container printed since then, the first megabytes of it; empty where it is gone."""
+    from docker.errors import APIError
+
+    try:
+        container = engine.containers.get(container_id)
+        return _first(container.logs(since=since_unix_s, stream=True, follow=False))
+    except APIError:
+        return ""
+
+
 def log_of_start(engine: "DockerClient", state: State) -> str:
     """What a container printed first since it was started; where its launcher waits after failed starts, theirs before.
 

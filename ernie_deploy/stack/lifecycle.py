@@ -4,7 +4,7 @@ import queue
 import shlex
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import NotReady, ToolFailed
-from ernie_deploy.stack import containers, evidence
+from ernie_deploy.stack import containers, evidence, gateway
 from ernie_deploy.stack.address import api_address
 from ernie_deploy.stack.compose import Stack, demand, require_compose, started
 from ernie_deploy.stack.failures import recognise
@@ -31,10 +31,16 @@ Show = Callable[[float, Phase], None]
 
 
 class Started(Struct, frozen=True, kw_only=True):
-    """A stack that became healthy, how long that took, and `HOST:PORT` of its API, '' where it has none here."""
+    """A stack that became healthy, how long that took, and where its API is, '' where it has none here.
+
+    `address` is `HOST:PORT` and `url` the whole of it; `keyless` says that its gateway has no key yet, so that it
+    lets nobody in.
+    """
 
     project: str
     address: str
+    url: str = ""
+    keyless: bool = False
     elapsed_s: float
     states: list[containers.State]
 
@@ -61,8 +67,25 @@ def up(stack: Stack, wait_timeout_s: int, show: Show, options: Sequence[str] = (
     if process.returncode or not _stands(states):
         raise failure(engine, project, "\n".join(printed), elapsed_s, wait_timeout_s, rendered_file(stack))
     show(elapsed_s, _phase(engine, project))
-    address = api_address(resolved["services"], states)
-    return Started(project=project, address=address, elapsed_s=elapsed_s, states=states)
+    url = url_of_api(stack, resolved["services"], states)
+    return Started(
+        project=project, address=url.partition("://")[2], url=url, keyless=_keyless(resolved["services"]),
+        elapsed_s=elapsed_s, states=states,
+    )  # fmt: skip
+
+
+def url_of_api(stack: Stack, services: Mapping[str, Any], states: Sequence[containers.State]) -> str:
+    """Where clients of this host reach the API, through the gateway where there is one; '' where they cannot."""
+    if gateway.SERVICE in services:
+        made_by = rendered_file(stack)
+        return gateway.url_of(services, states, made_by.words if made_by else ())
+    address = api_address(services, states)
+    return f"http://{address}" if address else ""
+
+
+def _keyless(services: Mapping[str, Any]) -> bool:
+    folder = gateway.folder_of(services)
+    return folder is not None and gateway.has_keys(folder) is False
 
 
 def _stands(states: list[containers.State]) -> bool:

@@ -30,7 +30,7 @@ def phase(states: Sequence[State], newest: Callable[[State], str]) -> Phase:
     # A worker node has no `serve`.
     serve, fetch = by_service.get("serve") or by_service.get("worker"), by_service.get("fetch")
     if serve and serve.status == "running":
-        return _serving(serve, newest(serve))
+        return _serving(serve, newest(serve), by_service.get("gateway"))
     if fetch and fetch.status == "running":
         return Phase("fetching", newest(fetch).removeprefix("fetch: "))
     if fetch and fetch.status == "exited" and fetch.exit_code:
@@ -40,8 +40,10 @@ def phase(states: Sequence[State], newest: Callable[[State], str]) -> Phase:
     return Phase("preparing" if states else "pulling")
 
 
-def _serving(serve: State, line: str) -> Phase:
+def _serving(serve: State, line: str, gateway: State | None) -> Phase:
     if serve.health == "healthy":
+        if gateway and gateway.health != "healthy":
+            return Phase("opening", gateway.last_probe)
         return Phase("healthy", serve.last_probe)
     if is_access(line):
         # A client words it.

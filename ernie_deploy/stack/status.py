@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.stack import containers, inspection, metrics
+from ernie_deploy.stack import containers, gateway, inspection, metrics
 from ernie_deploy.stack.compose import Stack, require_compose
-from ernie_deploy.stack.lifecycle import rendered_file, resolve
+from ernie_deploy.stack.lifecycle import rendered_file, resolve, url_of_api
 from ernie_deploy.stack.rendered import Rendered
 from ernie_deploy.stack.servers import Server, servers
 from ernie_deploy.stack.verdict import as_data, judge
@@ -22,11 +22,13 @@ def look(stack: Stack) -> dict[str, Any]:
     engine, project = containers.client(), resolved["name"]
     states = containers.states(engine, project)
     reached = servers(engine, resolved["services"], states)
+    front = gateway.look(engine, states, url_of_api(stack, resolved["services"], states))
     return {
         "project": project,
         "containers": [_container(state) for state in states],
         "cause": _cause(engine, states, rendered_file(stack)),
         "server": at_work(reached),
+        "gateway": gateway.as_data(front) if front else None,
     }
 
 
@@ -96,4 +98,17 @@ def as_text(seen: dict[str, Any]) -> str:
             f"  {at_work['requests_running']} running, {at_work['requests_waiting']} waiting",
             f"  {at_work['kv_cache_usage']:.1%} of the KV cache in use, {at_work['url']}",
         ]
+    if front := seen.get("gateway"):
+        lines += [_front_line(front), f"  {_refusals(front)}"]
     return "\n".join(lines)
+
+
+def _front_line(front: dict[str, Any]) -> str:
+    up = f"{front['servers_up']} of {front['servers']} servers up"
+    return f"  gateway {front['url'] or 'without a published port'}: {up}, {front['queue']} requests wait"
+
+
+def _refusals(front: dict[str, Any]) -> str:
+    counts = ", ".join(f"{count} x {status}" for status, count in front["refused"].items())
+    asked = sum(front["requests_by_key"].values())
+    return f"{asked} requests with a key in {gateway.RECENT_S // 60} minutes; refused: {counts}"

@@ -1,0 +1,57 @@
+"""`status --watch`: refreshed in place on a terminal, a line each tick elsewhere."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ernie_deploy.safe_io.terminal import console, say
+
+if TYPE_CHECKING:
+    from ernie_deploy.stack.compose import Stack
+
+Shown = Callable[[dict[str, Any]], None]
+
+
+def watch_stack(stack: "Stack", interval_s: float, *, as_json: bool) -> None:
+    """Show the figures of each interval until Ctrl-C."""
+    from ernie_deploy.stack import containers
+    from ernie_deploy.stack.watch import as_line, show, ticks
+
+    watched = _watched(stack)
+    seen = ticks(containers.client(), watched, interval_s)
+    if as_json:
+        show(seen, lambda tick: say(json.dumps(tick), as_json=True))
+    elif sys.stdout.isatty():
+        with _in_place() as shown:
+            show(seen, shown)
+    else:
+        show(seen, lambda tick: say(as_line(tick)))
+
+
+def _watched(stack: "Stack") -> Any:
+    from ernie_deploy.stack import containers
+    from ernie_deploy.stack.compose import require_compose
+    from ernie_deploy.stack.lifecycle import resolve, url_of_api
+    from ernie_deploy.stack.watch import Watched
+
+    require_compose()
+    resolved = resolve(stack)
+    states = containers.states(containers.client(), resolved["name"])
+    return Watched(
+        project=resolved["name"],
+        services=resolved["services"],
+        url=url_of_api(stack, resolved["services"], states),
+    )
+
+
+@contextmanager
+def _in_place() -> Iterator[Shown]:
+    from rich.live import Live
+    from rich.text import Text
+
+    from ernie_deploy.stack.watch import as_page
+
+    with Live(console=console(sys.stdout), auto_refresh=False) as live:
+        yield lambda tick: live.update(Text(as_page(tick)), refresh=True)

@@ -1,0 +1,159 @@
+"""What the gateway of a stack is doing: its own counters, read from inside, and its log of requests."""
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from ernie_deploy.plan.gateway import FILES, OWN_PORT
+from ernie_deploy.safe_io.reading import read_bounded
+from ernie_deploy.stack import containers
+from ernie_deploy.stack.address import published
+from ernie_deploy.stack.inside import run_inside
+from ernie_deploy.stack.metrics import LABEL, samples
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+SERVICE = "gateway"
+# The image has a shell and no client.
+ASK = f"exec 3<>/dev/tcp/127.0.0.1/{OWN_PORT}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+ASK_S = 5.0
+SERVERS = "serve"
+# What a gateway refuses: no key, too much of one, no room or no server.
+REFUSALS = (401, 429, 503)
+RECENT_S = 300
+NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+MOST_MAP_BYTES = 16 << 20
+
+
+class Requests(Struct, frozen=True, kw_only=True):
+    """What the log tells of some time: requests by the name of their key, and those that were refused."""
+
+    by_key: dict[str, int]
+    refused: dict[int, int]
+    limited_by_key: dict[str, int]
+
+
+class Gateway(Struct, frozen=True, kw_only=True):
+    """A gateway at work: servers that are up of all, requests that wait, and what its log tells of the last minutes."""
+
+    url: str
+    up: int
+    servers: int
+    queue: int
+    recent: Requests
+
+
+def look(
+    engine: "DockerClient", states: Sequence[containers.State], url: str, since_unix_s: float | None = None
+) -> Gateway | None:
+    """The gateway now, and its log since then or of the last minutes; None where there is none, or it is silent."""
+    state = containers.of_service(states, SERVICE)
+    if state is None or state.status != "running":
+        return None
+    try:
+        text = counters_of(engine, state)
+    except OSError:
+        return None
+    up, count, queue = load(text)
+    since = time.time() - RECENT_S if since_unix_s is None else since_unix_s
+    return Gateway(url=url, up=up, servers=count, queue=queue, recent=recent(engine, state, since))
+
+
+def as_data(seen: Gateway) -> dict[str, Any]:
+    """The same as plain data."""
+    recent = seen.recent
+    return {
+        "url": seen.url,
+        "servers_up": seen.up,
+        "servers": seen.servers,
+        "queue": seen.queue,
+        "refused": {str(status): count for status, count in recent.refused.items()},
+        "requests_by_key": recent.by_key,
+        "limited_by_key": recent.limited_by_key,
+    }
+
+
+def counters_of(engine: "DockerClient", state: containers.State) -> str:
+    """What HAProxy prints for Prometheus; raises OSError."""
+    printed = run_inside(engine, state.id, ["bash", "-c", ASK], limit_s=ASK_S)
+    return printed.partition(b"\r\n\r\n")[2].decode("utf-8", "replace")
+
+
+def load(text: str) -> tuple[int, int, int]:
+    """Servers that are up, all servers, and requests that wait for one, from HAProxy's counters."""
+    up = count = queue = 0
+    for name, words, value in samples(text):
+        labels = dict(LABEL.findall(words))
+        if labels.get("proxy") != SERVERS:
+            continue
+        if name == "haproxy_server_status" and labels.get("state") == "UP":
+            count += 1
+            up += int(value)
+        queue += int(value) if name == "haproxy_backend_current_queue" else 0
+    return up, count, queue
+
+
+def recent(engine: "DockerClient", state: containers.State, since_unix_s: float) -> Requests:
+    """What the gateway's log tells of the time since then."""
+    return requests_in(containers.log_since(engine, state.id, since_unix_s).splitlines())
+
+
+def requests_in(lines: Iterable[str]) -> Requests:
+    """The requests in lines of the gateway's log; what is no such line is HAProxy's own."""
+    by_key, refused, limited = Counter[str](), Counter[int](), Counter[str]()
+    for entry in filter(None, map(_entry, lines)):
+        status, name = entry
+        if name:
+            by_key[name] += 1
+            limited[name] += status == 429  # noqa: PLR2004 - too many requests
+        if status in REFUSALS:
+            refused[status] += 1
+    return Requests(
+        by_key=dict(sorted(by_key.items())),
+        refused={status: refused[status] for status in REFUSALS},
+        limited_by_key={name: count for name, count in sorted(limited.items()) if count},
+    )
+
+
+def _entry(line: str) -> tuple[int, str] | None:
+    """Status and name of the key of one request."""
+    if not line.startswith("{"):
+        return None
+    try:
+        entry = json.loads(line)
+        status, name = int(entry["status"]), str(entry.get("key") or "")
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
+        return None
+    return status, name if NAME.fullmatch(name) else ""
+
+
+def url_of(services: Mapping[str, Any], states: Sequence[containers.State], words: Sequence[str]) -> str:
+    """Where the gateway is published; '' where there is none. `words` are those that rendered the stack."""
+    state = containers.of_service(states, SERVICE) if SERVICE in services else None
+    address = published(state) if state else ""
+    return f"{'https' if '--tls' in words else 'http'}://{address}" if address else ""
+
+
+def folder_of(services: Mapping[str, Any]) -> Path | None:
+    """The folder of this host that the gateway reads; None where it is not to be seen."""
+    mounts = services.get(SERVICE, {}).get("volumes") or ()
+    sources = (mount["source"] for mount in mounts if mount.get("target") == FILES)
+    return next(map(Path, sources), None)
+
+
+def has_keys(folder: Path) -> bool | None:
+    """Whether its keys.map has a key; None where it is not ours to read."""
+    try:
+        lines = read_bounded(folder / "keys.map", MOST_MAP_BYTES).decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    return any(line.strip() and not line.startswith("#") for line in lines)

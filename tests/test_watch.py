@@ -1,0 +1,250 @@
+"""`status --watch`: what happened between two looks, on a page, a line and as JSON; it ends at Ctrl-C."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from fake_exec import FakeExec
+from test_lifecycle import state
+
+from ernie_deploy.stack import gateway, status, watch
+from ernie_deploy.stack.interval import Look, figures
+
+
+def text(**counts: float) -> str:
+    """/metrics of a server with these counters; a bucket is `ttft_0.5`."""
+    lines = []
+    for name, value in counts.items():
+        sample, _, bound = name.partition("__")
+        labels = f'engine="0",model_name="m"{f",{bound}" if bound else ""}'
+        lines.append(f"vllm:{sample}{{{labels}}} {value}")
+    return "\n".join(lines) + "\n"
+
+
+def latency(name: str, *counts: float) -> dict[str, float]:
+    return {f'{name}_seconds_bucket__le="{bound}"': count for bound, count in zip(("0.1", "0.2", "+Inf"), counts, strict=True)}  # fmt: skip
+
+
+BEFORE = text(
+    generation_tokens_total=1000, prompt_tokens_total=100, num_preemptions_total=1, prefix_cache_queries_total=100,
+    prefix_cache_hits_total=50, spec_decode_num_drafts_total=10,
+    **{'spec_decode_num_accepted_tokens_per_pos_total__position="0"': 5}, **latency("time_to_first_token", 9, 9, 9),
+)  # fmt: skip
+AFTER = text(
+    generation_tokens_total=1500, prompt_tokens_total=150, num_preemptions_total=3, prefix_cache_queries_total=300,
+    prefix_cache_hits_total=90, spec_decode_num_drafts_total=30, num_requests_running=4, num_requests_waiting=2,
+    kv_cache_usage_perc=0.25, **{'spec_decode_num_accepted_tokens_per_pos_total__position="0"': 20},
+    **latency("time_to_first_token", 9, 19, 19),
+)  # fmt: skip
+
+
+def test_the_figures_are_of_the_interval_alone() -> None:
+    seen = figures(Look(10.0, {"serve": BEFORE}), Look(15.0, {"serve": AFTER}))
+    assert seen["generation_tokens_per_s"] == 100.0
+    assert seen["prompt_tokens_per_s"] == 10.0
+    assert seen["preemptions"] == 2
+    assert seen["prefix_cache_hit_rate"] == 0.2
+    assert seen["mtp_acceptance_per_position"] == [0.75]
+    assert (seen["requests_running"], seen["requests_waiting"], seen["kv_cache_usage"]) == (4, 2, 0.25)
+    # All ten of the interval lie between 0.1 and 0.2 s; those before are no part of it.
+    assert seen["latencies_s"]["ttft"] == pytest.approx({"p50": 0.15, "p95": 0.195, "p99": 0.199})
+    assert seen["latencies_s"]["itl"] is None
+
+
+def test_several_servers_are_added_up_and_one_that_started_anew_counts_from_nothing() -> None:
+    fresh = text(
+        generation_tokens_total=200, kv_cache_usage_perc=0.75, **latency("time_to_first_token", 1, 1, 1)
+    )
+    seen = figures(
+        Look(0.0, {"serve": BEFORE, "serve-2": BEFORE}), Look(10.0, {"serve": AFTER, "serve-2": fresh})
+    )
+    assert seen["servers"] == 2
+    assert seen["generation_tokens_per_s"] == (500 + 200) / 10
+    assert seen["kv_cache_usage"] == 0.5
+    assert seen["latencies_s"]["ttft"]["p50"] == pytest.approx(0.1 + 0.1 * (5.5 - 1) / 10)
+
+
+def test_a_server_that_was_not_seen_before_has_no_rate_yet() -> None:
+    seen = figures(Look(0.0, {}), Look(1.0, {"serve": AFTER}))
+    assert seen["generation_tokens_per_s"] == 0
+    assert seen["latencies_s"]["ttft"] is None
+    assert figures(Look(0.0, {"serve": AFTER}), Look(1.0, {}))["servers"] == 0
+
+
+LINES = [
+    '{"time":1,"key":"alice","route":"/v1/models","status":200}',
+    '{"time":1,"key":"alice","route":"/v1/completions","status":429}',
+    '{"time":1,"key":"","route":"","status":401}',
+    '{"time":1,"key":"bob","status":503}',
+    '{"time":1,"key":"\\u001b[2J","status":401}',
+    "[NOTICE]   (1) : New worker (8) forked",
+    "{broken",
+    '{"status":[]}',
+    '{"key":"alice"}',
+    "[" * 100000,
+]
+
+
+def test_the_log_tells_who_asked_and_who_was_refused() -> None:
+    seen = gateway.requests_in(LINES)
+    assert seen.by_key == {"alice": 2, "bob": 1}
+    assert seen.refused == {401: 2, 429: 1, 503: 1}
+    assert seen.limited_by_key == {"alice": 1}
+
+
+COUNTERS = """# TYPE haproxy_server_status gauge
+haproxy_server_status{proxy="serve",server="serve",state="DOWN"} 0
+haproxy_server_status{proxy="serve",server="serve",state="UP"} 1
+haproxy_server_status{proxy="serve",server="serve-2",state="DOWN"} 1
+haproxy_server_status{proxy="serve",server="serve-2",state="UP"} 0
+haproxy_backend_current_queue{proxy="serve"} 3
+haproxy_backend_current_queue{proxy="keys"} 9
+"""
+
+
+def test_haproxys_counters_tell_servers_and_queue() -> None:
+    assert gateway.load(COUNTERS) == (1, 2, 3)
+    assert gateway.load("") == (0, 0, 0)
+
+
+def test_haproxys_counters_are_read_through_its_shell() -> None:
+    """The image has no HTTP client: bash's own socket is one."""
+    engine = FakeExec()
+    with pytest.raises(OSError, match="ended with"):
+        gateway.counters_of(engine, msgspec_id(engine))  # type: ignore[arg-type]
+    assert engine.words[:2] == ["bash", "-c"]
+
+
+def msgspec_id(engine: FakeExec) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(state("gateway", "running"), id=engine.container)
+
+
+FRONT = {"url": "https://127.0.0.1:8000", "servers_up": 1, "servers": 2, "queue": 3,
+         "refused": {"401": 2, "429": 1, "503": 0}, "requests_by_key": {"alice": 2}, "limited_by_key": {"alice": 1}}  # fmt: skip
+
+
+def tick(**other: Any) -> dict[str, Any]:
+    made = figures(Look(10.0, {"serve": BEFORE}), Look(15.0, {"serve": AFTER}))
+    return {
+        "project": "ernie-21b",
+        "time": "12:00:00",
+        **made,
+        "floor_tokens_per_s": None,
+        "gateway": FRONT,
+        **other,
+    }
+
+
+def test_the_page() -> None:
+    assert watch.as_page(tick(floor_tokens_per_s=80.0)).splitlines() == [
+        "ernie-21b  12:00:00  1 serving  (the last 5 s)",
+        "  ms          p50      p95      p99",
+        "  ttft        150      195      199",
+        "  tpot          -        -        -",
+        "  itl           -        -        -",
+        "  e2e           -        -        -",
+        "  4 running, 2 waiting, KV 25.0%, 2 preemptions",
+        "  100 tokens/s out (the plan's floor: 80), 10 in",
+        "  prefix hits 20.0%, MTP acceptance 75.0%",
+        "  gateway: 1 of 2 servers up, 3 wait; 2 x 401, 1 x 429, 0 x 503",
+        "    alice: 2 requests, 1 x 429",
+    ]
+
+
+def test_the_line() -> None:
+    assert watch.as_line(tick()) == (
+        "12:00:00  100 tokens/s  4 running, 2 waiting  KV 25%  ttft p95 195  1/2 up  1 x 429"
+    )
+    assert watch.as_line(tick(servers=0)) == "12:00:00  not serving"
+
+
+def test_status_names_the_gateway() -> None:
+    seen = {"project": "p", "containers": [], "server": None, "gateway": FRONT}
+    assert status.as_text(seen).splitlines()[-2:] == [
+        "  gateway https://127.0.0.1:8000: 1 of 2 servers up, 3 requests wait",
+        "  2 requests with a key in 5 minutes; refused: 2 x 401, 1 x 429, 0 x 503",
+    ]
+
+
+# A watch over made-up ticks, so that no Docker is needed.
+WATCHING = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from unittest.mock import patch
+from test_watch import tick
+import itertools, time
+from ernie_deploy.commands import status_watch
+from ernie_deploy.stack import containers
+def ticks(*_):
+    for number in itertools.count():
+        time.sleep(0.1)
+        yield tick(time=str(number))
+with patch("ernie_deploy.stack.watch.ticks", ticks), patch.object(containers, "client", lambda: None), \
+     patch.object(status_watch, "_watched", lambda _: None):
+    status_watch.watch_stack(None, 1.0, as_json={as_json})
+"""
+
+
+def watching(out: int, *, as_json: bool = False) -> "subprocess.Popen[bytes]":
+    code = WATCHING.format(root=str(ROOT), tests=str(ROOT / "tests"), as_json=as_json)
+    return subprocess.Popen([sys.executable, "-c", code], stdout=out, stderr=subprocess.PIPE)
+
+
+def printed(reads: int, marks: bytes, times: int) -> bytes:
+    seen, end = b"", time.monotonic() + 60
+    while seen.count(marks) < times:
+        assert time.monotonic() < end, seen[-500:]
+        try:
+            seen += os.read(reads, 1 << 16)
+        except OSError:
+            break
+    return seen
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reads, writes = os.pipe()
+    yield reads, writes
+    os.close(reads)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_elsewhere_than_on_a_terminal_each_tick_is_a_line(pipe: tuple[int, int], as_json: bool) -> None:
+    process = watching(pipe[1], as_json=as_json)
+    os.close(pipe[1])
+    lines = printed(pipe[0], b"\n", 3).decode().splitlines()
+    process.send_signal(signal.SIGINT)
+    assert (process.wait(20), process.stderr.read() if process.stderr else b"") == (0, b"")
+    assert process.stderr
+    process.stderr.close()
+    if as_json:
+        assert [json.loads(line)["time"] for line in lines[:3]] == ["0", "1", "2"]
+    else:
+        assert [line.split("  ")[0] for line in lines[:3]] == ["0", "1", "2"]
+
+
+def test_on_a_terminal_it_is_refreshed_in_place_and_ends_at_ctrl_c() -> None:
+    ours, theirs = pty.openpty()
+    process = watching(theirs)
+    os.close(theirs)
+    seen = printed(ours, b"ernie-21b", 3)
+    process.send_signal(signal.SIGINT)
+    # A terminal that nobody reads would hold the last words back.
+    threading.Thread(target=printed, args=(ours, b"never", 1), daemon=True).start()
+    assert process.wait(20) == 0
+    assert process.stderr
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    # The cursor goes up over the page before.
+    assert b"\x1b[1A" in seen
