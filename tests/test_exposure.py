@@ -44,6 +44,16 @@ def test_what_was_accepted_is_not_refused(command: list[str], tmp_path: Path) ->
     assert "would publish vLLM" not in done.stderr
 
 
+@pytest.mark.parametrize("command", COMMANDS[:3], ids=" ".join)
+def test_a_gateway_may_be_published_and_without_tls_that_is_said(command: list[str], tmp_path: Path) -> None:
+    for tls, warned in ((["--tls", "files"], False), ([], True)):
+        folder = tmp_path / f"{warned}"
+        folder.mkdir()
+        done = kit(*command, *WIDE, "--gateway", *tls, cwd=folder, env=ENV)
+        assert done.returncode == 0, done.stderr
+        assert ("without TLS" in done.stdout + done.stderr) == warned
+
+
 def test_the_routes_are_those_of_the_engine_that_was_asked_for_and_of_its_flags() -> None:
     catalog = Catalog()
     for engine in catalog.ids("engines"):

@@ -110,6 +110,8 @@ OPTIONS = [
     click.option("--gateway", is_flag=True,
                  help="Publish HAProxy in front of the server: keys, limits, and the routes that clients need alone."),
     click.option("--route", "routes", multiple=True, metavar="ROUTE", help="Open a further route of the gateway: tokenize."),
+    click.option("--tls", type=click.Choice(["", "files", "self-signed"]), default="", metavar="files|self-signed",
+                 help="Have the gateway speak TLS, with a certificate of yours or with one made for a laboratory."),
     click.option("--bind", default=LOOPBACK, show_default=True, callback=_address, metavar="ADDR",
                  help="Host address to publish the API on."),
     click.option("--accept-open-routes", is_flag=True,

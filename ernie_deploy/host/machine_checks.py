@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from ernie_deploy.host.examination import Examination, gib, size_of
 from ernie_deploy.host.facts import Socket
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
-from ernie_deploy.plan.exposure import is_open, left_open
+from ernie_deploy.plan.exposure import is_in_clear, is_open, left_open
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.settings import value_of
 
@@ -15,6 +15,8 @@ CLOSE = (
     "set BIND_ADDR=127.0.0.1 in .env and forward the port; for others render it with --gateway, or with"
     " --accept-open-routes where a firewall or a proxy of yours keeps strangers out"
 )
+IN_CLEAR = "The gateway is published on {address} without TLS: whoever is on the way reads keys and prompts."
+ADD_TLS = "render it with --tls files, or let a proxy of yours that speaks TLS stand before it on this host"
 KEEP_OUT = "let nothing but your own proxy or network reach it; --gateway needs neither"
 
 
@@ -164,6 +166,8 @@ def _taken(examination: Examination, where: str, number: str) -> Finding:
 def exposure(examination: Examination) -> Iterator[Finding]:
     """Nobody else reaches the API: vLLM's key leaves routes open."""
     address, request = examination.values["BIND_ADDR"], examination.plan.request
+    if is_in_clear(request, address):
+        yield warning("exposure", IN_CLEAR.format(address=address), ADD_TLS)
     if examination.is_worker or not is_open(request, address):
         return
     asks = "requires no key"

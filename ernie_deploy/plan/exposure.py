@@ -34,7 +34,12 @@ def left_open(api_key: ApiKey, settings: Sequence[Setting]) -> list[str]:
 
 def is_open(request: Request, address: str = "") -> bool:
     """Whether vLLM itself answers other hosts: on the address of .env, or without one on the request's."""
-    return beyond_loopback(address or request.bind)
+    return not request.gateway and beyond_loopback(address or request.bind)
+
+
+def is_in_clear(request: Request, address: str = "") -> bool:
+    """Whether keys and prompts of other hosts reach the gateway as plain text."""
+    return request.gateway and not request.tls and beyond_loopback(address or request.bind)
 
 
 def refuse_open_routes(plan: Plan, catalog: Catalog, address: str = "", next_step: str = REMEDY) -> None:

@@ -66,6 +66,8 @@ def check_gateway(request: Request) -> None:
         raise UsageError(
             "--route opens a route of the gateway.", next_step="add --gateway, or leave out --route"
         )
+    if request.tls and not request.gateway:
+        raise UsageError("--tls is about the gateway.", next_step="add --gateway, or leave out --tls")
     if request.gateway and request.api_key_file:
         raise UsageError(
             "--gateway and --api-key-file exclude each other.",

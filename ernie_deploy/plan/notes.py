@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from ernie_deploy.plan import recipe
-from ernie_deploy.plan.exposure import is_open, left_open
+from ernie_deploy.plan.exposure import is_in_clear, is_open, left_open
 from ernie_deploy.plan.layout import Layout, expert_tiles
 from ernie_deploy.plan.memory import serve_memory_gib
 from ernie_deploy.plan.pairing import Pairing, find
@@ -24,6 +24,10 @@ def warnings_on(pairing: Pairing, layout: Layout, request: Request) -> Iterator[
     yield from _on_experts(pairing, layout)
     if is_open(request):
         yield f"{PUBLISHED.format(bind=request.bind)} {_open_routes(pairing, request)} {GATEWAY}"
+    if is_in_clear(request):
+        yield IN_CLEAR.format(bind=request.bind)
+    if request.tls == "self-signed":
+        yield SELF_SIGNED
 
 
 def _on_precision(layout: Layout, request: Request) -> Iterator[str]:
@@ -111,6 +115,14 @@ PUBLISHED = "The API is published beyond this host, on {bind}."
 GATEWAY = (
     "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or put --gateway before it: it"
     " passes on the paths that clients need."
+)
+IN_CLEAR = (
+    "The gateway is published beyond this host, on {bind}, without TLS: whoever is on the way reads keys and prompts."
+    " Add --tls files, or let a proxy of yours that speaks TLS stand before it."
+)
+SELF_SIGNED = (
+    "A self-signed certificate is for a laboratory: clients cannot tell this gateway from another that pretends to be"
+    " it, unless they have its certificate. `ernie-deploy tls install` puts one of a CA in its place."
 )
 MOVABLE_CODE = (
     "This stack runs code from {hf_id} at revision {revision}, which its owner can change: review the code, then pin it"

@@ -13,6 +13,8 @@ from ernie_deploy.plan.settings import Setting, merge
 
 MultiNode = Literal["native", "ray"]
 ExtraPackages = Literal["fetch", "none"]
+# Where the gateway's certificate comes from: its owner's files, or made here for a laboratory.
+Tls = Literal["files", "self-signed"]
 
 LOOPBACK = "127.0.0.1"
 # Docker's, for users and groups.
@@ -80,6 +82,7 @@ class Request(Struct, frozen=True, kw_only=True):
     api_key_file: bool = False
     gateway: bool = False
     routes: tuple[str, ...] = ()
+    tls: Tls | Literal[""] = ""
     bind: str = LOOPBACK
     accept_open_routes: bool = False
     media_domains: tuple[str, ...] = ()
@@ -239,6 +242,7 @@ def command_words(request: Request) -> list[str]:
         ("--api-key-file", request.api_key_file),
         ("--gateway", request.gateway),
         *(("--route", route) for route in request.routes),
+        ("--tls", request.tls),
         ("--bind", "" if request.bind == LOOPBACK else request.bind),
         ("--accept-open-routes", request.accept_open_routes),
         ("--media-domains", ",".join(request.media_domains)),

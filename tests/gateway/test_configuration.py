@@ -74,6 +74,7 @@ def test_the_lock_holds_its_image() -> None:
         ({"nodes": 2, "model": "300b"}, "several nodes"),
         ({"routes": ("metrics",)}, "no route that can be asked for"),
         ({"gateway": False, "routes": ("tokenize",)}, "opens a route of the gateway"),
+        ({"gateway": False, "tls": "files"}, "--tls is about the gateway"),
     ],
 )
 def test_what_a_gateway_cannot_be_combined_with(options: dict[str, Any], words: str) -> None:

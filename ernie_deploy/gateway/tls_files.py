@@ -1,0 +1,140 @@
+"""The folder `tls` of a gateway: its certificate and key, replaced together and readable by the gateway alone."""
+
+import fcntl
+import ipaddress
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from ernie_deploy.errors import ToolFailed, UsageError
+from ernie_deploy.gateway.certificate import BLOCK, PRIVATE, openssl
+from ernie_deploy.safe_io.reading import read_bounded
+
+FOLDER, CERTIFICATE, KEY = "tls", "tls.crt", "tls.key"
+MOST_BYTES = 256 << 10
+FOLDER_MODE, CERTIFICATE_MODE, KEY_MODE = 0o755, 0o644, 0o600
+# What of a mode lets anybody but the owner in.
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+LABORATORY_DAYS = 365
+HOST = re.compile(r"(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62}\.?){1,8}")
+LONGEST_COMMON_NAME = 64
+
+
+def text_of(path: Path, what: str) -> str:
+    """The text of a PEM file; raises `UsageError` that says `what` it should have been."""
+    try:
+        return read_bounded(path, MOST_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as fault:
+        reason = getattr(fault, "strerror", None) or "it is not PEM"
+        raise UsageError(
+            f"The {what} {path} cannot be read: {reason}.",
+            next_step="name it: ernie-deploy tls install CERT KEY, or TLS_CERT_FILE and TLS_KEY_FILE in .env",
+        ) from fault
+
+
+def put(folder: Path, chain: str, key: str, owner: tuple[int, int] | None) -> None:
+    """Replace certificate and key in a gateway's folder, both or neither; `owner` is given the key, None leaves it.
+
+    Of `chain` the certificates alone are written: a key in it would lie where everybody reads.
+    """
+    place = folder / FOLDER
+    certificates = "".join(f"{block}\n" for block in BLOCK.findall(chain))
+    texts = {KEY: (f"{key.strip()}\n", KEY_MODE), CERTIFICATE: (certificates, CERTIFICATE_MODE)}
+    try:
+        _make(folder)
+        _make(place)
+        with _alone(place), ExitStack() as staged:
+            spares = [
+                (staged.enter_context(_spare(place / name, *how, owner)), place / name)
+                for name, how in texts.items()
+            ]
+            _swap(spares)
+    except OSError as fault:
+        raise UsageError(
+            f"{place} could not be written: {fault.strerror}.",
+            cause="the folder is full, not yours, or its user may not be given the key",
+            next_step=f"check it with: ls -ld {place}",
+        ) from fault
+
+
+def _make(folder: Path) -> None:
+    """The folder, open to the gateway whatever the umask; one that is there stays as it is."""
+    if not folder.is_dir():
+        folder.mkdir()
+        folder.chmod(FOLDER_MODE)
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """One writer at a time: two could leave the certificate of one and the key of the other."""
+    handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _spare(path: Path, text: str, mode: int, owner: tuple[int, int] | None) -> Iterator[Path]:
+    """The text on the disk beside `path`, never readable by more than it will be."""
+    spare = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    handle = os.open(spare, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, KEY_MODE)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            if owner:
+                os.fchown(handle, *owner)
+            os.fchmod(handle, mode)
+            file.write(text)
+            file.flush()
+            os.fsync(handle)
+        yield spare
+    finally:
+        spare.unlink(missing_ok=True)
+
+
+def _swap(spares: Sequence[tuple[Path, Path]]) -> None:
+    """Give every spare its name; where one cannot have it, those before it go back to what they were."""
+    before = [(path, path.with_name(f".{path.name}.before")) for _, path in spares if path.exists()]
+    for path, kept in before:
+        kept.unlink(missing_ok=True)
+        os.link(path, kept)
+    try:
+        for spare, path in spares:
+            spare.replace(path)
+    except OSError:
+        for path, kept in before:
+            kept.replace(path)
+        raise
+    finally:
+        for _, kept in before:
+            kept.unlink(missing_ok=True)
+
+
+def self_signed(hosts: Sequence[str]) -> tuple[str, str]:
+    """A certificate for these names and addresses and its key, both as PEM; raises `KitError`."""
+    names = ",".join(dict.fromkeys(_alternative(host) for host in hosts))
+    common = next((host for host in hosts if len(host) <= LONGEST_COMMON_NAME), "ernie-deploy")
+    done = openssl((
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+        "-keyout", "-", "-out", "-", "-days", str(LABORATORY_DAYS), "-subj", f"/CN={common}",
+        "-addext", f"subjectAltName={names}", "-addext", "extendedKeyUsage=serverAuth",
+    ))  # fmt: skip
+    block, key = BLOCK.search(done.stdout), PRIVATE.search(done.stdout)
+    if done.returncode or not block or not key:
+        raise ToolFailed("openssl made no certificate.", cause=done.stderr.strip()[-300:])
+    return block[0], key[0]
+
+
+def _alternative(host: str) -> str:
+    """A host as openssl writes it in a certificate; raises `UsageError` for what is none."""
+    with suppress(ValueError):
+        return f"IP:{ipaddress.ip_address(host.strip('[]'))}"
+    if not HOST.fullmatch(host):
+        raise UsageError(
+            f"{host[:80]!r} is no name of a host and no address.", next_step="--host llm.example.org"
+        )
+    return f"DNS:{host}"
