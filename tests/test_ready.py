@@ -158,7 +158,7 @@ def test_a_stop_is_said_before_it_is_passed_on(started: Callable[..., Ready]) ->
     ready.wait_for(200)
     told_at = time.time()
     ready.process.send_signal(signal.SIGTERM)
-    ready.wait_for(503, 3)
+    ready.wait_for(404, 3)
     assert ready.ask()[1]["reason"] == "it stops"
     assert not ready.ended.exists()
     # A second one is no reason to hurry.

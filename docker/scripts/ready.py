@@ -103,7 +103,8 @@ def handler(watch: Watch) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             known, reason = self.path == "/ready", watch.reason
             body = json.dumps({"ready": not reason, "reason": reason}).encode() if known else b"{}"
-            self.send_response((503 if reason else 200) if known else 404)
+            # HAProxy takes 404 for a server that ends what it has, and 503 for one whose streams it must cut.
+            self.send_response(404 if watch.stopping or not known else 503 if reason else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -58,6 +58,18 @@ def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:
         raise click.BadParameter(str(fault)) from None
 
 
+def _upstreams(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    from ernie_deploy.plan.replicas import upstream
+
+    try:
+        found = tuple(upstream(part) for part in value.split(",")) if value else ()
+    except ValueError as fault:
+        raise click.BadParameter(str(fault)) from None
+    if len(set(found)) != len(found):
+        raise click.BadParameter("a server is named twice")
+    return found
+
+
 def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     return tuple(value.split(",")) if value else ()
 
@@ -112,6 +124,12 @@ OPTIONS = [
     click.option("--route", "routes", multiple=True, metavar="ROUTE", help="Open a further route of the gateway: tokenize."),
     click.option("--tls", type=click.Choice(["", "files", "self-signed"]), default="", metavar="files|self-signed",
                  help="Have the gateway speak TLS, with a certificate of yours or with one made for a laboratory."),
+    click.option("--replicas", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
+                 help="Servers behind the gateway on this node, each with GPUs of its own."),
+    click.option("--upstreams", default="", callback=_upstreams, metavar="ADDR:PORT,ADDR:PORT",
+                 help="Make a stack of the gateway alone, before these servers."),
+    click.option("--balance", type=click.Choice(["leastconn", "sticky"]), default="leastconn", show_default=True,
+                 help="Which server gets a request: the least busy one, or that of its key while it has room."),
     click.option("--bind", default=LOOPBACK, show_default=True, callback=_address, metavar="ADDR",
                  help="Host address to publish the API on."),
     click.option("--accept-open-routes", is_flag=True,

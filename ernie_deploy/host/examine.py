@@ -129,7 +129,7 @@ def _link(subject: Subject, values: Mapping[str, str]) -> link.Link | None:
 
 def _headline(plan: Plan) -> str:
     nodes = f" of each of {plan.topology.nodes} nodes" if plan.several_nodes else ""
-    gpus = f" on {plan.topology.gpus} of {plan.target.gpus} GPUs{nodes}" if plan.target.gpus else nodes
+    gpus = f" on {plan.gpus} of {plan.target.gpus} GPUs{nodes}" if plan.target.gpus else nodes
     return f"{plan.model.title} for {plan.target.id}{gpus}, vLLM {plan.engine}"
 
 

@@ -49,7 +49,8 @@ def clock(examination: Examination) -> Iterator[Finding]:
 
 def memory(examination: Examination) -> Iterator[Finding]:
     """The host has the memory that the plan puts there."""
-    machine, need = examination.facts.machine, _host_bytes(examination)
+    machine = examination.facts.machine
+    need = _host_bytes(examination) * len(examination.plan.replicas)
     if not machine.memory_bytes:
         yield unknown("memory", "This host's memory could not be read.")
         return
@@ -98,11 +99,11 @@ def shared_memory(examination: Examination) -> Iterator[Finding]:
     if examination.plan.security.host_ipc:
         return  # the host's own /dev/shm is used instead
     shm_size, have = examination.values["SHM_SIZE"], examination.facts.machine.memory_bytes
-    size = size_of(shm_size)
+    size, each = size_of(shm_size), len(examination.plan.replicas)
     if size is None:
         yield error("shared-memory", f"SHM_SIZE={shm_size} is not a size.", "write it as 16g in .env")
-    elif have and size > have / 2:
-        sentence = f"SHM_SIZE={shm_size} is more than half of this host's {gib(have)}."
+    elif have and size * each > have / 2:
+        sentence = f"SHM_SIZE={shm_size}{f' for each of {each} replicas' if each > 1 else ''} is more than half of this host's {gib(have)}."
         yield warning("shared-memory", sentence, examination.command("doctor", "--write-env"))
     else:
         yield ok("shared-memory", f"SHM_SIZE={shm_size}.")

@@ -30,10 +30,13 @@ def propose(facts: Facts, plan: Plan, now: Mapping[str, str]) -> Proposal | None
         return None
     have_gib = facts.machine.memory_bytes / GIB
     reserve_gib = max(LEAST_RESERVE_GIB, have_gib * RESERVE_SHARE)
-    limit_gib = int(have_gib - reserve_gib)
+    limit_gib = int((have_gib - reserve_gib) / len(plan.replicas))
     if limit_gib < needed_gib(plan, now):
         return None
-    derivation = f"of {have_gib:.0f} GiB {reserve_gib:.0f} are left to the system; not run on hardware"
+    shared = f", {len(plan.replicas)} replicas share the rest" if len(plan.replicas) > 1 else ""
+    derivation = (
+        f"of {have_gib:.0f} GiB {reserve_gib:.0f} are left to the system{shared}; not run on hardware"
+    )
     return Proposal(f"{limit_gib}g", derivation)
 
 

@@ -33,7 +33,7 @@ def instead(request: Request, pairing: Pairing, resolve: Resolve) -> str:
     """
     asked = _by_options(request, pairing)
     kinds = (
-        _smaller_replicas, _fewer_replicas, _other_sizes, _unpadded, _replicas_over_nodes, _more_nodes, _eight_bit,
+        _fewer_servers, _smaller_replicas, _fewer_replicas, _other_sizes, _unpadded, _replicas_over_nodes, _more_nodes, _eight_bit,
     )  # fmt: skip
     answers = [words for kind in kinds for words in kind(asked, pairing, resolve)]
     return ", or ".join(dict.fromkeys(answers))
@@ -59,9 +59,15 @@ def _on_gpus(plan: "Plan", row: Row | None, resolve: Resolve) -> str:
         "tensor-parallel-size", 1
     )
     why = "the published layout" if published else "the memory plan"
-    note = f"Uses {topology.gpus} of the node's {there} GPUs ({why})."
-    # Where the user narrowed the GPUs, the rest is not on offer.
-    return note if plan.request.gpus else note + _rest_of_node(plan, resolve)
+    note = f"Uses {plan.gpus} of the node's {there} GPUs ({why}{_each(plan)})."
+    # Where the user narrowed the GPUs, or said how often to serve, the rest is not on offer.
+    return note if plan.request.gpus or len(plan.replicas) > 1 else note + _rest_of_node(plan, resolve)
+
+
+def _each(plan: "Plan") -> str:
+    """What of them one replica has, where there are several."""
+    several = len(plan.replicas) > 1
+    return f", {plan.topology.gpus} for each of {len(plan.replicas)} replicas" if several else ""
 
 
 def _rest_of_node(plan: "Plan", resolve: Resolve) -> str:
@@ -139,6 +145,16 @@ def _smaller_replicas(asked: Request, pairing: Pairing, resolve: Resolve) -> Ite
         sizes = (size for size in _legal(pairing)[::-1] if size != asked.tp)
         fitting = (size for size in sizes if _plan_of(replace(asked, tp=size), resolve))
         yield from (f"--dp {asked.dp} with --tp {size}" for size in _first(fitting))
+
+
+def _fewer_servers(asked: Request, pairing: Pairing, resolve: Resolve) -> Iterator[str]:
+    """Fewer servers behind the gateway, each the same."""
+    del pairing
+    counts = range(asked.replicas - 1, 0, -1)
+    yield from (
+        f"--replicas {count}"
+        for count in _first(n for n in counts if _plan_of(replace(asked, replicas=n), resolve))
+    )
 
 
 def _fewer_replicas(asked: Request, pairing: Pairing, resolve: Resolve) -> Iterator[str]:

@@ -77,6 +77,8 @@ def _refuse_illegal(pairing: Pairing, topology: Topology) -> None:
     if topology.gpus > available:
         each = f" of each of the {topology.nodes} nodes" if topology.nodes > 1 else ""
         have = f"--gpus names {available}" if pairing.gpu_ids else f"one {target.id} node has {available}"
+        if pairing.replicas > 1:
+            have = f"and {pairing.replicas} replicas leave each of them {available}"
         raise LayoutRefused(
             f"{model.id} on {target.id}: the layout needs {topology.gpus} GPUs{each}, {have}.",
             cause=f"tensor_parallel_size {topology.tensor_parallel_size}"

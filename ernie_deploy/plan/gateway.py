@@ -28,6 +28,16 @@ class Server(Struct, frozen=True):
     connections: int
 
 
+def servers_of(request: Request, connections: int) -> tuple[Server, ...]:
+    """The servers of this stack, or those elsewhere that were named."""
+    if request.upstreams:
+        named = ((f"upstream-{number}", at) for number, at in enumerate(request.upstreams, 1))
+    else:
+        services = ["serve", *(f"serve-{number}" for number in range(2, request.replicas + 1))]
+        named = ((service, f"{service}:8000") for service in services)
+    return tuple(Server(name, at, connections) for name, at in named)
+
+
 class Load(Struct, frozen=True):
     """What one server takes: requests that it computes at once, and tokens of the longest one."""
 
@@ -91,8 +101,8 @@ def gateway_of(
         image=facts.image.reference,
         user=facts.image.user,
         routes=_routes(facts, model, request),
-        servers=(Server("serve", "serve:8000", load.sequences),),
-        queue=load.sequences,
+        servers=servers_of(request, load.sequences),
+        queue=load.sequences * max(request.replicas, len(request.upstreams)),
         max_body_bytes=body * MIB,
         answer_timeout_s=facts.answer.waiting_s + load.context_tokens * facts.answer.ms_per_token // MS_PER_S,
     )

@@ -40,13 +40,18 @@ def media_domains(request: Request) -> tuple[str, ...]:
     """The hosts that may be asked for media, as vLLM compares them; raises `UsageError`."""
     domains = tuple(domain.lower() for domain in request.media_domains)
     for domain in domains:
-        if len(domain) > LONGEST_HOST_NAME or not all(map(LABEL.fullmatch, domain.split("."))):
+        if not is_host_name(domain):
             raise UsageError(
                 f"--media-domains: {domain[:40]!r} is not a host name.",
                 cause="vLLM compares the host of a URL with it, letter by letter, without scheme, port or path",
                 next_step="write host names with commas between them, such as images.example.org,cdn.example.org",
             )
     return domains
+
+
+def is_host_name(text: str) -> bool:
+    """Whether it is a host's name in small letters, or an address of IPv4, and nothing besides."""
+    return len(text) <= LONGEST_HOST_NAME and all(map(LABEL.fullmatch, text.split(".")))
 
 
 def _limits(engine: Engine, *, images: bool) -> list[RequestLimit]:

@@ -77,6 +77,7 @@ def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
     if request.api_key_file and not is_open(request):
         notes.append(_open_routes(pairing, request))
     notes += _notes_on_nodes(layout, request)
+    notes += _notes_on_replicas(layout, request)
     notes.append(NO_LIMIT if target.gpus else LIMIT.format(gib=serve_memory_gib(layout.memory)))
     notes += [EGRESS, *([REQUESTS] if model.vision else [])]
     return notes + recipe.notes(pairing.recipes, kinds)
@@ -104,6 +105,18 @@ def _notes_on_nodes(layout: Layout, request: Request) -> list[str]:
     if request.multi_node == "ray":
         notes.append(RAY)
     return notes
+
+
+def _notes_on_replicas(layout: Layout, request: Request) -> Iterator[str]:
+    """What several servers are and are not, and what sends a request to one of them."""
+    ranks = layout.topology.data_parallel_size
+    if request.replicas > 1:
+        within = f", here with {ranks} data-parallel engines each" if ranks > 1 else ""
+        yield REPLICAS.format(count=request.replicas, within=within)
+    if request.replicas > 1 or len(request.upstreams) > 1:
+        yield STICKY if request.balance == "sticky" else LEASTCONN
+    if request.upstreams:
+        yield UPSTREAMS
 
 
 UNSERVED = "vLLM {engine.version}, which --engine asks for: {engine.status}."
@@ -159,4 +172,21 @@ DRAFTS_WITH_A_PIPELINE = (
 RAY = (
     "--multi-node ray: vLLM's images have no Ray since 0.18, so `docker compose build` adds a pinned one."
     " vLLM for CPU refuses Ray, so beyond its configuration this is unproven here."
+)
+REPLICAS = (
+    "--replicas {count}: so many servers with their own engine, API and GPUs{within}; the gateway leaves out one that"
+    " stops, hangs or dies. --dp is replicas within one server, which share its API and, of an MoE model, the experts:"
+    " they start, stop and fail together."
+)
+LEASTCONN = (
+    "--balance leastconn: each request goes to the least busy server, so that every server computes and keeps the"
+    " prefixes of every client. --balance sticky keeps a key's requests together while its server has room."
+)
+STICKY = (
+    "--balance sticky: a key's requests go to one server, whose prefix cache they find, until it has half again as"
+    " much as the average; then to the next. With one key for everybody it is no better than leastconn."
+)
+UPSTREAMS = (
+    "--upstreams: the servers must ask for no key, take requests from this gateway alone (a firewall's to say), and"
+    " serve the same model. Their /health is all the gateway sees: one that hangs keeps its requests until they time out."
 )

@@ -34,12 +34,13 @@ class Pairing(Struct, frozen=True, kw_only=True):
     local_weights: bool = False
     lock_path: str = ""
     nodes: int = 1
+    replicas: int = 1
     replica_tp: int | None = None
 
     @property
     def gpus_of_node(self) -> int:
-        """GPUs that one node offers to this plan; the processor of a CPU target counts as one."""
-        return len(self.gpu_ids) or self.target.gpus or 1
+        """GPUs that one node offers to a server of this plan; the processor of a CPU target counts as one."""
+        return (len(self.gpu_ids) or self.target.gpus or self.replicas) // self.replicas
 
 
 def find(settings: Sequence[Setting], name: str) -> Setting | None:

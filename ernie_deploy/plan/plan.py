@@ -9,6 +9,7 @@ from ernie_deploy.plan.gateway import Gateway
 from ernie_deploy.plan.memory import MemoryPlan, serve_memory_gib
 from ernie_deploy.plan.nodes import entry_settings, ray_settings, worker_settings
 from ernie_deploy.plan.remote_code import RemoteCode
+from ernie_deploy.plan.replicas import Replica
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.serve import (
     API_KEY_CONFIG,
@@ -23,6 +24,11 @@ from ernie_deploy.plan.settings import Setting, value_of
 from ernie_deploy.plan.topology import Topology
 
 STOP_MARGIN_S = 30
+VLLM_CACHE = "VLLM_CACHE_ROOT"
+# docker/scripts/ready.py waits so long before it passes a stop on.
+SEEN_S = 3
+# After so long a replica that has work and does not move is given up by the gateway; the only server never is.
+HANG_S = 15
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -42,6 +48,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     profiles: tuple[str, ...]
     topology: Topology
     gpu_ids: tuple[int, ...]
+    replicas: tuple[Replica, ...]
+    visible_devices: str
     memory: MemoryPlan
     settings: tuple[Setting, ...]
     environment: tuple[Setting, ...]
@@ -189,8 +197,28 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     @property
     def stop_grace_period_s(self) -> int:
-        """vLLM drains for the shutdown timeout; Docker kills this much later."""
-        return self.shutdown_timeout_s + STOP_MARGIN_S
+        """vLLM drains for the shutdown timeout, behind a gateway once that knows; Docker kills this much later."""
+        return self.shutdown_timeout_s + STOP_MARGIN_S + (SEEN_S if self.gateway else 0)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs taken of each node, by all replicas; the processor counts as one for each."""
+        return self.topology.gpus * len(self.replicas)
+
+    def environment_of(self, replica: Replica) -> dict[str, str]:
+        """What a replica after the first has otherwise: its GPUs, and where vLLM keeps what it compiles.
+
+        vLLM's own cache is written in place (0.32.0 compilation/backends.py); Triton's and inductor's are not.
+        """
+        root = str(value_of(self.environment, VLLM_CACHE, ""))
+        own = {VLLM_CACHE: f"{root}-{replica.number}"} if root else {}
+        gpus = {self.visible_devices: ",".join(map(str, replica.gpu_ids))} if self.visible_devices else {}
+        return own | gpus
+
+    @property
+    def hang_s(self) -> int:
+        """After how long docker/scripts/ready.py calls a server that does not move hung; 0 is never."""
+        return HANG_S if len(self.replicas) > 1 else 0
 
     @property
     def revision(self) -> str:

@@ -15,6 +15,7 @@ MultiNode = Literal["native", "ray"]
 ExtraPackages = Literal["fetch", "none"]
 # Where the gateway's certificate comes from: its owner's files, or made here for a laboratory.
 Tls = Literal["files", "self-signed"]
+Balance = Literal["leastconn", "sticky"]
 
 LOOPBACK = "127.0.0.1"
 # Docker's, for users and groups.
@@ -83,6 +84,9 @@ class Request(Struct, frozen=True, kw_only=True):
     gateway: bool = False
     routes: tuple[str, ...] = ()
     tls: Tls | Literal[""] = ""
+    replicas: int = 1
+    upstreams: tuple[str, ...] = ()
+    balance: Balance = "leastconn"
     bind: str = LOOPBACK
     accept_open_routes: bool = False
     media_domains: tuple[str, ...] = ()
@@ -243,6 +247,9 @@ def command_words(request: Request) -> list[str]:
         ("--gateway", request.gateway),
         *(("--route", route) for route in request.routes),
         ("--tls", request.tls),
+        ("--replicas", request.replicas if request.replicas > 1 else ""),
+        ("--upstreams", ",".join(request.upstreams)),
+        ("--balance", "" if request.balance == "leastconn" else request.balance),
         ("--bind", "" if request.bind == LOOPBACK else request.bind),
         ("--accept-open-routes", request.accept_open_routes),
         ("--media-domains", ",".join(request.media_domains)),

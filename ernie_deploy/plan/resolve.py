@@ -26,6 +26,7 @@ from ernie_deploy.plan.pairing import Pairing, find, size_of
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.refusals import check_gpus, check_nodes, check_profiles
 from ernie_deploy.plan.remote_code import remote_code
+from ernie_deploy.plan.replicas import check_replicas, replicas_of
 from ernie_deploy.plan.request import Request, check_words, user_settings
 from ernie_deploy.plan.serve import (
     cache_environment,
@@ -87,6 +88,7 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
     model, target, size = pairing.model, pairing.target, weight_bytes(pairing.model)
     ready_timeout_s = BASE_READY_TIMEOUT_S + round(size / SLOWEST_READ_BYTES_PER_S)
     gpu_ids = _gpu_ids(request, layout, target)
+    replicas = replicas_of(request, gpu_ids, layout.topology.gpus)
     bench = bench_settings(catalog.recipes, model, target, request, settings)
     code = remote_code(catalog, model, request, settings, bench)
     return Plan(
@@ -104,10 +106,12 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         profiles=tuple(profile.id for profile in layout.profiles),
         topology=layout.topology,
         gpu_ids=gpu_ids,
+        replicas=replicas,
+        visible_devices="" if request.gpus_cdi else pairing.vendor.visible_devices,
         memory=layout.memory,
         settings=settings,
         environment=(
-            *serve_environment(request, pairing, layout, gpu_ids, ready_timeout_s),
+            *serve_environment(request, pairing, layout, replicas[0].gpu_ids, ready_timeout_s),
             *limit_environment(pairing.engine, model, settings),
             *cache_environment(pairing.engine, target.vendor),
             *node_environment(layout.topology),
@@ -154,11 +158,13 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
         local_weights=bool(request.weights),
         lock_path=request.lock.path if request.lock else "",
         nodes=request.nodes,
+        replicas=request.replicas,
     )
     check_profiles(pairing)
     check_gpus(request, target)
     check_nodes(request, target)
     check_gateway(request)
+    check_replicas(request, target)
     return pairing, support
 
 
@@ -191,7 +197,7 @@ def _image(engine: Engine, vendor: VendorFacts, request: Request) -> str:
 def _gpu_ids(request: Request, layout: Layout, target: Target) -> tuple[int, ...]:
     """The first GPUs of the choice, as many as the layout takes; none on a CPU target."""
     ids = request.gpus or tuple(range(target.gpus))
-    return ids[: layout.topology.gpus]
+    return ids[: layout.topology.gpus * request.replicas]
 
 
 def _gateway(

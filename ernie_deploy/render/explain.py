@@ -30,10 +30,12 @@ def as_data(plan: Plan) -> dict[str, Any]:
             "data_parallel_size": topology.data_parallel_size,
             "pipeline_parallel_size": topology.pipeline_parallel_size,
             "nodes": topology.nodes,
-            "gpus_used": topology.gpus if plan.target.gpus else 0,
+            "gpus_used": plan.gpus if plan.target.gpus else 0,
             "gpus_of_node": plan.target.gpus,
             "gpu_ids": list(plan.gpu_ids),
         },
+        "servers": [{"service": one.service, "gpu_ids": list(one.gpu_ids)} for one in plan.replicas],
+        "upstreams": list(plan.request.upstreams),
         "memory_per_gpu": {
             "budget_gib": round(memory.budget_gib, 2),
             "weights_gib": round(memory.weights_gib, 2),
@@ -192,13 +194,20 @@ def _head(plan: Plan) -> str:
         sizes.append(f"data_parallel_size {topology.data_parallel_size}")
     if topology.pipeline_parallel_size > 1:
         sizes.append(f"pipeline_parallel_size {topology.pipeline_parallel_size}")
-    gpus = f"{topology.gpus} of {plan.target.gpus} GPUs" if plan.target.gpus else "the processor"
+    if len(plan.replicas) > 1:
+        sizes.append(f"{len(plan.replicas)} replicas behind the gateway ({plan.request.balance})")
+    gpus = f"{plan.gpus} of {plan.target.gpus} GPUs" if plan.target.gpus else "the processor"
     nodes = f" of each of {topology.nodes} nodes" if plan.several_nodes else ""
     rows = [
         ("model", f"{plan.positional_model}, revision {plan.revision}"),
         ("target", f"{plan.target.title}, {support}"),
         ("image", plan.serve_image),
         ("layout", f"{', '.join(sizes)} on {gpus}{nodes}"),
+        *(
+            (one.service, f"GPU {','.join(map(str, one.gpu_ids))}")
+            for one in plan.replicas
+            if one.gpu_ids and len(plan.replicas) > 1
+        ),
         ("profiles", ", ".join(plan.profiles) or "none"),
         ("ready", f"within {plan.ready_timeout_s} s; after that the server is considered stuck"),
     ]

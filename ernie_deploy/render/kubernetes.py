@@ -106,6 +106,8 @@ def refuse_host_options(request: Request) -> None:
         "--gpus-cdi": request.gpus_cdi and "the device plugin hands out GPUs",
         "--gateway": request.gateway
         and "the manifests have no gateway yet; a Service is within the cluster only",
+        "--replicas": request.replicas > 1 and "a Deployment or LeaderWorkerSet has replicas of its own",
+        "--upstreams": bool(request.upstreams) and "a Service without a selector names servers elsewhere",
         "--bind": request.bind != LOOPBACK and "a Service has an address of the cluster",
     }
     for option, reason in reasons.items():

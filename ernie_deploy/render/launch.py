@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from ernie_deploy.plan.gateway import FRONT_PORT, OWN_PORT
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.replicas import Replica
 from ernie_deploy.plan.serve import HF_CACHE, HOME
 from ernie_deploy.plan.settings import words
 from ernie_deploy.render.gateway import NAME as CONFIGURATION
@@ -33,8 +34,14 @@ class Launch(Struct, frozen=True, kw_only=True):
         plan, start = self.plan, []
         if plan.request.api_key_file:
             start += [*self._run("with_api_key.py", "-I"), *map(word, plan.api_key_words)]
+        start += [*self._run("ready.py", "-IS"), f'"{plan.hang_s}"'] if plan.gateway else []
         start += self._node("head") if plan.several_nodes else []
         return [*start, *self._verified(first=True), "vllm", "serve"]
+
+    def environment_of(self, replica: Replica) -> list[str]:
+        """Variables of a further replica: those of `serve` but for its GPUs and for what vLLM alone writes to."""
+        own = self.plan.environment_of(replica)
+        return ["<<: *serve-environment", *(f"{name}: {word(value)}" for name, value in own.items())]
 
     @property
     def worker(self) -> list[str]:
@@ -142,6 +149,12 @@ class Launch(Struct, frozen=True, kw_only=True):
     def gateway(self) -> list[str]:
         """What `gateway` runs: a master that a signal makes read its files anew, and the process that serves."""
         return ["haproxy", "-W", "-db", "-f", self.scripts.path(CONFIGURATION)]
+
+    @property
+    def gateway_waits(self) -> list[str]:
+        """What `gateway` depends on, so that Compose stops it first."""
+        waits = "{condition: service_started, restart: true}"
+        return [f"{replica.service}: {waits}" for replica in self.plan.replicas]
 
     @property
     def gateway_environment(self) -> list[str]:

@@ -46,6 +46,7 @@ def scripts_of(plan: Plan) -> Scripts:
     names = ["common.py", "serve.py", "canary.py", "fetch.py"]
     names += ["own_folder.py"] * bool(plan.request.weights) + ["with_code.py"] * bool(plan.code)
     names += ["with_api_key.py"] * plan.request.api_key_file
+    names += ["ready.py"] * bool(plan.gateway)
     names += list(OF_NODES) * plan.several_nodes
     if plan.code:
         names += ["packages.py"] * bool(plan.packages) + ["judge.py", "code_reader.py", "dry_import.py"]

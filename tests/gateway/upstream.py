@@ -21,7 +21,7 @@ class Arrived(Struct):
 
 
 class Upstream(socketserver.ThreadingTCPServer):
-    """Answers /health with `health`, and everything else by `answer`, which writes to the connection."""
+    """Answers /ready (and /health) with `health`, and everything else by `answer`, which writes to the connection."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -61,7 +61,7 @@ class _Handler(socketserver.BaseRequestHandler):
             name, _, value = text.partition(":")
             headers[name.lower()] = value.strip()
         body = stream.read(int(headers.get("content-length", 0)))
-        if line.startswith("GET /health "):
+        if line.startswith(("GET /ready ", "GET /health ")):
             self.request.sendall(f"HTTP/1.1 {self.server.health} X\r\ncontent-length: 0\r\n\r\n".encode())
             return
         self.server.arrived.append(Arrived(line, headers, body))
