@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 IMAGE = "ernie-deploy/base"
@@ -60,11 +61,11 @@ def run(command: list[str]) -> None:
         raise SystemExit(f"{done.stdout[-2000:]}\nbase: {command[0]} ended with {done.returncode}")
 
 
-def debootstrap(archive: Archive, root: Path) -> None:
+def debootstrap(archive: Archive, root: Path, packages: str = PACKAGES) -> None:
     """Unpack and configure the packages in a folder."""
     if not shutil.which("debootstrap"):
         raise SystemExit("base: debootstrap is missing: apt-get install debootstrap, then run this again")
-    options = ["--variant=minbase", f"--components={archive.components}", f"--include={PACKAGES}"]
+    options = ["--variant=minbase", f"--components={archive.components}", f"--include={packages}"]
     run(["debootstrap", *options, archive.suite, str(root), archive.mirror])
 
 
@@ -77,10 +78,11 @@ def clean(root: Path) -> None:
         (root / name).write_text("")
 
 
-def load(root: Path, image: str) -> None:
-    """Make the folder an image of one layer."""
+def load(root: Path, image: str, settings: Sequence[str] = ('CMD ["/bin/bash"]',)) -> None:
+    """Make the folder an image of one layer; `settings` are words of a Dockerfile."""
     pack = ["tar", "--numeric-owner", "--exclude=./dev/*", "--exclude=./proc/*", "-C", str(root), "-c", "."]
-    take = ["docker", "import", "--change", 'CMD ["/bin/bash"]', "-", image]
+    changes = [word for setting in settings for word in ("--change", setting)]
+    take = ["docker", "import", *changes, "-", image]
     print(f"$ {shlex.join(pack)} | {shlex.join(take)}", flush=True)
     with subprocess.Popen(pack, stdout=subprocess.PIPE) as packing:
         subprocess.run(take, check=True, stdin=packing.stdout)
