@@ -60,6 +60,11 @@ class Gateway(Struct, frozen=True, kw_only=True):
     answer_timeout_s: int
 
     @property
+    def connections(self) -> int:
+        """How many requests all servers take at once."""
+        return sum(server.connections for server in self.servers)
+
+    @property
     def defaults(self) -> dict[str, str]:
         """The variables of .env whose default this plan decides."""
         return {

@@ -79,8 +79,15 @@ def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
     notes += _notes_on_nodes(layout, request)
     notes += _notes_on_replicas(layout, request)
     notes.append(NO_LIMIT if target.gpus else LIMIT.format(gib=serve_memory_gib(layout.memory)))
-    notes += [EGRESS, *([REQUESTS] if model.vision else [])]
+    notes += [_on_egress(request), *([REQUESTS] if model.vision and not request.gateway else [])]
     return notes + recipe.notes(pairing.recipes, kinds)
+
+
+def _on_egress(request: Request) -> str:
+    """Whether the server is cut off from the network, and by what."""
+    if not request.gateway:
+        return EGRESS
+    return OPENED_FOR_MEDIA if request.media_domains else ENCLOSED
 
 
 def _notes_on_security(pairing: Pairing, request: Request) -> Iterator[str]:
@@ -154,6 +161,11 @@ EGRESS = (
     " cannot both publish a port and be cut off from the network. The manifests of --format kubernetes hold a"
     " NetworkPolicy that does."
 )
+ENCLOSED = (
+    "`serve` is on an internal network of Docker's that leads to the gateway alone. Before Docker 28 such a network still"
+    " reaches what listens on every address of this host."
+)
+OPENED_FOR_MEDIA = "--media-domains gives `serve` a way out, which Compose cannot narrow to those hosts: vLLM alone keeps to them."
 REQUESTS = (
     "Images, pixels, hosts and answers are bounded for one request. How many requests come at once is not:"
     " SERVE_MEMORY is what bounds the memory of all."

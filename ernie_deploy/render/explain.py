@@ -9,6 +9,7 @@ from ernie_deploy.catalog.schema import Port
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import command_words
 from ernie_deploy.plan.settings import Setting, words
+from ernie_deploy.render import gateway_words
 from ernie_deploy.safe_io.columns import NARROWEST_TEXT, folded
 
 
@@ -48,6 +49,7 @@ def as_data(plan: Plan) -> dict[str, Any]:
             "sequences_of_full_context_estimated": round(memory.sequences, 1),
             "verdict": memory.verdict,
         },
+        "gateway": gateway_words.as_data(plan.gateway) if plan.gateway else None,
         "packages": [_package(package) for package in plan.packages],
         "weight_bytes": plan.weight_bytes,
         "ready_timeout_s": plan.ready_timeout_s,
@@ -88,6 +90,11 @@ def _packages(plan: Plan) -> str:
         for package in plan.packages
     ]
     return _settings("packages from the package index", rows) if rows else ""
+
+
+def _gateway(plan: Plan) -> str:
+    """What the gateway lets through, and how much of it."""
+    return _settings("gateway", gateway_words.rows(plan.gateway)) if plan.gateway else ""
 
 
 def commands(plan: Plan) -> list[tuple[str, list[str]]]:
@@ -150,6 +157,7 @@ def as_text(plan: Plan, width: int | None = None) -> str:
         _settings("bench", [(" ".join(words([s])), s.origin) for s in plan.bench]),
         _sentences("where this differs from the published recipe", plan.differences),
         _packages(plan),
+        _gateway(plan),
         _on_each_node(plan),
         _ports(plan),
         _sentences("warnings", plan.warnings),

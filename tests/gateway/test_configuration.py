@@ -10,6 +10,7 @@ from gateway import haproxy
 from test_scripts import before_the_scripts
 
 from ernie_deploy.errors import KitError
+from ernie_deploy.render.explain import as_data, as_text
 from ernie_deploy.render.folder import files
 from ernie_deploy.stack.locking import images_of
 
@@ -80,3 +81,22 @@ def test_the_lock_holds_its_image() -> None:
 def test_what_a_gateway_cannot_be_combined_with(options: dict[str, Any], words: str) -> None:
     with pytest.raises(KitError, match=words):
         planned("h100", **{"gateway": True} | options)
+
+
+def test_the_plan_says_what_the_gateway_lets_through_and_why() -> None:
+    plan = planned("h100", gateway=True, routes=("tokenize",))
+    page, data = as_text(plan), as_data(plan)["gateway"]
+    for words in (
+        "POST /v1/chat/completions",
+        "POST /tokenize",
+        "everything else",
+        "1024 requests at once",
+        "13707 s",
+    ):
+        assert words in page
+    assert {route["path"] for route in data["routes"]} >= {"/v1/models", "/tokenize"}
+    assert "internal network" in " ".join(plan.notes)
+    assert "way out" in " ".join(
+        planned("h100", model="vl-28b", gateway=True, media_domains=("a.org",)).notes
+    )
+    assert as_data(planned("h100"))["gateway"] is None
