@@ -4,6 +4,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.plan.lock import Lock, LockedFile, LockedModel, LockFile
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.resolve import resolve
+from ernie_deploy.stack.locking import images_of
 
 COMMIT = "c0" * 20
 
@@ -11,7 +12,7 @@ COMMIT = "c0" * 20
 def lock_of(request: Request) -> Lock:
     """A lock that holds the whole stack of a request."""
     plan = resolve(Catalog(), request)
-    images = sorted({plan.image, plan.bench_image})
+    images = images_of(plan)
     digests = {name: "sha256:" + f"{number + 1:x}" * 64 for number, name in enumerate(images)}
     model = LockedModel(
         commit=COMMIT,

@@ -366,6 +366,7 @@ EVERY_FORM = [
     ("mi300x", {"user": "1000:1000"}), ("h100", {"api_key_file": True}), ("cpu", {}), ("h100", {}),
     ("h100", {"model": "300b", "nodes": 2}), ("h100", {"model": "vl-28b"}),
     ("h100", {"registry": "mirror.example", "image": "me/vllm:v0.32.0"}), ("h100", {"gateway": True}),
+    ("h100", {"monitoring": True}),
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from ernie_deploy.errors import CatalogError
 from ernie_deploy.paths import CATALOG
 
 if TYPE_CHECKING:
-    from ernie_deploy.catalog import bench_schema, gateway_schema, package_schema
+    from ernie_deploy.catalog import bench_schema, gateway_schema, monitoring_schema, package_schema
 
 AnyFact = TypeVar("AnyFact", bound=schema.Fact)
 ENGINE_FILE = re.compile(r"(\d{1,4}\.\d{1,4}\.\d{1,4})\.toml")
@@ -114,6 +114,20 @@ class Catalog:
         from ernie_deploy.catalog.bench_schema import Matrix
 
         return load(self.folder / "matrix.toml", Matrix)
+
+    @cached_property
+    def exporters(self) -> "list[monitoring_schema.Exporter]":
+        """What may watch a stack, in the order of its services."""
+        from ernie_deploy.catalog.monitoring_schema import Exporters
+
+        return load(self.folder / "monitoring.toml", Exporters).exporter
+
+    @cached_property
+    def metrics(self) -> "list[monitoring_schema.Metric]":
+        """Every metric that a rule, the dashboard, the canary, `status` or a benchmark reads."""
+        from ernie_deploy.catalog.monitoring_schema import Metrics
+
+        return load(self.folder / "metrics.toml", Metrics).metric
 
     @cached_property
     def failures(self) -> list[schema.Failure]:

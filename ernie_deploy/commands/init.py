@@ -54,7 +54,8 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     refuse_open_routes(plan, catalog, variables.get("BIND_ADDR", ""))
     for sentence in plan.warnings:
         say(f"warning: {sentence}", err=True)
-    made = files(plan, catalog, variables)
+    grafana_user = _grafana_user(folder, plan, variables)
+    made = files(plan, catalog, {**grafana_user, **variables})
     if kept := _keep_env(folder, made, values):
         say(kept, err=True)
     kept_for_upgrade = {f"{RENDERED}/{name}": text for name, text in files(plan, catalog, {}).items()}
@@ -65,6 +66,8 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
         every = {folder / name: text for name, text in {**made, **kept_for_upgrade}.items()}
         write_all(every, force=True, private=[folder / ENV])
     _let_the_server_read(folder / "scripts")
+    if plan.monitoring:
+        _prepare_monitoring(folder, plan, grafana_user, env_is_new=ENV in made)
     say(f"wrote {', '.join(made)} to {folder}", err=True)
     if old:
         say(f"back: {shlex.join(['ernie-deploy', 'rollback', str(folder)])}", err=True)
@@ -92,6 +95,33 @@ def _let_the_server_read(scripts: Path) -> None:
     scripts.chmod(0o755)
     for path in scripts.glob("*.py"):
         path.chmod(0o644)
+
+
+def _grafana_user(folder: Path, plan: "Plan", chosen: dict[str, str]) -> dict[str, str]:
+    """The variable of .env that says who reads Grafana's password, where that is not the image's user."""
+    from ernie_deploy.host.grafana_password import USER, user_of
+
+    if not plan.monitoring:
+        return {}
+    user = chosen.get(USER) or user_of(folder, _image_user(plan))
+    return {USER: user} if user != _image_user(plan) else {}
+
+
+def _image_user(plan: "Plan") -> str:
+    return next(one.user for one in plan.monitoring if one.id == "grafana")
+
+
+def _prepare_monitoring(folder: Path, plan: "Plan", user: dict[str, str], *, env_is_new: bool) -> None:
+    """Make Grafana's password, and open what Prometheus and Grafana read to their users."""
+    from ernie_deploy.host.grafana_password import FILE, USER, make
+    from ernie_deploy.render.monitoring import FOLDER
+
+    for path in (folder / FOLDER, *(folder / FOLDER).rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    if make(folder, user.get(USER, _image_user(plan))):
+        say(f"made {folder / FILE}: the password of Grafana's user admin", err=True)
+    if user and not env_is_new:
+        say(f"write {USER}={user[USER]} into {folder / ENV}: Grafana runs as who owns its password", err=True)
 
 
 def _next(plan: "Plan") -> str:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from ernie_deploy.stack.locking import Sources
 
 # The kit's own; what a user adds is not in the lock.
-SERVICES = ("serve", "worker", "fetch", "beacon", "bench")
+SERVICES = (
+    *("serve", "worker", "fetch", "beacon", "bench", "gateway"),
+    *("prometheus", "grafana", "dcgm-exporter", "device-metrics-exporter", "node-exporter"),
+)
 
 
 def sources_of_file(file: Path) -> "Sources":

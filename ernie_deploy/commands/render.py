@@ -77,6 +77,7 @@ def render(output: Path | None, every: bool, check_only: bool, force: bool, **op
     if check_only or out_dir or env_example:
         raise UsageError("--check, --out-dir and --env-example go with --all.")
     request = with_lock_beside(request_of(options), output)
+    refuse_monitoring(request, form)
     text = manifests_of(request) if form == "kubernetes" else text_of(request)
     if output is None:
         say(text, end="")
@@ -85,6 +86,32 @@ def render(output: Path | None, every: bool, check_only: bool, force: bool, **op
         say(f"wrote {output}", err=True)
     if form == "compose":
         tell_errors(request, output or Path("compose.yml"), text)
+
+
+def refuse_monitoring(request: Request, form: str) -> None:
+    """Raise `UsageError` for --monitoring: what it draws and judges are files, which one file does not hold."""
+    if not request.monitoring:
+        return
+    import shlex
+
+    from msgspec.structs import replace
+
+    from ernie_deploy.plan.request import command_words
+
+    words = shlex.join(["ernie-deploy", "init", "DIR", *command_words(request)])
+    plain = shlex.join(command_words(replace(request, monitoring=False, node_exporter=False)))
+    if form == "kubernetes":
+        raise UsageError(
+            "--monitoring is not made for Kubernetes.",
+            cause="clusters have a Prometheus and a Grafana of their own: the manifests have a PodMonitor for the "
+            "first, and neither rules nor a dashboard",
+            next_step=f"ernie-deploy render --format kubernetes {plain}, and take rules and dashboard from: {words}",
+        )
+    raise UsageError(
+        "--monitoring goes with `init`.",
+        cause="dashboards, rules and their settings are files beside compose.yml, and `render` writes one file",
+        next_step=words,
+    )
 
 
 def tell_errors(request: Request, path: Path, text: str) -> None:

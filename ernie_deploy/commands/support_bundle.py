@@ -90,12 +90,13 @@ def _secrets(stack: "Stack") -> set[str]:
     from ernie_deploy.host.examine import read_env
     from ernie_deploy.host.settings import decided
     from ernie_deploy.stack.lifecycle import resolve
-    from ernie_deploy.stack.support_bundle import in_services, secrets_of
+    from ernie_deploy.stack.support_bundle import in_secret_files, in_services, secrets_of
 
     folder = stack.files[0].parent
     known = secrets_of(decided(read_env(folder / ".env"), os.environ), folder)
     try:
-        return known | in_services(resolve(stack)["services"])
+        resolved = resolve(stack)
+        return known | in_services(resolved["services"]) | in_secret_files(resolved.get("secrets") or {})
     except KitError:  # then the file is in no part either
         return known
 

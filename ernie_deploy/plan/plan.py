@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from ernie_deploy.catalog.monitoring_schema import Exporter
 from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.catalog.schema import Model, Port, Support, Target
 from ernie_deploy.catalog.vendor_schema import SecuritySet
@@ -64,6 +65,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     weight_bytes: int
     ready_timeout_s: int
     shutdown_timeout_s: int
+    # What watches the stack, each with the image that it is rendered with.
+    monitoring: tuple[Exporter, ...] = ()
 
     @property
     def variant(self) -> str:

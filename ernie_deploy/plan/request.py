@@ -91,6 +91,8 @@ class Request(Struct, frozen=True, kw_only=True):
     accept_open_routes: bool = False
     media_domains: tuple[str, ...] = ()
     extra_packages: ExtraPackages = "fetch"
+    monitoring: bool = False
+    node_exporter: bool = False
     registry: str = ""
     image: str = ""
     slo: tuple[str, ...] = ()
@@ -254,6 +256,8 @@ def command_words(request: Request) -> list[str]:
         ("--accept-open-routes", request.accept_open_routes),
         ("--media-domains", ",".join(request.media_domains)),
         ("--extra-packages", "" if request.extra_packages == "fetch" else request.extra_packages),
+        ("--monitoring", request.monitoring),
+        ("--node-exporter", request.node_exporter),
         ("--registry", request.registry),
         ("--image", request.image),
         ("--slo", ",".join(request.slo)),

@@ -16,6 +16,7 @@ from ernie_deploy.plan.gateway import Gateway, Load, check_gateway, gateway_of
 from ernie_deploy.plan.layout import Layout, choose, memory_of
 from ernie_deploy.plan.limits import limit_environment, limit_settings
 from ernie_deploy.plan.memory import MemoryPlan, weight_bytes
+from ernie_deploy.plan.monitoring import check_monitoring, exporters_of
 from ernie_deploy.plan.nodes import (
     node_environment,
     node_settings,
@@ -127,6 +128,7 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         weight_bytes=size,
         ready_timeout_s=ready_timeout_s,
         shutdown_timeout_s=_shutdown_timeout_s(settings),
+        monitoring=exporters_of(catalog, request, target),
     )
 
 
@@ -165,6 +167,7 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
     check_nodes(request, target)
     check_gateway(request)
     check_replicas(request, target)
+    check_monitoring(request)
     return pairing, support
 
 

@@ -10,6 +10,7 @@ from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import Request, command_words
 from ernie_deploy.render.checksum import MOST_BYTES, with_checksum
 from ernie_deploy.render.compose import compose_file, defaults_of
+from ernie_deploy.render.monitoring import monitoring_files
 from ernie_deploy.render.scripts import scripts_of
 from ernie_deploy.render.yaml import environment
 from ernie_deploy.safe_io.reading import read_bounded
@@ -18,7 +19,9 @@ from ernie_deploy.safe_io.redaction import redacted
 VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)[:}]")
 # Secrets lie beside compose.yml where .env names them so, and .env may hold a proxy's password, as may older ones;
 # gateway/ has the names and hashes of clients' keys, and the key of the certificate.
-GITIGNORE = "/.env\n/api-key.yaml\n/hf-token\n/group-secret/\n/gateway/\n/.ernie/previous/\n"
+GITIGNORE = (
+    "/.env\n/api-key.yaml\n/hf-token\n/group-secret/\n/gateway/\n/grafana-password\n/.ernie/previous/\n"
+)
 PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
 
 
@@ -40,7 +43,9 @@ def files(plan: Plan, catalog: Catalog, values: dict[str, str]) -> dict[str, str
     )
     readme = environment().get_template("README.md.j2").render(plan=plan)
     scripts = {f"scripts/{name}": text for name, text in scripts_of(plan).texts.items()}
-    return {"compose.yml": compose, ".env": env, "README.md": readme, ".gitignore": GITIGNORE, **scripts}
+    return {"compose.yml": compose, ".env": env, "README.md": readme, ".gitignore": GITIGNORE, **scripts} | (
+        monitoring_files(plan)
+    )
 
 
 def is_of_folder(path: Path) -> bool:

@@ -106,6 +106,7 @@ class Launch(Struct, frozen=True, kw_only=True):
         files = {**self._fetch_files}
         files |= {"vllm_config": "API_KEY_FILE"} if self.plan.request.api_key_file else {}
         files |= {"group_secret": "GROUP_SECRET_FILE"} if self.plan.several_nodes else {}
+        files |= {"grafana_password": "GRAFANA_PASSWORD_FILE"} if self.plan.monitoring else {}
         return [f'{name}: {{file: "{self.host[variable]}"}}' for name, variable in files.items()]
 
     @property

@@ -38,8 +38,9 @@ class Sources(Struct, frozen=True):
 
 def images_of(plan: Plan) -> list[str]:
     """The images of a plan that was made without a lock, but for those that name a digest already."""
-    gateway = [plan.gateway.image] if plan.gateway else []
-    return sorted({image for image in (plan.image, plan.bench_image, *gateway) if "@" not in image})
+    beside = [plan.gateway.image] if plan.gateway else []
+    beside += [exporter.reference for exporter in plan.monitoring]
+    return sorted({image for image in (plan.image, plan.bench_image, *beside) if "@" not in image})
 
 
 def revisions_of(plan: Plan) -> list[str]:

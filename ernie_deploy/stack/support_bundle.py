@@ -21,7 +21,13 @@ OWNER_ONLY = 0o600
 MOST_OF_PART_CHARACTERS = 8 << 20
 # Shorter ones would be found anywhere.
 SHORTEST_SECRET = 6
-SECRET_FILES = ("HF_TOKEN_FILE", "API_KEY_FILE", "GROUP_SECRET_FILE", "PIP_CONFIG_FILE")
+SECRET_FILES = (
+    "HF_TOKEN_FILE",
+    "API_KEY_FILE",
+    "GROUP_SECRET_FILE",
+    "PIP_CONFIG_FILE",
+    "GRAFANA_PASSWORD_FILE",
+)
 SECRET_NAMES = re.compile(r"(?i)(?:^|_)(?:token|key|password|passwd|secret|credentials?)$")
 SECRET_FLAGS = ("--api-key", "--hf-token")
 PASSWORD = re.compile(r"//[^/@\s:]{0,200}:(?P<password>[^@\s/]{1,500})@")
@@ -52,6 +58,12 @@ def in_services(services: Mapping[str, Any]) -> set[str]:
         words = [str(word) for word in service.get("command") or ()]
         known |= {after for word, after in pairwise(words) if word in SECRET_FLAGS}
         known |= {word.partition("=")[2] for word in words if word.partition("=")[0] in SECRET_FLAGS}
+    return {word for word in known if len(word) >= SHORTEST_SECRET}
+
+
+def in_secret_files(secrets: Mapping[str, Any]) -> set[str]:
+    """What is in the files of a resolved file's `secrets`, which a default may name as well as .env."""
+    known = {word for one in secrets.values() if one.get("file") for word in _in_file(Path(one["file"]))}
     return {word for word in known if len(word) >= SHORTEST_SECRET}
 
 
