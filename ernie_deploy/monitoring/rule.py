@@ -1,0 +1,54 @@
+"""A rule as Prometheus reads it: an alert with what a person needs at night, or a query that others repeat."""
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Severity = Literal["critical", "warning"]
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A query that is kept under a name."""
+
+    name: str
+    expr: str
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """As Prometheus reads it."""
+        return {"record": self.name, "expr": self.expr}
+
+
+class Alert(Struct, frozen=True, kw_only=True):
+    """A condition that a person must hear of.
+
+    `hold` is how long it must last, in Prometheus' words; `description` may hold `{{ $value }}` and `{{ $labels.x }}`.
+    """
+
+    name: str
+    expr: str
+    hold: str
+    severity: Severity
+    summary: str
+    description: str
+    labels: dict[str, str] = {}
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """As Prometheus reads it, with the page to open."""
+        return {
+            "alert": self.name,
+            "expr": self.expr,
+            "for": self.hold,
+            "labels": {"severity": self.severity, **self.labels},
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                "runbook_url": f"docs/alerts/{self.name}.md",
+            },
+        }
+
+
+def duration(seconds: float) -> str:
+    """Whole minutes as Prometheus writes them, rounded up: `44m`."""
+    return f"{-(-int(seconds) // 60)}m"

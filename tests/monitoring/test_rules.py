@@ -1,0 +1,131 @@
+"""Prometheus' rules: promtool's own verdict, series for each alert at its edge, and a page for whom it wakes."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import CATALOG, ROOT, planned
+from monitoring import cases
+from monitoring.cases import CASES
+from monitoring.promtool import Case, judged, question, run
+
+from ernie_deploy.monitoring import rules as made
+from ernie_deploy.monitoring.latency_alerts import Baseline
+from ernie_deploy.monitoring.rule import Alert
+from ernie_deploy.plan.objectives import max_num_seqs
+from ernie_deploy.plan.plan import Plan
+
+JOBS = ("vllm", "gateway", "certificate", "gpu", "node", "prometheus")
+BASELINE = Baseline(
+    mean_tpot_s=cases.BASELINE_S, concurrency=16, prompt_tokens=8000, tolerance_percent=5, name="test"
+)
+PAGES = ROOT / "docs" / "alerts"
+TARGETS = {"nvidia": "h100", "amd": "mi300x"}
+
+
+@cache
+def plan_of(vendor: str) -> Plan:
+    return planned(TARGETS[vendor], slo=cases.SLO)
+
+
+@cache
+def text_of(vendor: str) -> str:
+    return made.rules(plan_of(vendor), JOBS, BASELINE)
+
+
+def every_alert() -> Iterator[Alert]:
+    for vendor in TARGETS:
+        yield from made.alerts(plan_of(vendor), JOBS, BASELINE)
+
+
+NAMES = sorted({alert.name for alert in every_alert()})
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{number}-{case.alert}" for number, case in enumerate(CASES)])
+def test_an_alert_fires_beyond_its_edge_and_not_before(case: Case, tmp_path: Path):
+    done = judged(tmp_path, text_of(case.plan), [question(case, fires=True), question(case, fires=False)])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_alert_lacks_its_series():
+    assert sorted({case.alert for case in CASES}) == NAMES
+
+
+def test_the_numbers_of_the_cases_are_the_plans():
+    plan = plan_of("nvidia")
+    assert max_num_seqs(plan) == cases.SEQUENCES
+    assert round(1.1 * plan.weight_bytes) == cases.WEIGHTS
+
+
+def test_every_alert_has_its_page_and_every_page_its_alert():
+    assert sorted(path.stem for path in PAGES.glob("*.md")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_says_what_it_means_what_to_look_at_and_what_to_do(name):
+    page = (PAGES / f"{name}.md").read_text()
+    assert re.findall("^#+ .*", page, re.MULTILINE) == [
+        f"# {name}", "## What it means", "## What to look at", "## What to do",
+    ]  # fmt: skip
+    assert "ernie-deploy " in page
+    assert len(page.splitlines()) < 60
+
+
+@pytest.mark.parametrize("alert", list(every_alert()), ids=lambda alert: f"{alert.name}")
+def test_an_alert_says_what_a_person_needs(alert):
+    entry = alert.entry
+    assert entry["annotations"]["runbook_url"] == f"docs/alerts/{alert.name}.md"
+    assert entry["labels"]["severity"] in ("critical", "warning")
+    assert alert.summary
+    assert re.search(r"\d", alert.description), "a number from the plan, or of the rule"
+
+
+@pytest.mark.parametrize("target", [target.id for target in CATALOG.targets()])
+@pytest.mark.parametrize("jobs", [("vllm", "prometheus"), JOBS])
+def test_promtool_takes_the_rules_of_every_target(target, jobs, tmp_path):
+    if target == "cpu":
+        jobs = tuple(job for job in jobs if job != "gpu")
+    (tmp_path / "rules.yml").write_text(made.rules(planned(target), jobs))
+    done = run("check", "rules", tmp_path / "rules.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_no_exporter_of_the_stack_shows_is_not_rendered():
+    bare = {alert.name for alert in made.alerts(plan_of("nvidia"), ("vllm", "prometheus"))}
+    assert not {
+        name for name in bare if re.search("Gateway|Gpu|Disk|Room|Exporter|Certificate|Baseline", name)
+    }
+    # A processor has no bandwidth to derive objectives from.
+    assert "ErnieSlowAnswers" not in made.rules(planned("cpu"), ("vllm",))
+    # Weights of the host's own are not downloaded.
+    local = made.rules(planned("h100", weights="/srv/ernie"), JOBS)
+    assert "ErnieDiskFull" in local
+    assert "ErnieNoRoomForWeights" not in local
+
+
+def test_a_recorded_query_is_asked_by_an_alert():
+    text = text_of("nvidia")
+    names = [
+        rule["record"]
+        for group in yaml.safe_load(text)["groups"]
+        for rule in group["rules"]
+        if "record" in rule
+    ]
+    exprs = " ".join(
+        rule["expr"] for group in yaml.safe_load(text)["groups"] for rule in group["rules"] if "alert" in rule
+    )
+    assert names
+    assert [name for name in names if name not in exprs] == []
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("percentile", [50, 90, 95, 99])
+def test_a_burn_rate_of_every_percentile_can_fire(percentile):
+    plan = planned("h100", slo=(f"ttft_p{percentile}=2s",))
+    text = made.rules(plan, ("vllm",))
+    quantiles = [float(one) for one in re.findall(r"histogram_quantile\(([0-9.]+),", text)]
+    assert quantiles
+    assert all(0 < one < 1 for one in quantiles)
