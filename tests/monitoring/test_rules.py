@@ -10,6 +10,7 @@ import yaml
 from conftest import CATALOG, ROOT, planned
 from monitoring import cases
 from monitoring.cases import CASES
+from monitoring.forms import FORMS
 from monitoring.promtool import Case, judged, question, run
 
 from ernie_deploy.monitoring import rules as made
@@ -17,6 +18,7 @@ from ernie_deploy.monitoring.latency_alerts import Baseline
 from ernie_deploy.monitoring.rule import Alert
 from ernie_deploy.plan.objectives import max_num_seqs
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.render.monitoring import monitoring_files
 
 JOBS = ("vllm", "gateway", "certificate", "gpu", "node", "prometheus")
 BASELINE = Baseline(
@@ -129,3 +131,13 @@ def test_a_burn_rate_of_every_percentile_can_fire(percentile):
     quantiles = [float(one) for one in re.findall(r"histogram_quantile\(([0-9.]+),", text)]
     assert quantiles
     assert all(0 < one < 1 for one in quantiles)
+
+
+@pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
+def test_promtool_takes_the_whole_configuration_of_a_folder(target, options, tmp_path):
+    for name, text in monitoring_files(planned(target, monitoring=True, **options)).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    done = run("check", "config", tmp_path / "monitoring" / "prometheus.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rule files found" in done.stdout
