@@ -93,7 +93,7 @@ def _tell_errors(folder: Path) -> None:
 def _let_the_server_read(scripts: Path) -> None:
     """Open the scripts to the serving user, which is another than this one, whatever the umask was."""
     scripts.chmod(0o755)
-    for path in scripts.glob("*.py"):
+    for path in scripts.iterdir():
         path.chmod(0o644)
 
 

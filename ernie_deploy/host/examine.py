@@ -73,7 +73,22 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str], folder: P
     """Every check of this host for this plan, whose stack lies in `folder`."""
     plan = subject.plan
     examination = examination_of(subject, env_text, environ, folder)
-    checks = (
+    checks = _checks(plan)
+    return Report(
+        target=plan.target.id,
+        stack=plan.variant,
+        headline=_headline(plan),
+        guess=subject.guess,
+        findings=tuple(finding for check in checks for finding in check(examination)),
+        environment=_environment(subject, examination, settings.decided(env_text, environ)),
+    )
+
+
+def _checks(plan: Plan) -> tuple[Check, ...]:
+    """All of them; of a gateway alone those that are about Docker, its port and its variables."""
+    if not plan.replicas:
+        return (*docker_checks.CHECKS, *machine_checks.OF_A_GATEWAY, *env_checks.CHECKS)
+    return (
         *docker_checks.CHECKS,
         *GPU_CHECKS[plan.target.vendor],
         *machine_checks.CHECKS,
@@ -82,17 +97,14 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str], folder: P
         *package_checks.CHECKS,
         *node_checks.CHECKS,
     )
-    return Report(
-        target=plan.target.id,
-        stack=plan.variant,
-        headline=_headline(plan),
-        guess=subject.guess,
-        findings=tuple(finding for check in checks for finding in check(examination)),
-        environment=settings.of_host(
-            subject.facts, plan, examination.values, settings.decided(env_text, environ)
-        )
-        | link.variables(examination.link, examination.values),
-    )
+
+
+def _environment(subject: Subject, examination: Examination, decided: Mapping[str, str]) -> dict[str, str]:
+    """What this host's .env should say; a gateway alone asks nothing of it."""
+    if not subject.plan.replicas:
+        return {}
+    own = settings.of_host(subject.facts, subject.plan, examination.values, decided)
+    return own | link.variables(examination.link, examination.values)
 
 
 def examination_of(

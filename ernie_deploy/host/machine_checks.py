@@ -182,3 +182,4 @@ def exposure(examination: Examination) -> Iterator[Finding]:
 
 
 CHECKS = (architecture, clock, memory, memory_limit, shared_memory, disk, port, exposure)
+OF_A_GATEWAY = (clock, port, exposure)

@@ -41,6 +41,8 @@ def instead(request: Request, pairing: Pairing, resolve: Resolve) -> str:
 
 def notes(plan: "Plan", row: Row | None, resolve: Resolve) -> Iterator[str]:
     """What of the node a plan takes and why it is FP8, each with what the user can do about it."""
+    if not plan.replicas:
+        return
     if plan.target.gpus:
         yield _on_gpus(plan, row, resolve)
     if plan.memory.pads_experts:

@@ -69,6 +69,8 @@ def _open_routes(pairing: Pairing, request: Request) -> str:
 
 def notes_on(pairing: Pairing, layout: Layout, request: Request) -> list[str]:
     """What the user should know, one sentence each."""
+    if request.upstreams:
+        return list(_notes_on_replicas(layout, request))
     model, target = pairing.model, pairing.target
     bench = recipe.bench_for(pairing.recipes, model, target)
     kinds = [target.vendor, *bench.settings, *(["vision"] if model.vision else [])]

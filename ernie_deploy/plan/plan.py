@@ -77,7 +77,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     @property
     def project(self) -> str:
         """The stack's one name, whatever its target and profiles: rendered anew it is replaced and not doubled."""
-        return self.request.name or f"ernie-{self.model.id.replace('.', '')}"
+        alone = "-gateway" if self.request.upstreams else ""
+        return self.request.name or f"ernie-{self.model.id.replace('.', '')}{alone}"
 
     @property
     def former_project(self) -> str:

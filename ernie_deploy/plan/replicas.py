@@ -28,7 +28,9 @@ class Replica(Struct, frozen=True):
 
 
 def replicas_of(request: Request, gpu_ids: Sequence[int], each: int) -> tuple[Replica, ...]:
-    """The replicas of a plan in order, the first `each` GPUs for the first of them."""
+    """The replicas of a plan in order, the first `each` GPUs for the first of them; none where they are elsewhere."""
+    if request.upstreams:
+        return ()
     return tuple(
         Replica(
             SERVICE if number == 0 else f"{SERVICE}-{number + 1}",
@@ -56,6 +58,12 @@ def check_replicas(request: Request, target: Target) -> None:
             "--replicas and --upstreams exclude each other.",
             cause="with --upstreams the servers are elsewhere, and this stack has none",
             next_step="leave one of them out",
+        )
+    if request.monitoring and request.upstreams:
+        raise UsageError(
+            "--monitoring and --upstreams exclude each other.",
+            cause="Prometheus would have to reach servers that this stack knows nothing of but an address",
+            next_step="monitor the servers where they are, with --monitoring in their own stacks",
         )
     _check_gpus(request, target)
 

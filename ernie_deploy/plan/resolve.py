@@ -112,7 +112,7 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         memory=layout.memory,
         settings=settings,
         environment=(
-            *serve_environment(request, pairing, layout, replicas[0].gpu_ids, ready_timeout_s),
+            *serve_environment(request, pairing, layout, gpu_ids[: layout.topology.gpus], ready_timeout_s),
             *limit_environment(pairing.engine, model, settings),
             *cache_environment(pairing.engine, target.vendor),
             *node_environment(layout.topology),

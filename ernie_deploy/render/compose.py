@@ -16,11 +16,14 @@ Carrier: TypeAlias = Literal["fetch", "folder"]
 
 def compose_file(plan: Plan, defaults: dict[str, str], carrier: Carrier = "fetch") -> str:
     """The text of one compose file; `defaults` are the variables' (catalog)."""
-    template = environment().get_template("compose.yml.j2")
+    alone = bool(plan.request.upstreams)
+    template = environment().get_template("gateway-alone.yml.j2" if alone else "compose.yml.j2")
     host = {name: variable(name, default) for name, default in defaults_of(plan, defaults).items()}
     scripts = scripts_of(plan)
     launch = Launch(plan=plan, scripts=scripts, host=host)
     mount = f"./scripts:{scripts.folder}:ro" if carrier == "folder" else f"scripts:{MOUNT}:ro"
+    if alone and carrier == "fetch":
+        mount = ""
     texts = {
         "plan": plan, "host": host, "launch": launch, "carrier": carrier,
         "scripts": scripts, "scripts_mount": mount, "unpack": read("unpack.py"),

@@ -150,13 +150,7 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     With a `width` longer lines are broken, at spaces alone.
     """
     sections = [
-        _head(plan),
-        _memory(plan),
-        _settings("vllm serve", [(_said(s), s.origin) for s in plan.settings]),
-        _settings("environment", [(f"{s.name}={_value(s)}", s.origin) for s in plan.environment]),
-        _settings("bench", [(" ".join(words([s])), s.origin) for s in plan.bench]),
-        _sentences("where this differs from the published recipe", plan.differences),
-        _packages(plan),
+        *(_of_servers(plan) if plan.replicas else [_upstreams(plan)]),
         _gateway(plan),
         _on_each_node(plan),
         _ports(plan),
@@ -165,6 +159,27 @@ def as_text(plan: Plan, width: int | None = None) -> str:
     ]
     page = "\n\n".join(section for section in sections if section)
     return page if width is None else "\n".join(_folded(page, width))
+
+
+def _of_servers(plan: Plan) -> list[str]:
+    """What this stack serves with."""
+    return [
+        _head(plan),
+        _memory(plan),
+        _settings("vllm serve", [(_said(s), s.origin) for s in plan.settings]),
+        _settings("environment", [(f"{s.name}={_value(s)}", s.origin) for s in plan.environment]),
+        _settings("bench", [(" ".join(words([s])), s.origin) for s in plan.bench]),
+        _sentences("where this differs from the published recipe", plan.differences),
+        _packages(plan),
+    ]
+
+
+def _upstreams(plan: Plan) -> str:
+    """What a stack of the gateway alone stands before."""
+    servers = plan.gateway.servers if plan.gateway else ()
+    rows = [(server.name, f"{server.address}, {server.connections} requests at once") for server in servers]
+    title = f"the gateway of {plan.model.title} alone, before servers elsewhere ({plan.request.balance})"
+    return _settings(title, rows)
 
 
 def _folded(page: str, width: int) -> Iterator[str]:

@@ -158,6 +158,11 @@ class Launch(Struct, frozen=True, kw_only=True):
         return [f"{replica.service}: {waits}" for replica in self.plan.replicas]
 
     @property
+    def gateway_alone(self) -> list[str]:
+        """The same where no folder or volume has its configuration: a shell has put it on the container's tmpfs."""
+        return ["haproxy", "-W", "-db", "-f", f"/tmp/{CONFIGURATION}"]  # noqa: S108 - the container's own
+
+    @property
     def gateway_environment(self) -> list[str]:
         """The limits that haproxy.cfg reads, each as `NAME: value`."""
         text = self.scripts.texts[CONFIGURATION]

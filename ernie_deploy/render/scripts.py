@@ -43,6 +43,8 @@ class Scripts(Struct, frozen=True):
 
 def scripts_of(plan: Plan) -> Scripts:
     """The scripts of this stack, and none that only another form of it needs."""
+    if plan.gateway and not plan.replicas:
+        return Scripts({CONFIGURATION: configuration(plan)})
     names = ["common.py", "serve.py", "canary.py", "fetch.py"]
     names += ["own_folder.py"] * bool(plan.request.weights) + ["with_code.py"] * bool(plan.code)
     names += ["with_api_key.py"] * plan.request.api_key_file

@@ -10,9 +10,12 @@ from conftest import kit, planned, rendered
 from gateway.haproxy import check, written
 from test_render import interpolated
 
+from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError
 from ernie_deploy.plan.replicas import upstream
 from ernie_deploy.plan.request import command_words
+from ernie_deploy.render.explain import as_text
+from ernie_deploy.render.folder import files
 
 BASE = {"gateway": True}
 
@@ -118,6 +121,7 @@ def test_a_server_behind_a_gateway_says_when_it_is_ready() -> None:
         ({"gateway": True, "replicas": 2, "gpus": (0, 1, 2)}, "cannot share evenly"),
         ({"gateway": True, "replicas": 2, "tp": 8}, "2 replicas leave each of them 4"),
         ({"gateway": True, "replicas": 2, "upstreams": ("10.0.0.4:8000",)}, "exclude each other"),
+        ({"gateway": True, "monitoring": True, "upstreams": ("10.0.0.4:8000",)}, "exclude each other"),
         ({"gateway": True, "replicas": 2, "nodes": 2}, "several nodes"),
     ],
 )
@@ -161,3 +165,62 @@ def test_the_first_line_makes_the_same_file_again() -> None:
     assert text.splitlines()[0].endswith(" --gateway --replicas 2 --balance sticky")
     words = command_words(planned("h100", **options).request)
     assert kit("render", *words).stdout == text
+
+
+# --- servers elsewhere ---
+
+ELSEWHERE: dict[str, Any] = {**BASE, "upstreams": ("10.0.0.4:8000", "[fd00::4]:8000", "gpu-1.example.org:80")}
+
+
+def test_haproxy_takes_servers_elsewhere(tmp_path: Path) -> None:
+    plan, path = written(tmp_path, upstreams=ELSEWHERE["upstreams"][:2], balance="sticky")
+    done = check(plan, path)
+    assert done.returncode == 0, done.stderr
+    text = path.read_text()
+    assert [line.split()[1:3] for line in text.splitlines() if line.startswith("    server ")] == [
+        ["upstream-1", "10.0.0.4:8000"], ["upstream-2", "[fd00::4]:8000"],
+    ]  # fmt: skip
+    # A server elsewhere has no ready.py, whose 404 would mean that it stops.
+    assert "uri /health" in text
+    assert "8001" not in text
+
+
+@pytest.mark.parametrize("carrier", ["alone", "folder"])
+def test_a_gateway_alone_has_no_server_and_compose_takes_it(
+    carrier: str, compose: str, tmp_path: Path
+) -> None:
+    plan = planned("h100", **ELSEWHERE)
+    made = (
+        files(plan, Catalog(), {}) if carrier == "folder" else {"compose.yml": rendered("h100", **ELSEWHERE)}
+    )
+    (tmp_path / "gateway").mkdir()
+    (tmp_path / "scripts").mkdir()
+    for name, text in made.items():
+        (tmp_path / name).write_text(text)
+    done = subprocess.run([compose, "config"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = yaml.safe_load(done.stdout)
+    assert set(loaded["services"]) == {"gateway"}
+    gateway = loaded["services"]["gateway"]
+    assert gateway["read_only"] is True
+    assert "depends_on" not in gateway
+    assert "volumes" not in loaded
+    # Reload has HAProxy judge what stands behind -f: a file, wherever the words come from.
+    words = gateway["entrypoint"]
+    assert words[-2] == "-f"
+    assert words[-1].endswith("/haproxy.cfg")
+    assert plan.project == "ernie-21b-gateway"
+
+
+def test_the_plan_of_a_gateway_alone_is_about_the_gateway() -> None:
+    page = as_text(planned("h100", **ELSEWHERE))
+    assert "upstream-2  [fd00::4]:8000" in page
+    assert "vllm serve" not in page
+    assert "must ask for no key" in page
+
+
+def test_the_command_refuses_what_is_no_upstream() -> None:
+    for value, words in (("10.0.0.4", "is not ADDRESS:PORT"), ("10.0.0.4:1,10.0.0.4:1", "named twice")):
+        done = kit("plan", "h100", "--gateway", "--upstreams", value)
+        assert done.returncode == 2
+        assert words in done.stderr
