@@ -47,6 +47,7 @@ COMMANDS = {
     ),
     "down": ("logs_and_down", "Stop a stack; its weights stay on their volume."),
     "key": ("key", "Add, list and revoke the keys of a gateway's clients."),
+    "tls": ("tls", "Install, make and show the certificate of a gateway."),
     "reload": ("reload", "Have a running gateway take up its keys and certificate; streams go on."),
     "upgrade": (
         "upgrade",

@@ -68,6 +68,16 @@ EDGES: dict[str, dict[str, set[str]]] = {
     "HOST_IP": {"": set(), "10.0.0.8": set()},
     "NIC": {"": set(), "eth0": set()},
     "GROUP_SECRET_FILE": {"": set(), "/run/group": set()},
+    "GATEWAY_DIR": {"": set(), "/srv/gateway": set()},
+    "GATEWAY_USER": {"": set(), "1000:1000": set()},
+    "TLS_CERT_FILE": {"": set(), "/etc/fullchain.pem": set()},
+    "TLS_KEY_FILE": {"": set(), "/etc/privkey.pem": set()},
+    "GATEWAY_RATE_PER_MINUTE": {"": set(), "1": set(), "1000000": set()},
+    "GATEWAY_CONCURRENCY": {"": set(), "1": set(), "100000": set()},
+    "GATEWAY_MAX_BODY_BYTES": {"": set(), "1024": set(), "268435456": set()},
+    "GATEWAY_QUEUE": {"": set(), "1": set(), "4096": set()},
+    "GATEWAY_QUEUE_TIMEOUT_S": {"": set(), "1": set(), "3600": set()},
+    "GATEWAY_ANSWER_TIMEOUT_S": {"": set(), "60": set(), "86400": set()},
 }
 # The values that change nothing, all variables at once: the first of each, the second, the last.
 HARMLESS = {name: [value for value, ids in values.items() if not ids] for name, values in EDGES.items()}

@@ -20,6 +20,7 @@ PRINTING = [
     "down --dry-run", "rehearse cpu --dry-run", "volumes remove x --dry-run", "bundle verify x --dry-run",
     "upgrade --check", "rollback --list", "key add x -f front.yml --no-reload", "key list -f front.yml",
     "key revoke y -f front.yml --dry-run", "reload -f front.yml --dry-run",
+    "tls self-signed -f front.yml --no-reload --json", "tls show -f front.yml --dry-run", "tls install a b -f front.yml --help",
 ]  # fmt: skip
 WRITING = [
     "render mi300x -o {}/x.yml", "render --all --out-dir {}/x", "init {}/x cpu", "doctor cpu --write-env --env-file {}/.env",

@@ -72,7 +72,20 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     if old:
         say(f"back: {shlex.join(['ernie-deploy', 'rollback', str(folder)])}", err=True)
     _tell_errors(folder)
+    _make_certificate(folder, plan)
     say(f"next: cd {shlex.quote(str(folder))} && {_next(plan)}", err=True)
+
+
+def _make_certificate(folder: Path, plan: "Plan") -> None:
+    """With --tls self-signed, make the certificate of a laboratory; one that is there stays."""
+    if plan.request.tls != "self-signed":
+        return
+    from ernie_deploy.commands.stack_of import stack_of
+    from ernie_deploy.commands.tls import has_certificate, make_self_signed
+
+    stack = stack_of([folder / COMPOSE])
+    if not has_certificate(stack):
+        make_self_signed(stack, (), {"dry_run": False, "no_reload": True, "as_json": False})
 
 
 def _tell_errors(folder: Path) -> None:
@@ -127,7 +140,8 @@ def _prepare_monitoring(folder: Path, plan: "Plan", user: dict[str, str], *, env
 def _next(plan: "Plan") -> str:
     """The command that goes on from here."""
     if not plan.several_nodes:
-        return "docker compose up -d --wait"
+        install = "ernie-deploy tls install CERT KEY && " if plan.request.tls == "files" else ""
+        return f"{install}docker compose up -d --wait"
     words = shlex.join(command_words(plan.request))
     return f"ernie-deploy doctor --write-env --node-rank 0 --head ADDR {words}"
 

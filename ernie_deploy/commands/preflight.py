@@ -45,10 +45,15 @@ def refuse_open_stack(request: Request, env_file: Path, *, renders: bool) -> Non
     values = settings.decided(examine.read_env(env_file), os.environ)
     address, rank = values.get("BIND_ADDR", ""), values.get("NODE_RANK", "0")
     # The API is the head's.
-    if is_open(request, address) and not (request.nodes > 1 and rank != "0"):
-        catalog = Catalog()
+    if not is_open(request, address) or (request.nodes > 1 and rank != "0"):
+        return
+    catalog, plan = Catalog(), None
+    # Of what today's kit cannot plan the routes are unknown; the preflight says why.
+    with suppress(KitError):
+        plan = resolve(catalog, request)
+    if plan:
         remedy = REMEDY if renders else remedy_of_file(request, str(env_file.parent))
-        refuse_open_routes(resolve(catalog, request), catalog, address, remedy)
+        refuse_open_routes(plan, catalog, address, remedy)
 
 
 def preflight(request: Request, env_file: Path, host: "Host | None" = None) -> None:

@@ -1,6 +1,5 @@
 """The folder `tls` of a gateway: its certificate and key, replaced together and readable by the gateway alone."""
 
-import fcntl
 import ipaddress
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ernie_deploy.errors import ToolFailed, UsageError
 from ernie_deploy.gateway.certificate import BLOCK, PRIVATE, openssl
+from ernie_deploy.gateway.key_file import locked
 from ernie_deploy.safe_io.reading import read_bounded
 
 FOLDER, CERTIFICATE, KEY = "tls", "tls.crt", "tls.key"
@@ -44,9 +44,9 @@ def put(folder: Path, chain: str, key: str, owner: tuple[int, int] | None) -> No
     certificates = "".join(f"{block}\n" for block in BLOCK.findall(chain))
     texts = {KEY: (f"{key.strip()}\n", KEY_MODE), CERTIFICATE: (certificates, CERTIFICATE_MODE)}
     try:
-        _make(folder)
-        _make(place)
-        with _alone(place), ExitStack() as staged:
+        # One writer at a time: two could leave the certificate of one and the key of the other.
+        with locked(folder), ExitStack() as staged:
+            _make(place)
             spares = [
                 (staged.enter_context(_spare(place / name, *how, owner)), place / name)
                 for name, how in texts.items()
@@ -65,17 +65,6 @@ def _make(folder: Path) -> None:
     if not folder.is_dir():
         folder.mkdir()
         folder.chmod(FOLDER_MODE)
-
-
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """One writer at a time: two could leave the certificate of one and the key of the other."""
-    handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -197,13 +197,13 @@ def check_words(request: Request) -> None:
 
 
 def beyond_loopback(address: str) -> bool:
-    """Whether other hosts can reach what is published on an address of --bind."""
+    """Whether other hosts can reach what is published on an address; on what is none, Compose publishes nothing."""
     import ipaddress
 
     try:
         return not ipaddress.ip_address(address.strip("[]")).is_loopback
     except ValueError:
-        return address != "localhost"
+        return False
 
 
 def fits_yaml(text: str) -> bool:

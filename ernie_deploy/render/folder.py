@@ -22,13 +22,15 @@ VARIABLE = re.compile(r"\$\{([A-Z][A-Z0-9_]*)[:}]")
 GITIGNORE = (
     "/.env\n/api-key.yaml\n/hf-token\n/group-secret/\n/gateway/\n/grafana-password\n/.ernie/previous/\n"
 )
+# Read by `ernie-deploy tls install` alone.
+OF_TLS = {"TLS_CERT_FILE", "TLS_KEY_FILE"}
 PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
 
 
 def files(plan: Plan, catalog: Catalog, values: dict[str, str]) -> dict[str, str]:
     """File name -> text; `values` go into .env, what they leave out stays a comment there."""
     compose = compose_file(plan, catalog.defaults, carrier="folder")
-    used = set(VARIABLE.findall(compose))
+    used = set(VARIABLE.findall(compose)) | (OF_TLS if plan.request.tls else set())
     variables = [variable for variable in catalog.variables if variable.name in used]
     _refuse_unknown(values, [variable.name for variable in variables])
     env = (

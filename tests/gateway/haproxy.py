@@ -87,10 +87,20 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    folder: Path, upstream: str, keys: dict[str, str], limits: dict[str, int] | None = None, **options: Any
+    folder: Path,
+    upstream: str,
+    keys: dict[str, str],
+    limits: dict[str, int] | None = None,
+    certificate: tuple[Path, Path] | None = None,
+    **options: Any,
 ) -> Iterator[Running]:
     """HAProxy as the container runs it, until a server is up behind it; `keys` are key -> grant."""
     plan, path = written(folder, options.pop("target", "h100"), **options)
+    if certificate:
+        place = folder / "tls"
+        place.mkdir()
+        for path_of, name in zip(certificate, ("tls.crt", "tls.key"), strict=True):
+            (place / name).write_text(path_of.read_text())
     (folder / "keys.map").write_text("".join(key_line(key, grant) for key, grant in keys.items()))
     port, own_port = free_port(), free_port()
     text = path.read_text(encoding="utf-8").replace(" serve:8000 ", f" {upstream} ")
@@ -116,7 +126,8 @@ def _wait(made: Running) -> None:
     """Until the gateway answers; raises AssertionError with its own words."""
     for _ in range(200):
         try:
-            if made.ask("GET", "/healthz")[0]:
+            # On the port of its own, which speaks no TLS.
+            if status_of(exchange(made.own_port, head("GET", "/healthz"))):
                 return
         except OSError:
             pass
