@@ -34,7 +34,7 @@ def absent(*_: object, **__: object) -> Done:
 def test_a_missing_image_is_a_sentence_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "ask", absent)
     with pytest.raises(ToolMissing, match=override.cpu_image(ENGINE)) as raised:
-        runner.require_image(ENGINE)
+        runner.require_images(planned("cpu"))
     assert "docker/engine-cpu/build.py" in raised.value.next_step
     assert "--build-base" in raised.value.next_step
 
@@ -49,17 +49,17 @@ def test_a_missing_image_is_built_where_that_is_asked_for(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(runner, "ask", absent)
     monkeypatch.setattr(runner, "relay", relay)
-    runner.require_image(ENGINE, build_base=True)
+    runner.require_images(planned("cpu"), build_base=True)
     assert ran[0][1].endswith("docker/engine-cpu/build.py")
     assert ran[0][2:] == ["--build-base"]
     with pytest.raises(ToolFailed, match="ended with 1"):
-        runner.require_image(ENGINE, build_base=True)
+        runner.require_images(planned("cpu"), build_base=True)
 
 
 def test_an_image_that_is_there_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "ask", lambda *_, **__: Done(0, "", ""))
     monkeypatch.setattr(runner, "relay", lambda *_, **__: pytest.fail("built"))
-    runner.require_image(ENGINE, build_base=True)
+    runner.require_images(planned("cpu"), build_base=True)
 
 
 @pytest.mark.parametrize(

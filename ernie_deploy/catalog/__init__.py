@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 AnyFact = TypeVar("AnyFact", bound=schema.Fact)
 ENGINE_FILE = re.compile(r"(\d{1,4}\.\d{1,4}\.\d{1,4})\.toml")
 # In the order of `failures`: what is in several words of one line is told by the earlier one.
-FAILURE_TABLES = ("host", "scripts", "memory", "gpu", "image", "hub", "model", "ranks", "engine")
+FAILURE_TABLES = ("gateway", "host", "scripts", "memory", "gpu", "image", "hub", "model", "ranks", "engine")
 DEFAULT_MODEL = {"nvidia": "21b", "amd": "21b", "cpu": "0.3b"}
 
 

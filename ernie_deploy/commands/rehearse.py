@@ -15,6 +15,7 @@ Examples:
   ernie-deploy rehearse mi300x
   ernie-deploy rehearse h100 --profile mtp --keep
   ernie-deploy rehearse h100 --model 300b --nodes 2
+  ernie-deploy rehearse h100 --gateway
   ernie-deploy rehearse h100 --lock"""
 
 
@@ -34,7 +35,7 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     from ernie_deploy.plan.resolve import resolve
     from ernie_deploy.rehearsal.group import forget_shell
     from ernie_deploy.rehearsal.override import decide
-    from ernie_deploy.rehearsal.runner import require_image
+    from ernie_deploy.rehearsal.runner import require_images
     from ernie_deploy.render.compose import compose_file
     from ernie_deploy.stack.compose import require_compose
     from ernie_deploy.stack.containers import client
@@ -48,7 +49,7 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
         require_compose()
         # Without an engine every image is missing, and that is not what is wrong.
         client().close()
-        require_image(plan.engine, build_base=build_base)
+        require_images(plan, build_base=build_base)
     folder = Path("FOLDER") if dry_run else Path(tempfile.mkdtemp(prefix="ernie-rehearsal-"))
     rehearsal = decide(plan, folder, f"ernie-rehearsal-{folder.name[-8:].lower().replace('_', 'x')}")
     if dry_run:

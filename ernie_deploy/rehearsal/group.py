@@ -135,4 +135,5 @@ def _undone(words: list[str]) -> str:
 def address(rehearsal: Rehearsal) -> str:
     """Where the API is published on this host; raises `ToolFailed` while it is not."""
     head = members(rehearsal)[0]
-    return "http://" + demand(head.stack.words("port", rehearsal.front, "8000")).strip()
+    port = demand(head.stack.words("port", rehearsal.front, str(rehearsal.front_port))).strip()
+    return f"{rehearsal.scheme}://{port}"

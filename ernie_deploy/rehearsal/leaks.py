@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_deploy.rehearsal.planted import KEY_FILE, TOKEN_FILE
+from ernie_deploy.rehearsal.planted import KEY_FILE, TLS_KEY_FILE, TOKEN_FILE
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, demand
 
@@ -33,7 +33,7 @@ def places(stack: Stack, project: str, folder: Path) -> Iterator[Place]:
 
 def _files(folder: Path) -> Iterator[Place]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path not in (folder / TOKEN_FILE, folder / KEY_FILE):
+        if path.is_file() and path not in {folder / name for name in (TOKEN_FILE, KEY_FILE, TLS_KEY_FILE)}:
             yield f"file {path.relative_to(folder)}", path.read_bytes()
 
 

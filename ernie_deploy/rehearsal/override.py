@@ -1,6 +1,7 @@
 """The small compose file laid over a rendering: another image, a local hub, no devices, nodes that are containers."""
 
 import json
+import platform
 from pathlib import Path
 
 from msgspec import Struct
@@ -8,6 +9,7 @@ from msgspec.structs import replace
 
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.paths import DOCKER
+from ernie_deploy.plan.gateway import FRONT_PORT
 from ernie_deploy.plan.memory import kv_bytes_per_token
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.rehearsal.cpu_plan import for_cpu
@@ -42,8 +44,20 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
 
     @property
     def front(self) -> str:
-        """The service whose port 8000 is published: a node has it where there are several."""
+        """The service whose port is published: a node has it where there are several."""
+        if self.plan.gateway:
+            return "gateway"
         return "machine" if self.plan.several_nodes else "serve"
+
+    @property
+    def front_port(self) -> int:
+        """The port of its container."""
+        return FRONT_PORT if self.plan.gateway else 8000
+
+    @property
+    def scheme(self) -> str:
+        """How it is spoken to."""
+        return "http"
 
     @property
     def suffix(self) -> str:
@@ -54,6 +68,15 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
 def cpu_image(engine: str) -> str:
     """The image of vLLM `engine` built for CPU, as docker/engine-cpu/build.py names it."""
     return f"ernie-deploy/engine-cpu:{engine}"
+
+
+def haproxy_image() -> str:
+    """Debian's HAProxy laid out as the official image is, as docker/haproxy-debian/build.py names it."""
+    try:
+        release = platform.freedesktop_os_release()["VERSION_CODENAME"]
+    except (OSError, KeyError):
+        release = "debian"
+    return f"ernie-deploy/haproxy-debian:{release}"
 
 
 def ray_image(engine: str) -> str:
@@ -91,6 +114,8 @@ def override_file(rehearsal: Rehearsal) -> str:
             plan=rehearsal.plan,
             image=cpu_image(rehearsal.plan.engine),
             ray_image=ray_image(rehearsal.plan.engine),
+            haproxy_image=haproxy_image(),
+            front_port=FRONT_PORT,
             kv_cache_gib=KV_CACHE_GIB,
         )
     )

@@ -2,36 +2,64 @@
 
 import os
 import secrets
+import time
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from ernie_deploy.gateway import key_file, keys
 from ernie_deploy.rehearsal.override import Rehearsal
 
 # The files that are to hold them.
 TOKEN_FILE, KEY_FILE = "token", "api-key.yaml"
+GATEWAY_DIR, TLS_KEY_FILE = "gateway", "gateway/tls/tls.key"
+# The names of a gateway's keys.
+CLIENT, LIMITED, LIMITED_RATE = "rehearsal", "rehearsal-limited", 2
 
 
 class Planted(Struct, frozen=True, kw_only=True):
-    """What nobody may find: the hub's token, and with --api-key-file the API's key."""
+    """What nobody may find: the hub's token, the API's key, and a gateway's further key and its certificate's.
+
+    `limited_key` may ask LIMITED_RATE times a minute. Of a certificate's key one line is looked for.
+    """
 
     token: str
     api_key: str = ""
+    limited_key: str = ""
+    tls_key: str = ""
 
     @property
     def all(self) -> tuple[bytes, ...]:
         """Each secret as it would stand in a file."""
-        return tuple(word.encode() for word in (self.token, self.api_key) if word)
+        return tuple(
+            word.encode() for word in (self.token, self.api_key, self.limited_key, self.tls_key) if word
+        )
 
 
 def plant(rehearsal: Rehearsal) -> Planted:
     """Write fresh secrets into the rehearsal's folder, as open as the stack needs them."""
     planted = Planted(token=f"hf_{secrets.token_hex(17)}", api_key=_fresh_key(rehearsal))
     _write(rehearsal.folder / TOKEN_FILE, planted.token)
+    if rehearsal.plan.gateway:
+        return _plant_gateway(rehearsal, planted)
     if planted.api_key:
         _write(rehearsal.folder / KEY_FILE, f"api-key: {planted.api_key}\n")
         _open_to(rehearsal.folder / KEY_FILE, rehearsal.plan.user or "0:0")
     return planted
+
+
+def _plant_gateway(rehearsal: Rehearsal, planted: Planted) -> Planted:
+    """The gateway's folder with two keys in its map, one of them of few requests."""
+    folder = rehearsal.folder / GATEWAY_DIR
+    made = replace(planted, api_key=keys.new_key(), limited_key=keys.new_key())
+    now = int(time.time())
+    for name, key, rate in ((CLIENT, made.api_key, 0), (LIMITED, made.limited_key, LIMITED_RATE)):
+        entry = keys.Key(
+            digest=keys.hashed(key), name=name, rate_per_minute=rate, concurrency=0, expires=0, added=now
+        )
+        key_file.add(folder, entry)
+    return made
 
 
 def variables(rehearsal: Rehearsal) -> dict[str, str]:
@@ -39,6 +67,8 @@ def variables(rehearsal: Rehearsal) -> dict[str, str]:
     known = {"HF_TOKEN_FILE": str(rehearsal.folder / TOKEN_FILE)}
     if rehearsal.plan.request.api_key_file:
         known["API_KEY_FILE"] = str(rehearsal.folder / KEY_FILE)
+    if rehearsal.plan.gateway:
+        known["GATEWAY_DIR"] = str(rehearsal.folder / GATEWAY_DIR)
     return known
 
 

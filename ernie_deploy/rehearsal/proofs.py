@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any
 
 from msgspec import Struct
@@ -19,12 +20,14 @@ from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.seclusion import secluded
 from ernie_deploy.stack import containers, metrics
 from ernie_deploy.stack.compose import Stack, ask, demand
-from ernie_deploy.stack.servers import Server
+from ernie_deploy.stack.servers import Server, servers
 from ernie_deploy.stack.waiting import poll_until
 
 BENCH_S = 300
 # Two cores that start four ranks take minutes; the time that was measured is printed.
 RECOVERY_S = 600
+# A gateway asks each server once a second, under the address that its name has by then.
+OPEN_S = 60
 TOKENS = 16
 DRAIN_S = 10.0
 STREAMS = 3
@@ -57,12 +60,24 @@ class Stage(Struct, frozen=True, kw_only=True):
         return self.members[0].state()
 
     def servers(self) -> list[Server]:
-        """What is asked for counters."""
-        return [Server(url=self.base_url)]
+        """What is asked for counters: behind a gateway each server from inside."""
+        if self.rehearsal.plan.gateway is None:
+            return [Server(url=self.base_url)]
+        engine = containers.client()
+        return servers(engine, {}, containers.states(engine, self.stack.project))
 
     def healthy(self) -> bool:
         """Whether every member is."""
         return all(member.state().health == "healthy" for member in self.members)
+
+    def is_open(self) -> bool:
+        """Whether clients reach a server: a gateway's /healthz says that one is up."""
+        if self.rehearsal.plan.gateway is None:
+            return True
+        try:
+            return status(f"{self.base_url}/healthz") == HTTPStatus.OK
+        except OSError:
+            return False
 
     def everywhere(self, sentence: str) -> str:
         """The sentence, with the number of nodes that it was shown on."""
@@ -208,7 +223,7 @@ def caches_as_planned(stage: Stage) -> str:
 def drains(stage: Stage) -> str:
     """A stream that is under way when the server is told to stop ends complete."""
     for _ in range(STREAMS):
-        tokens = _tokens_in(DRAIN_S, stage)
+        tokens = tokens_in(DRAIN_S, stage)
         if _stopped_midway(stage, tokens):
             return f"{tokens} of {tokens} tokens after SIGTERM"
     raise Disproved(f"{STREAMS} streams of {DRAIN_S:g} s each were over before the server was told to stop")
@@ -220,23 +235,42 @@ def _stopped_midway(stage: Stage, tokens: int) -> bool:
     On a machine whose disk stalls, the server may tell of a request only after it. Raises `Disproved` where
     the stream is not complete.
     """
-    container = containers.client().containers.get(stage.serve().id)
+    return stopped_midway(stage, tokens, lambda: _stop(stage))
+
+
+def stopped_midway(stage: Stage, tokens: int, stop: Callable[[], object]) -> bool:
+    """Stop something under a stream; returns whether the stream lasted until then.
+
+    Raises `Disproved` where the stream is not complete.
+    """
     with ThreadPoolExecutor(1) as pool:
         answering = pool.submit(asked, stage, tokens)
-        until(lambda: answering.done() or _is_busy(stage), 30)
+        until(lambda: answering.done() or bool(_busy(stage)), 30)
         lasted = not answering.done()
         if lasted:
-            container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
+            stop()
         answer = answering.result()
     complete(answer, tokens)
     return lasted
 
 
-def _is_busy(stage: Stage) -> bool:
-    return metrics.scrape(stage.servers()).get("vllm:num_requests_running", 0) > 0
+def _stop(stage: Stage) -> None:
+    """Stop the server that has the stream."""
+    busy = _busy(stage)
+    server = busy[0].container_id if busy else ""
+    container = containers.client().containers.get(server or stage.serve().id)
+    container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
 
 
-def _tokens_in(seconds: float, stage: Stage) -> int:
+def _busy(stage: Stage) -> list[Server]:
+    return [
+        server
+        for server in stage.servers()
+        if metrics.scrape([server]).get("vllm:num_requests_running", 0) > 0
+    ]
+
+
+def tokens_in(seconds: float, stage: Stage) -> int:
     """How many tokens this machine streams in so many seconds, measured on a short answer."""
     begun = time.monotonic()
     complete(asked(stage, TOKENS), TOKENS)
@@ -258,6 +292,7 @@ def killed(stage: Stage, member: Member, word: str) -> float:
     subprocess.run(["kill", "-9", *pids], check=True)  # noqa: S603, S607 - the host's view of the container's processes
     until(lambda: member.state().restarts > before.restarts, RECOVERY_S)
     until(stage.healthy, RECOVERY_S)
+    until(stage.is_open, RECOVERY_S)
     return time.monotonic() - begun
 
 
@@ -272,7 +307,10 @@ def becomes_healthy(stage: Stage) -> str:
         container.start()
         until(stage.healthy, RECOVERY_S)
         how = ", with no way out of the network" if apart else ""
-        return f"healthy {time.monotonic() - begun:.0f} s after the start{how}"
+        sentence = f"healthy {time.monotonic() - begun:.0f} s after the start{how}"
+    # Apart, no gateway reached it either.
+    until(stage.is_open, OPEN_S)
+    return sentence
 
 
 def until(met: Callable[[], bool], limit_s: float) -> None:

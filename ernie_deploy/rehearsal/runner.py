@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,9 +14,9 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import KitError, NotReady, ToolFailed, ToolMissing
 from ernie_deploy.paths import DOCKER, SCRIPTS
 from ernie_deploy.plan.plan import Plan
-from ernie_deploy.rehearsal import group_proofs, media, proofs
+from ernie_deploy.rehearsal import gateway_proofs, group_proofs, media, proofs
 from ernie_deploy.rehearsal.group import Member, address, lay_out_nodes, members
-from ernie_deploy.rehearsal.override import Rehearsal, cpu_image, hub_map, override_file
+from ernie_deploy.rehearsal.override import Rehearsal, cpu_image, haproxy_image, hub_map, override_file
 from ernie_deploy.rehearsal.planted import Planted, plant
 from ernie_deploy.rehearsal.proofs import Disproved, Stage
 from ernie_deploy.stack import containers
@@ -32,6 +33,13 @@ PACKAGES_S = 900
 READY = "Application startup complete"
 
 
+FRONT = [
+    ("gateway hardened", gateway_proofs.hardened),
+    ("routes closed", gateway_proofs.routes_closed),
+    ("limit of a key", gateway_proofs.limits_a_key),
+    ("servers counted", gateway_proofs.servers_counted),
+    ("log names the key", gateway_proofs.log_names_the_key),
+]
 SEEING = [("picture answered", media.sees_a_picture), ("video answered", media.sees_a_video)]
 
 
@@ -46,12 +54,13 @@ class Proof(Struct, frozen=True, kw_only=True):
 
 def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
     """What is shown, in order."""
-    group, guarded = plan.several_nodes, plan.request.api_key_file
+    group, guarded = plan.several_nodes, plan.request.api_key_file or plan.gateway is not None
     drafting = [("MTP drafts", proofs.drafts)] if plan.setting("speculative-config") else []
     return [
         ("weights fetched and verified", proofs.fetched_and_verified),
         ("hardening in force", proofs.hardened),
         ("KV cache as planned", proofs.caches_as_planned),
+        *(FRONT if plan.gateway else []),
         *([("key asked for", proofs.asks_for_the_key)] if guarded else []),
         ("chat answer", proofs.answers),
         ("streamed answer", proofs.streams),
@@ -66,6 +75,7 @@ def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
         *([("worker killed, comes back", group_proofs.worker_dies)] if group else []),
         ("answers afterwards", proofs.answers),
         *([("answers as one node does", group_proofs.as_one_node)] if group else []),
+        *([("gateway drains on down", gateway_proofs.drains_on_down)] if plan.gateway else []),
     ]
 
 
@@ -84,6 +94,10 @@ def unproven(plan: Plan) -> list[str]:
         ]
     if plan.topology.ranks > 1:
         left_open.append("traffic between GPUs (the ranks talked over gloo)")
+    if plan.gateway:
+        left_open.append(
+            f"HAProxy's own image {plan.gateway.image} (Debian's HAProxy read its configuration)"
+        )
     if plan.several_nodes:
         left_open.append("a network between machines (the nodes were containers on one)")
     return left_open
@@ -124,19 +138,26 @@ def bring_packages(rehearsal: Rehearsal) -> None:
     demand([sys.executable, "-I", script, "bring", *words, "--", "true"], timeout_s=PACKAGES_S)
 
 
-def require_image(engine: str, *, build_base: bool = False) -> None:
-    """Build the image of `engine` for CPU where it is missing and that is asked for; else raise `ToolMissing`."""
-    image = cpu_image(engine)
+def require_images(plan: Plan, *, build_base: bool = False) -> None:
+    """Build the images of a rehearsal that are missing where that is asked for; else raise `ToolMissing`."""
+    engine = DOCKER / "engine-cpu/build.py"
+    _require(cpu_image(plan.engine), engine, "serves with the real vLLM for CPU", "--build-base", build_base)
+    if plan.gateway:
+        haproxy = DOCKER / "haproxy-debian/build.py"
+        _require(haproxy_image(), haproxy, "has Debian's HAProxy for its gateway", "", build_base)
+
+
+def _require(image: str, build: Path, why: str, option: str, build_base: bool) -> None:  # noqa: FBT001 - the user's word
     if not ask(["docker", "image", "inspect", image]).returncode:
         return
-    build = DOCKER / "engine-cpu/build.py"
     if not build_base:
         raise ToolMissing(
             f"The image {image} is not on this machine.",
-            cause="the rehearsal serves with the real vLLM for CPU",
-            next_step=f"build it with: python {build}; where no registry is reached, add --build-base to either command",
+            cause=f"the rehearsal {why}",
+            next_step=f"build it with: python {build}; where no registry is reached, add --build-base to "
+            f"{'either command' if option else '`rehearse`'}",
         )
-    if code := relay([sys.executable, str(build), "--build-base"], err=True):
+    if code := relay([sys.executable, str(build), *filter(None, [option])], err=True):
         raise ToolFailed(
             f"Building the image {image} ended with {code}.", cause="see the build's own output above"
         )
