@@ -18,6 +18,8 @@ FILES = "/gateway"
 # In its container: the front door, and what Prometheus and the health check ask.
 FRONT_PORT = 8443
 OWN_PORT = 8405
+# On the container's loopback alone, where a process that is reloaded tells the next one its counts.
+PEERS_PORT = 8407
 
 
 class Server(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """The configuration of the gateway, HAProxy's, as one of the stack's files."""
 
-from ernie_deploy.plan.gateway import FILES, FRONT_PORT, OWN_PORT
+from ernie_deploy.plan.gateway import FILES, FRONT_PORT, OWN_PORT, PEERS_PORT
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.templates import jinja
 
@@ -11,5 +11,6 @@ def configuration(plan: Plan) -> str:
     """The text of haproxy.cfg of a plan that has a gateway."""
     template = jinja(autoescape=False).get_template("gateway/haproxy.cfg.j2")
     return template.render(
-        plan=plan, gateway=plan.gateway, files=FILES, front_port=FRONT_PORT, own_port=OWN_PORT
-    )
+        plan=plan, gateway=plan.gateway, files=FILES,
+        front_port=FRONT_PORT, own_port=OWN_PORT, peers_port=PEERS_PORT,
+    )  # fmt: skip

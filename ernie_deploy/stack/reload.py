@@ -2,19 +2,19 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import Struct
 
 from ernie_deploy.errors import ToolFailed
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, require_compose
+from ernie_deploy.stack.inside import run_inside
 
 if TYPE_CHECKING:
-    from docker.models.containers import Container
-
     from docker import DockerClient
 
 SERVICE = "gateway"
@@ -31,6 +31,9 @@ GLOBAL = re.compile(r"^haproxy_process_(start_time|uptime)_seconds (\d{1,12})\s*
 OF_CONFIGURATION = ("-f", "-L", "-C")
 ALERT = re.compile(r"^\[ALERT\]\s{0,20}\(\d{1,10}\) : (.{1,2000})$", re.MULTILINE)
 TAKES_OVER_S = 30.0
+# Standard error with the rest, and the exit code in a line of its own.
+WITH_CODE = ("sh", "-c", 'exec 2>&1; "$@"; printf "\\n%s" "$?"', "sh")
+Inside: TypeAlias = Callable[[Sequence[str]], str]
 # HAProxy gives the time of its start in whole seconds: one that is younger could not be told from the next.
 YOUNGEST_S = 2
 
@@ -63,23 +66,13 @@ def reload_project(engine: "DockerClient", project: str) -> bool:
     state = containers.of_service(containers.states(engine, project), SERVICE)
     if state is None or state.status != "running":
         return False
-    container = engine.containers.get(state.id)
-    _refuse_faulty(container)
-    before = _old_enough(container)
-    _demand(container, SIGNAL)
-    _wait_for_another(container, before)
+    attrs = engine.containers.get(state.id).attrs
+
+    def inside(words: Sequence[str]) -> str:
+        return run_inside(engine, state.id, words, limit_s=TAKES_OVER_S).decode("utf-8", "replace")
+
+    reload_running(inside, configuration_words(attrs), lambda: containers.log(engine, state.id, 200))
     return True
-
-
-def _refuse_faulty(container: "Container") -> None:
-    """Raise `ToolFailed` with HAProxy's words where it would refuse a file: its master would only log them."""
-    code, output = _run(container, ["haproxy", "-c", *configuration_words(container.attrs)])
-    if code:
-        raise ToolFailed(
-            "The gateway refuses its files as they are now; those it has read before still count.",
-            cause="; ".join(ALERT.findall(output))[:600] or output[-300:],
-            next_step="correct what it names, then: ernie-deploy reload",
-        )
 
 
 def configuration_words(attrs: dict[str, Any]) -> list[str]:
@@ -88,9 +81,30 @@ def configuration_words(attrs: dict[str, Any]) -> list[str]:
     return [word for pair in pairwise(words) if pair[0] in OF_CONFIGURATION for word in pair]
 
 
-def _old_enough(container: "Container") -> Worker:
+def reload_running(inside: Inside, configuration: Sequence[str], log: Callable[[], str]) -> None:
+    """Reload the gateway that `inside` runs commands beside; raises `ToolFailed`, and then the old files count."""
+    _refuse_faulty(inside, configuration)
+    before = _old_enough(inside)
+    code, output = _ended(inside, SIGNAL)
+    if code:
+        raise ToolFailed("The gateway could not be signalled.", cause=output[-300:])
+    _wait_for_another(inside, before, log)
+
+
+def _refuse_faulty(inside: Inside, configuration: Sequence[str]) -> None:
+    """Raise `ToolFailed` with HAProxy's words where it would refuse a file: its master would only log them."""
+    code, output = _ended(inside, ["haproxy", "-c", *configuration])
+    if code:
+        raise ToolFailed(
+            "The gateway refuses its files as they are now; those it has read before still count.",
+            cause="; ".join(ALERT.findall(output))[:600] or output[-300:],
+            next_step="correct what it names, then: ernie-deploy reload",
+        )
+
+
+def _old_enough(inside: Inside) -> Worker:
     """The worker of today, once the next one's time of start must be another."""
-    worker = _worker(container)
+    worker = _worker(inside)
     if worker is None:
         raise ToolFailed(
             "The gateway does not answer on its port for metrics.",
@@ -101,44 +115,34 @@ def _old_enough(container: "Container") -> Worker:
     return worker
 
 
-def _wait_for_another(container: "Container", before: Worker) -> None:
+def _wait_for_another(inside: Inside, before: Worker, log: Callable[[], str]) -> None:
     end = time.monotonic() + TAKES_OVER_S
     while time.monotonic() < end:
-        now = _worker(container)
+        now = _worker(inside)
         if now and now.start_s != before.start_s:
             return
         time.sleep(0.1)
+    alerts = ALERT.findall(log())
     raise ToolFailed(
         f"The gateway did not take up its files within {TAKES_OVER_S:g} s; those it has read before still count.",
-        cause=_last_alert(container),
+        cause=alerts[-1] if alerts else "its log has no alert",
         next_step="look at it with: ernie-deploy logs gateway",
     )
 
 
-def _worker(container: "Container") -> Worker | None:
-    code, output = _run(container, ASK)
-    values = {name: int(value) for name, value in GLOBAL.findall(output)}
-    return None if code or len(values) < 2 else Worker(values["start_time"], values["uptime"])  # noqa: PLR2004 - both
+def _worker(inside: Inside) -> Worker | None:
+    """The HAProxy that answers now; None where none does."""
+    with suppress(OSError):
+        values = {name: int(value) for name, value in GLOBAL.findall(inside(ASK))}
+        if values.keys() == {"start_time", "uptime"}:
+            return Worker(values["start_time"], values["uptime"])
+    return None
 
 
-def _last_alert(container: "Container") -> str:
-    alerts = ALERT.findall(container.logs(tail=200).decode("utf-8", "replace"))
-    return alerts[-1] if alerts else "its log has no alert"
-
-
-def _demand(container: "Container", words: Sequence[str]) -> None:
-    code, output = _run(container, words)
-    if code:
-        raise ToolFailed(
-            f"`{' '.join(words)}` in the gateway ended with {code}.", cause=output.strip()[-300:]
-        )
-
-
-def _run(container: "Container", words: Sequence[str]) -> tuple[int, str]:
-    from docker.errors import APIError
-
+def _ended(inside: Inside, words: Sequence[str]) -> tuple[int, str]:
+    """A command's exit code and all that it printed; raises `ToolFailed` where the container is gone."""
     try:
-        done = container.exec_run(list(words))
-    except APIError as fault:
-        raise ToolFailed("The gateway's container is gone.", cause=str(fault)[:300]) from fault
-    return done.exit_code or 0, done.output.decode("utf-8", "replace")
+        output, _, code = inside([*WITH_CODE, *words]).rstrip().rpartition("\n")
+    except OSError as fault:
+        raise ToolFailed("The gateway's container does not answer.", cause=str(fault)[:300]) from fault
+    return int(code), output

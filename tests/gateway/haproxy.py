@@ -17,6 +17,7 @@ from conftest import CATALOG, missing, planned
 from gateway.upstream import exchange, head, status_of
 from msgspec import Struct
 
+from ernie_deploy.plan.gateway import PEERS_PORT
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.compose import defaults_of
 from ernie_deploy.render.gateway import configuration
@@ -41,7 +42,8 @@ def written(folder: Path, target: str = "h100", **options: object) -> tuple[Plan
     plan = planned(target, gateway=True, **options)
     (folder / "keys.map").touch()
     path = folder / "haproxy.cfg"
-    path.write_text(configuration(plan).replace("/gateway/", f"{folder}/"), encoding="utf-8")
+    text = configuration(plan).replace("/gateway/", f"{folder}/")
+    path.write_text(text.replace(f"127.0.0.1:{PEERS_PORT}", f"127.0.0.1:{free_port()}"), encoding="utf-8")
     return plan, path
 
 
@@ -104,9 +106,8 @@ def running(
     (folder / "keys.map").write_text("".join(key_line(key, grant) for key, grant in keys.items()))
     port, own_port = free_port(), free_port()
     text = path.read_text(encoding="utf-8").replace(" serve:8000 ", f" {upstream} ")
-    text = re.sub(r"bind :8443", f"bind 127.0.0.1:{port}", text).replace(
-        "bind :8405", f"bind 127.0.0.1:{own_port}"
-    )
+    text = text.replace("bind :8443", f"bind 127.0.0.1:{port}").replace("127.0.0.1:8443", f"127.0.0.1:{port}")
+    text = text.replace("bind :8405", f"bind 127.0.0.1:{own_port}")
     path.write_text(re.sub(r"check port \d+", "check", text), encoding="utf-8")
     environment = {**os.environ, **variables(plan, **limits or {})}
     with (folder / "stdout").open("w") as out, (folder / "stderr").open("w") as err:

@@ -91,7 +91,7 @@ def test_haproxy_takes_every_form(balance: str, tmp_path: Path) -> None:
     plan, path = written(tmp_path, replicas=3, balance=balance)
     done = check(plan, path)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[2] for line in path.read_text().splitlines() if line.startswith("    server ")] == [
+    assert [line.split()[2] for line in path.read_text().splitlines() if line.startswith("    server serve")] == [
         "serve:8000", "serve-2:8000", "serve-3:8000",
     ]  # fmt: skip
 
@@ -177,7 +177,7 @@ def test_haproxy_takes_servers_elsewhere(tmp_path: Path) -> None:
     done = check(plan, path)
     assert done.returncode == 0, done.stderr
     text = path.read_text()
-    assert [line.split()[1:3] for line in text.splitlines() if line.startswith("    server ")] == [
+    assert [line.split()[1:3] for line in text.splitlines() if line.startswith("    server upstream")] == [
         ["upstream-1", "10.0.0.4:8000"], ["upstream-2", "[fd00::4]:8000"],
     ]  # fmt: skip
     # A server elsewhere has no ready.py, whose 404 would mean that it stops.

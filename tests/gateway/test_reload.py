@@ -1,0 +1,349 @@
+"""A real HAProxy takes up keys while it streams: added, revoked, ended, damaged; and counts outlive the reload."""
+
+import hashlib
+import http.client
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from gateway.haproxy import binary, free_port, until, variables, written
+from msgspec import Struct
+
+from ernie_deploy.errors import ToolFailed
+from ernie_deploy.gateway import key_file
+from ernie_deploy.gateway.keys import Key, hashed
+from ernie_deploy.stack.reload import configuration_words, reload_running
+
+OK, UNAUTHORIZED, TOO_MANY = 200, 401, 429
+BODY = b'{"model": "m", "prompt": "x", "stream": true}'
+HEAD = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\n\r\n"
+EVENTS = 3
+
+
+class Streams(BaseHTTPRequestHandler):
+    """A server whose streams begin at once and end when the test lets them."""
+
+    protocol_version = "HTTP/1.1"
+    release = threading.Event()
+
+    def do_GET(self) -> None:
+        self.send_response(OK)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(OK)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.event("0")
+        if b'"stream": true' in asked:
+            self.release.wait(60)
+        for number in range(1, EVENTS):
+            self.event(str(number))
+        self.event("[DONE]")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def event(self, text: str) -> None:
+        data = f"data: {text}\n\n".encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+        self.wfile.flush()
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+WHOLE = b"".join(b"data: %d\n\n" % number for number in range(EVENTS)) + b"data: [DONE]\n\n"
+
+
+class Front(Struct):
+    """A HAProxy of the test's, as its container runs it."""
+
+    folder: Path
+    cfg: Path
+    port: int
+    own_port: int
+    environment: dict[str, str]
+    pid: int
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def status(self, key: str, connection: http.client.HTTPConnection | None = None) -> int:
+        """The status of a short request with this key, on a connection that stays open."""
+        asks = connection or self.connection()
+        try:
+            asks.request("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"})
+            answer = asks.getresponse()
+            answer.read()
+            return answer.status
+        finally:
+            if connection is None:
+                asks.close()
+
+    def inside(self, words: Sequence[str]) -> str:
+        """What `docker exec` prints in the container, of which the process is 1 and the port 8405."""
+        own = [
+            word.replace("-USR2 1", f"-USR2 {self.pid}").replace("8405", str(self.own_port)) for word in words
+        ]
+        done = subprocess.run(own, capture_output=True, text=True, timeout=60, env=self.environment)
+        if done.returncode:
+            raise OSError(done.stderr)
+        return done.stdout
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def reload(self) -> None:
+        reload_running(self.inside, ["-f", str(self.cfg)], self.log)
+
+    def set_keys(self, *keys: Key) -> None:
+        (self.folder / "keys.map").write_text("".join(f"{key.line()}\n" for key in keys))
+
+
+def key(secret: str, **limits: int) -> Key:
+    return Key(digest=hashed(secret), name=f"of-{secret}", **limits)
+
+
+@contextmanager
+def streaming() -> Iterator[int]:
+    Streams.release.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Streams) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield server.server_port
+        finally:
+            Streams.release.set()
+            server.shutdown()
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Iterator[Front]:
+    with streaming() as upstream:
+        plan, path = written(tmp_path)
+        made = Front(tmp_path, path, free_port(), free_port(), {**os.environ, **variables(plan)}, 0)
+        text = path.read_text().replace(" serve:8000 ", f" 127.0.0.1:{upstream} ")
+        text = (
+            re.sub(r"check port \d+", "check", text)
+            .replace("bind :8443", f"bind 127.0.0.1:{made.port}")
+            .replace("127.0.0.1:8443", f"127.0.0.1:{made.port}")
+        )
+        path.write_text(text.replace("bind :8405", f"bind 127.0.0.1:{made.own_port}"))
+        made.set_keys(key("a", rate_per_minute=1_000_000), key("few", rate_per_minute=3))
+        with (tmp_path / "log").open("w") as log:
+            process = subprocess.Popen(
+                [binary(), "-W", "-db", "-f", path], stdout=log, stderr=log, env=made.environment
+            )
+            made.pid = process.pid
+            try:
+                wait_for(made, process)
+                yield made
+            finally:
+                Streams.release.set()
+                process.terminate()
+                process.wait(20)
+
+
+def wait_for(front: Front, process: "subprocess.Popen[bytes]") -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        assert process.poll() is None, front.log()
+        try:
+            if front.status("a") == OK:
+                return
+        except OSError:
+            pass
+        time.sleep(0.1)
+    pytest.fail(front.log())
+
+
+def stream(front: Front, secret: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    """A stream of which the first event is there."""
+    connection = front.connection()
+    connection.request("POST", "/v1/completions", BODY, {"Authorization": f"Bearer {secret}"})
+    answer = connection.getresponse()
+    assert answer.status == OK
+    assert answer.read(len(b"data: 0\n\n")) == b"data: 0\n\n"
+    return connection, answer
+
+
+def rest(answer: http.client.HTTPResponse) -> bytes:
+    Streams.release.set()
+    return b"data: 0\n\n" + answer.read()
+
+
+def refused(front: Front, secret: str, connection: http.client.HTTPConnection) -> bool:
+    """Whether the next request on a connection is refused, or finds it closed and is refused on another."""
+    try:
+        return front.status(secret, connection) == UNAUTHORIZED
+    except (http.client.HTTPException, ConnectionError):
+        return front.status(secret) == UNAUTHORIZED
+
+
+def test_a_key_is_added_during_a_stream(front: Front) -> None:
+    assert front.status("b") == UNAUTHORIZED
+    connection, answer = stream(front, "a")
+    with key_file.locked(front.folder):
+        key_file.add(front.folder, key("b"))
+    assert front.status("b") == UNAUTHORIZED
+    front.reload()
+    assert front.status("b") == OK
+    assert front.status("a") == OK
+    assert rest(answer) == WHOLE
+    connection.close()
+
+
+def test_a_key_is_revoked_during_its_stream(front: Front) -> None:
+    idle = front.connection()
+    assert front.status("a", idle) == OK
+    connection, answer = stream(front, "a")
+    with key_file.locked(front.folder):
+        key_file.revoke(front.folder, "of-a")
+    front.reload()
+    assert front.status("a") == UNAUTHORIZED
+    assert refused(front, "a", idle)
+    assert rest(answer) == WHOLE
+    assert refused(front, "a", connection)
+    connection.close()
+    idle.close()
+
+
+def test_a_request_behind_a_stream_on_its_connection_finds_the_key_revoked(front: Front) -> None:
+    """Sent while the stream goes on, it waits in the old process, which has the old map; that may close as well."""
+    connection, answer = stream(front, "a")
+    front.set_keys(key("other"))
+    front.reload()
+    connection.sock.sendall(HEAD)
+    assert rest(answer) == WHOLE
+    late = connection.sock.recv(4096)
+    connection.close()
+    assert not late or late.startswith(b"HTTP/1.1 401"), late
+
+
+def test_a_request_behind_a_stream_is_judged_once_and_by_the_next_process(front: Front) -> None:
+    connection, answer = stream(front, "a")
+    front.reload()
+    connection.sock.sendall(HEAD)
+    assert rest(answer) == WHOLE
+    late = connection.sock.recv(4096)
+    connection.close()
+    assert not late or late.startswith(b"HTTP/1.1 200"), late
+    (identity,) = re.findall(r"x-request-id: ([0-9a-f-]{36})", late.decode()) or ("",)
+    until(lambda: identity in front.log())
+    assert not identity or front.log().count(identity) == 1, "under the id that the client was given"
+
+
+def test_a_key_ends_by_its_time_without_a_reload(front: Front) -> None:
+    ends = int(time.time()) + 5
+    front.set_keys(key("a"), key("short", expires=ends))
+    front.reload()
+    assert front.status("short") == OK
+    time.sleep(max(0.0, ends + 1 - time.time()))
+    assert front.status("short") == UNAUTHORIZED
+    assert front.status("a") == OK
+
+
+def test_what_a_key_has_used_outlives_a_reload(front: Front) -> None:
+    # A process that has just started cold waits two times 5 s for one before it, and until then teaches nobody.
+    time.sleep(11)
+    assert [front.status("few") for _ in range(4)] == [OK, OK, OK, TOO_MANY]
+    front.reload()
+    assert [front.status("few") for _ in range(2)] == [TOO_MANY, TOO_MANY]
+    front.reload()
+    assert front.status("few") == TOO_MANY
+    assert front.status("a") == OK
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "broken", f"{hashed('b')}", f"{hashed('b')} ", f"{hashed('b')} b", f"{hashed('b')} b:0", f"{hashed('b')} b:0:0",
+     f"{hashed('b')} :0:0:0", f"{hashed('b')} b:0:0:never", f"{hashed('b').upper()} b:0:0:0", "b b:0:0:0",
+     f"# {hashed('b')} b:0:0:0", f"{hashed('b')}b:0:0:0"],
+)  # fmt: skip
+def test_a_damaged_line_opens_nothing_and_closes_nothing(line: str, front: Front) -> None:
+    (front.folder / "keys.map").write_text(f"{line}\n{key('a').line()}\n")
+    front.reload()
+    assert (front.status("b"), front.status("a")) == (UNAUTHORIZED, OK)
+
+
+def test_a_map_that_is_gone_is_refused_and_the_old_one_stays(front: Front) -> None:
+    (front.folder / "keys.map").unlink()
+    with pytest.raises(ToolFailed, match="those it has read before still count") as fault:
+        front.reload()
+    assert "keys.map" in fault.value.cause
+    assert front.status("a") == OK
+
+
+def test_a_faulty_configuration_is_refused_in_haproxys_words_and_the_old_one_stays(front: Front) -> None:
+    text = front.cfg.read_text()
+    front.cfg.write_text(text.replace("backend serve\n", "backend serve\n    balanse roundrobin\n"))
+    with pytest.raises(ToolFailed, match="refuses its files") as fault:
+        front.reload()
+    assert "unknown keyword 'balanse'" in fault.value.cause
+    assert front.status("a") == OK
+    front.cfg.write_text(text)
+    front.set_keys(key("b"))
+    front.reload()
+    assert (front.status("a"), front.status("b")) == (UNAUTHORIZED, OK)
+
+
+def test_a_gateway_that_does_not_take_over_is_an_error(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ernie_deploy.stack.reload.TAKES_OVER_S", 1.0)
+    monkeypatch.setattr("ernie_deploy.stack.reload.SIGNAL", ("true",))
+    with pytest.raises(ToolFailed, match="did not take up its files"):
+        front.reload()
+
+
+def test_a_gateway_that_does_not_answer_is_an_error(front: Front) -> None:
+    front.own_port = free_port()
+    with pytest.raises(ToolFailed, match="does not answer on its port"):
+        front.reload()
+
+
+def test_the_words_of_the_configuration_are_read_from_the_container() -> None:
+    attrs = {
+        "Path": "docker-entrypoint.sh",
+        "Args": ["haproxy", "-W", "-db", "-f", "/a.cfg", "-f", "/b.cfg", "-L", "x"],
+    }
+    assert configuration_words(attrs) == ["-f", "/a.cfg", "-f", "/b.cfg", "-L", "x"]
+
+
+def test_the_hash_is_what_haproxy_makes_of_a_key() -> None:
+    assert hashed("a") == hashlib.sha256(b"a").hexdigest()
+
+
+def test_no_client_is_refused_or_cut_by_reloads(front: Front) -> None:
+    """New connections and kept ones, while one process hands over to the next and that to a third."""
+    ended, statuses = threading.Event(), list[object]()
+
+    def ask(*, kept: bool) -> None:
+        connection = front.connection() if kept else None
+        while not ended.is_set():
+            try:
+                statuses.append(front.status("a", connection))
+            except (OSError, http.client.HTTPException) as fault:
+                # A kept connection that is idle may be closed at any time: its client opens another.
+                statuses.append(OK if kept else fault)
+                connection = front.connection() if kept else None
+        if connection:
+            connection.close()
+
+    threads = [threading.Thread(target=ask, kwargs={"kept": kept}) for kept in (False, False, True)]
+    for thread in threads:
+        thread.start()
+    front.reload()
+    front.reload()
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert len(statuses) > 50
+    assert set(statuses) == {OK}, {str(status) for status in statuses}
