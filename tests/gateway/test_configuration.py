@@ -7,8 +7,10 @@ import pytest
 import yaml
 from conftest import CATALOG, planned, rendered
 from gateway import haproxy
+from test_compose import lint
 from test_scripts import before_the_scripts
 
+from ernie_deploy.check import judge
 from ernie_deploy.errors import KitError
 from ernie_deploy.render.explain import as_data, as_text
 from ernie_deploy.render.folder import files
@@ -100,3 +102,16 @@ def test_the_plan_says_what_the_gateway_lets_through_and_why() -> None:
         planned("h100", model="vl-28b", gateway=True, media_domains=("a.org",)).notes
     )
     assert as_data(planned("h100"))["gateway"] is None
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"model": "vl-28b", "media_domains": ("a.org",)}, {"routes": ("tokenize",)}], ids=str
+)
+def test_compose_lint_and_check_find_no_error(tmp_path: Path, options: dict[str, Any]) -> None:
+    """By the rules of the committed set, which ask for no digest until a stack is locked."""
+    path = tmp_path / "compose.yml"
+    path.write_text(rendered("h100", gateway=True, **options))
+    done = lint(str(path))
+    assert done.returncode == 0, done.stdout
+    found = judge(path.read_bytes(), str(path), CATALOG)
+    assert [one for one in found if one.severity == "error"] == []
