@@ -12,6 +12,7 @@ from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.catalog.vendor_schema import VendorFacts
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.findings import Finding
+from ernie_deploy.host.front_files import Front
 from ernie_deploy.host.gpus import Gpu
 from ernie_deploy.host.group_secret import SHORTEST_SECRET, is_long_enough
 from ernie_deploy.host.link import Link
@@ -67,6 +68,7 @@ class Examination(Struct, frozen=True, kw_only=True):
     remote: str = ""
     index: Ran | None = None
     link: Link | None = None
+    front: Front | None = None
     folder: str = ""
     strangers: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()

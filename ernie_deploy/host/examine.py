@@ -17,6 +17,7 @@ from ernie_deploy.host import (
     docker_checks,
     env_checks,
     file_checks,
+    front_checks,
     group_secret,
     link,
     machine_checks,
@@ -29,6 +30,7 @@ from ernie_deploy.host.examination import FILES, FOLDERS, Check, Examination, fr
 from ernie_deploy.host.facts import Facts, collect
 from ernie_deploy.host.file_checks import NO_FILE
 from ernie_deploy.host.findings import Report
+from ernie_deploy.host.front_files import Front, look_at
 from ernie_deploy.host.guess import guess
 from ernie_deploy.host.probes import Host
 from ernie_deploy.plan.plan import Plan
@@ -94,6 +96,7 @@ def _checks(plan: Plan) -> tuple[Check, ...]:
         *machine_checks.CHECKS,
         *env_checks.CHECKS,
         *file_checks.CHECKS,
+        *front_checks.CHECKS,
         *package_checks.CHECKS,
         *node_checks.CHECKS,
     )
@@ -127,12 +130,21 @@ def examination_of(
         remote="" if docker.startswith(LOCAL_SOCKET) else docker,
         index=package_checks.ask(subject.host, plan, files, values),
         link=_link(subject, values),
+        front=_front(subject, values, folder),
         folder=os.path.realpath(folder),
         strangers=env_checks.strangers(
             subject.host, settings.names(env_text), subject.catalog.defaults, folder
         ),
         addresses=env_checks.addresses(subject.host, values["BIND_ADDR"]),
     )
+
+
+def _front(subject: Subject, values: Mapping[str, str], folder: Path) -> Front | None:
+    """The folder of the gateway, where the stack has one."""
+    if not subject.plan.gateway:
+        return None
+    place = from_folder(folder, values["GATEWAY_DIR"])
+    return look_at(subject.host, place, tls=bool(subject.plan.request.tls))
 
 
 def _link(subject: Subject, values: Mapping[str, str]) -> link.Link | None:
