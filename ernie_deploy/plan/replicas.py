@@ -59,12 +59,6 @@ def check_replicas(request: Request, target: Target) -> None:
             cause="with --upstreams the servers are elsewhere, and this stack has none",
             next_step="leave one of them out",
         )
-    if request.monitoring and request.upstreams:
-        raise UsageError(
-            "--monitoring and --upstreams exclude each other.",
-            cause="Prometheus would have to reach servers that this stack knows nothing of but an address",
-            next_step="monitor the servers where they are, with --monitoring in their own stacks",
-        )
     _check_gpus(request, target)
 
 

@@ -96,7 +96,10 @@ def running(
     certificate: tuple[Path, Path] | None = None,
     **options: Any,
 ) -> Iterator[Running]:
-    """HAProxy as the container runs it, until a server is up behind it; `keys` are key -> grant."""
+    """HAProxy as the container runs it, until a server is up behind it; `keys` are key -> grant.
+
+    `upstream` is the address of `serve`, or those of all replicas with a space between them.
+    """
     plan, path = written(folder, options.pop("target", "h100"), **options)
     if certificate:
         place = folder / "tls"
@@ -105,7 +108,9 @@ def running(
             (place / name).write_text(path_of.read_text())
     (folder / "keys.map").write_text("".join(key_line(key, grant) for key, grant in keys.items()))
     port, own_port = free_port(), free_port()
-    text = path.read_text(encoding="utf-8").replace(" serve:8000 ", f" {upstream} ")
+    text = path.read_text(encoding="utf-8")
+    for number, address in enumerate(upstream.split(), 1):
+        text = text.replace(f" {'serve' if number == 1 else f'serve-{number}'}:8000 ", f" {address} ")
     text = text.replace("bind :8443", f"bind 127.0.0.1:{port}").replace("127.0.0.1:8443", f"127.0.0.1:{port}")
     text = text.replace("bind :8405", f"bind 127.0.0.1:{own_port}")
     path.write_text(re.sub(r"check port \d+", "check", text), encoding="utf-8")

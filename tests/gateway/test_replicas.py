@@ -121,7 +121,7 @@ def test_a_server_behind_a_gateway_says_when_it_is_ready() -> None:
         ({"gateway": True, "replicas": 2, "gpus": (0, 1, 2)}, "cannot share evenly"),
         ({"gateway": True, "replicas": 2, "tp": 8}, "2 replicas leave each of them 4"),
         ({"gateway": True, "replicas": 2, "upstreams": ("10.0.0.4:8000",)}, "exclude each other"),
-        ({"gateway": True, "monitoring": True, "upstreams": ("10.0.0.4:8000",)}, "exclude each other"),
+        ({"gateway": True, "monitoring": True, "upstreams": ("10.0.0.4:8000",)}, "servers are elsewhere"),
         ({"gateway": True, "replicas": 2, "nodes": 2}, "several nodes"),
     ],
 )
