@@ -20,6 +20,8 @@ FRONT_PORT = 8443
 OWN_PORT = 8405
 # On the container's loopback alone, where a process that is reloaded tells the next one its counts.
 PEERS_PORT = 8407
+# Where Prometheus hears when the certificate ends, on a TLS connection.
+CERTIFICATE_PORT = 8406
 
 
 class Server(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """The configuration of the gateway, HAProxy's, as one of the stack's files."""
 
-from ernie_deploy.plan.gateway import FILES, FRONT_PORT, OWN_PORT, PEERS_PORT
+from ernie_deploy.plan.gateway import CERTIFICATE_PORT, FILES, FRONT_PORT, OWN_PORT, PEERS_PORT
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.templates import jinja
 
@@ -12,5 +12,5 @@ def configuration(plan: Plan) -> str:
     template = jinja(autoescape=False).get_template("gateway/haproxy.cfg.j2")
     return template.render(
         plan=plan, gateway=plan.gateway, files=FILES,
-        front_port=FRONT_PORT, own_port=OWN_PORT, peers_port=PEERS_PORT,
+        front_port=FRONT_PORT, own_port=OWN_PORT, peers_port=PEERS_PORT, certificate_port=CERTIFICATE_PORT,
     )  # fmt: skip

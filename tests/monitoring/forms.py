@@ -11,4 +11,5 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("cpu", {"gateway": True}),
     ("h100", {"gateway": True, "replicas": 2}),
     ("cpu", {"api_key_file": True}),
+    ("h100", {"gateway": True, "tls": "files"}),
 ]
