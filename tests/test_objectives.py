@@ -29,13 +29,13 @@ def test_what_is_no_objective_is_refused(words):
 
 @pytest.mark.parametrize("price", ["nan", "inf", "0", "-1", "1e9"])
 def test_what_is_no_price_is_refused(price):
-    done = kit("plan", "h100", "--gpu-price", price)
+    done = kit("plan", "h100", "--monitoring", "--gpu-price", price)
     assert done.returncode == 2
     assert "--gpu-price" in done.stderr
 
 
 def test_both_stand_in_the_command_that_renders_the_same_again():
-    plan = planned("h100", slo=("ttft_p95=2s", "tpot_p95=50ms"), gpu_price=2.5)
+    plan = planned("h100", monitoring=True, slo=("ttft_p95=2s", "tpot_p95=50ms"), gpu_price=2.5)
     words = command_words(plan.request)
     assert words[words.index("--slo") + 1] == "ttft_p95=2s,tpot_p95=50ms"
     assert words[words.index("--gpu-price") + 1] == "2.5"
@@ -63,4 +63,13 @@ def test_a_flag_of_the_user_moves_what_is_derived():
 
 def test_a_processor_has_no_bandwidth_to_derive_from():
     assert o.objectives(planned("cpu")) == ()
-    assert [one.text for one in o.objectives(planned("cpu", slo=("tpot_p95=1s",)))] == ["tpot_p95=1s"]
+    assert [one.text for one in o.objectives(planned("cpu", monitoring=True, slo=("tpot_p95=1s",)))] == [
+        "tpot_p95=1s"
+    ]
+
+
+@pytest.mark.parametrize("words", [("--slo", "ttft_p95=2s"), ("--gpu-price", "2")])
+def test_without_monitoring_nobody_would_read_them(words):
+    done = kit("plan", "h100", *words)
+    assert done.returncode == 2
+    assert f"{words[0]} is for the alerts and the dashboard of --monitoring" in done.stderr

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ernie_deploy.commands.options import request_of, request_options, with_lock_beside
+from ernie_deploy.commands.options import (
+    request_of,
+    request_options,
+    with_baseline_beside,
+    with_lock_beside,
+)
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.request import command_words
 from ernie_deploy.safe_io.columns import width_of
@@ -49,7 +54,8 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
     from ernie_deploy.upgrade.history import RENDERED
 
     catalog = Catalog()
-    plan = resolve(catalog, with_lock_beside(request_of(options), folder / "compose.yml"))
+    request = with_lock_beside(request_of(options), folder / COMPOSE)
+    plan = resolve(catalog, with_baseline_beside(request, folder))
     variables = dict(_pair(value) for value in values)
     refuse_open_routes(plan, catalog, variables.get("BIND_ADDR", ""))
     for sentence in plan.warnings:

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.lock import NAME as LOCK
 from ernie_deploy.plan.lock import LockFile, read_lock
-from ernie_deploy.plan.request import LOOPBACK, Request, bind_address
+from ernie_deploy.plan.request import LOOPBACK, Baseline, Request, bind_address
 
 # The word that stands for the target of this host.
 AUTO = "auto"
@@ -78,6 +78,14 @@ def _slo(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, .
     from ernie_deploy.plan.objectives import parse
 
     return tuple(objective.text for objective in parse(_names(ctx, param, value)))
+
+
+def _baseline(ctx: click.Context, param: click.Parameter, value: str | None) -> Baseline | None:
+    if value is None:
+        return None
+    from ernie_deploy.bench.compare.bounds import bound_of
+
+    return bound_of(ctx.find_object(Path) or Path(), value)
 
 
 def _lock(ctx: click.Context, param: click.Parameter, value: str | None) -> LockFile | None:
@@ -149,6 +157,8 @@ OPTIONS = [
                  help="Objectives for `init --monitoring` to hold the server to.  [default: derived from the plan]"),
     click.option("--gpu-price", type=float, metavar="USD_PER_HOUR",
                  help="Price of one GPU for an hour, for the dashboard's money per million tokens."),
+    click.option("--baseline", callback=_baseline, metavar="FILE",
+                 help="Benchmark that an alert holds the server to.  [default: baseline.json in the folder of `init`]"),
     click.option("--lock", is_flag=False, flag_value=LOCK, default=None, callback=_lock, metavar="[FILE]",
                  help=f"Pin images and revisions as this lock has them, `{NO_LOCK}` for none.  [default: that beside the output]"),
     click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A vLLM flag and its value."),
@@ -254,3 +264,17 @@ def with_lock_beside(request: Request, output: Path | None) -> Request:
     if source == ParameterSource.COMMANDLINE or not (folder / LOCK).is_file():
         return request
     return replace(request, lock=LockFile(LOCK, read_lock(folder / LOCK)))
+
+
+def with_baseline_beside(request: Request, folder: Path) -> Request:
+    """The request for a stack in `folder`: with the baseline that lies there, unless --baseline names another."""
+    from msgspec.structs import replace
+
+    from ernie_deploy.bench.compare.bounds import NAME, bound_of
+
+    if request.baseline:
+        path = os.path.relpath(request.baseline.path, folder)
+        return replace(request, baseline=replace(request.baseline, path=path))
+    if request.monitoring and (folder / NAME).is_file():
+        return replace(request, baseline=bound_of(folder, NAME))
+    return request

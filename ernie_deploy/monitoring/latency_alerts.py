@@ -8,6 +8,7 @@ from msgspec import Struct
 from ernie_deploy.monitoring.rule import Alert, Record, Severity
 from ernie_deploy.plan.objectives import Objective, decode_floor_s, objectives
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.request import Baseline
 
 HISTOGRAMS = {
     "ttft": "vllm:time_to_first_token_seconds",
@@ -48,16 +49,6 @@ BURNS = (
 )  # fmt: skip
 
 
-class Baseline(Struct, frozen=True, kw_only=True):
-    """What an accepted benchmark measured: mean seconds a token, at so many requests with prompts so long."""
-
-    mean_tpot_s: float
-    concurrency: float
-    prompt_tokens: float
-    tolerance_percent: float
-    name: str
-
-
 def records(plan: Plan) -> Iterator[Record]:
     """The rates behind every quantile, of each metric that has an objective."""
     for metric in dict.fromkeys(one.metric for one in objectives(plan)):
@@ -73,11 +64,11 @@ def rate(metric: str, window: str) -> str:
     return f"ernie:{metric}_seconds_bucket:rate{window}"
 
 
-def alerts(plan: Plan, baseline: Baseline | None) -> Iterator[Alert]:
+def alerts(plan: Plan) -> Iterator[Alert]:
     """Two burn rates an objective, and the baseline where one was accepted."""
     yield from (_burning(plan, one, burn) for one in objectives(plan) for burn in BURNS)
-    if baseline:
-        yield _left(baseline)
+    if plan.request.baseline:
+        yield _left(plan.request.baseline)
 
 
 def _burning(plan: Plan, objective: Objective, burn: Burn) -> Alert:
@@ -121,7 +112,7 @@ def _left(baseline: Baseline) -> Alert:
         severity="warning",
         summary="The server is slower than the benchmark that was accepted",
         description="{{ $value | humanizeDuration }} a token, where the baseline"
-        f" ({baseline.name}) has {baseline.mean_tpot_s * 1000:.2f} ms and {baseline.tolerance_percent:g} % more is its"
+        f" ({baseline.path}, {baseline.cell}) has {baseline.mean_tpot_s * 1000:.2f} ms and {baseline.tolerance_percent:g} % more is its"
         f" tolerance; at no more requests at once ({baseline.concurrency:.0f}) and prompts no longer"
         f" ({baseline.prompt_tokens:.0f} tokens) than the benchmark had.",
     )

@@ -4,20 +4,19 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from ernie_deploy.monitoring import gateway_alerts, host_alerts, latency_alerts, serving_alerts
-from ernie_deploy.monitoring.latency_alerts import Baseline
 from ernie_deploy.monitoring.rule import Alert, Record
 from ernie_deploy.plan.plan import Plan
 
 WIDTH = 100
 
 
-def rules(plan: Plan, jobs: Collection[str], baseline: Baseline | None = None) -> str:
+def rules(plan: Plan, jobs: Collection[str]) -> str:
     """The rules of a stack whose Prometheus has the scrape jobs `jobs`: nothing that none of them could make fire."""
     import yaml
 
     groups = {
         "ernie-records": [one.entry for one in records(plan, jobs)],
-        "ernie-alerts": [one.entry for one in alerts(plan, jobs, baseline)],
+        "ernie-alerts": [one.entry for one in alerts(plan, jobs)],
     }
     document = {"groups": [{"name": name, "rules": entries} for name, entries in groups.items()]}
     return yaml.dump(document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=WIDTH)
@@ -30,11 +29,11 @@ def records(plan: Plan, jobs: Collection[str]) -> Iterator[Record]:
     yield from gateway_alerts.records(jobs)
 
 
-def alerts(plan: Plan, jobs: Collection[str], baseline: Baseline | None = None) -> Iterator[Alert]:
+def alerts(plan: Plan, jobs: Collection[str]) -> Iterator[Alert]:
     """Every alert, the most urgent first."""
     yield from serving_alerts.alerts(plan)
     yield from gateway_alerts.alerts(plan, jobs)
-    yield from latency_alerts.alerts(plan, baseline)
+    yield from latency_alerts.alerts(plan)
     yield from host_alerts.alerts(plan, jobs)
 
 

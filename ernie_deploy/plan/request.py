@@ -57,6 +57,17 @@ MANAGED_OVER_NODES = {
 }
 
 
+class Baseline(Struct, frozen=True, kw_only=True):
+    """What an accepted benchmark measured: mean seconds a token, at so many requests with prompts so long."""
+
+    path: str
+    cell: str
+    mean_tpot_s: float
+    concurrency: float
+    prompt_tokens: float
+    tolerance_percent: float
+
+
 class Request(Struct, frozen=True, kw_only=True):
     """One call of `plan` or `render`; the same request gives the same bytes."""
 
@@ -97,6 +108,7 @@ class Request(Struct, frozen=True, kw_only=True):
     image: str = ""
     slo: tuple[str, ...] = ()
     gpu_price: float | None = None
+    baseline: Baseline | None = None
     lock: LockFile | None = None
     pairs: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
@@ -262,6 +274,7 @@ def command_words(request: Request) -> list[str]:
         ("--image", request.image),
         ("--slo", ",".join(request.slo)),
         ("--gpu-price", request.gpu_price),
+        ("--baseline", request.baseline.path if request.baseline else ""),
         ("--lock", request.lock.path if request.lock else ""),
         *(("--set", pair) for pair in request.pairs),
     ]

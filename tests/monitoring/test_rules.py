@@ -14,33 +14,34 @@ from monitoring.forms import FORMS
 from monitoring.promtool import Case, judged, question, run
 
 from ernie_deploy.monitoring import rules as made
-from ernie_deploy.monitoring.latency_alerts import Baseline
 from ernie_deploy.monitoring.rule import Alert
 from ernie_deploy.plan.objectives import max_num_seqs
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.request import Baseline
 from ernie_deploy.render.monitoring import monitoring_files
 
 JOBS = ("vllm", "gateway", "certificate", "gpu", "node", "prometheus")
 BASELINE = Baseline(
-    mean_tpot_s=cases.BASELINE_S, concurrency=16, prompt_tokens=8000, tolerance_percent=5, name="test"
-)
+    path="baseline.json", cell="prompt-heavy n=16", mean_tpot_s=cases.BASELINE_S, concurrency=16, prompt_tokens=8000,
+    tolerance_percent=5,
+)  # fmt: skip
 PAGES = ROOT / "docs" / "alerts"
 TARGETS = {"nvidia": "h100", "amd": "mi300x"}
 
 
 @cache
 def plan_of(vendor: str) -> Plan:
-    return planned(TARGETS[vendor], slo=cases.SLO)
+    return planned(TARGETS[vendor], monitoring=True, slo=cases.SLO, baseline=BASELINE)
 
 
 @cache
 def text_of(vendor: str) -> str:
-    return made.rules(plan_of(vendor), JOBS, BASELINE)
+    return made.rules(plan_of(vendor), JOBS)
 
 
 def every_alert() -> Iterator[Alert]:
     for vendor in TARGETS:
-        yield from made.alerts(plan_of(vendor), JOBS, BASELINE)
+        yield from made.alerts(plan_of(vendor), JOBS)
 
 
 NAMES = sorted({alert.name for alert in every_alert()})
@@ -96,7 +97,7 @@ def test_promtool_takes_the_rules_of_every_target(target, jobs, tmp_path):
 
 
 def test_what_no_exporter_of_the_stack_shows_is_not_rendered():
-    bare = {alert.name for alert in made.alerts(plan_of("nvidia"), ("vllm", "prometheus"))}
+    bare = {alert.name for alert in made.alerts(planned("h100"), ("vllm", "prometheus"))}
     assert not {
         name for name in bare if re.search("Gateway|Gpu|Disk|Room|Exporter|Certificate|Baseline", name)
     }
@@ -126,7 +127,7 @@ def test_a_recorded_query_is_asked_by_an_alert():
 
 @pytest.mark.parametrize("percentile", [50, 90, 95, 99])
 def test_a_burn_rate_of_every_percentile_can_fire(percentile):
-    plan = planned("h100", slo=(f"ttft_p{percentile}=2s",))
+    plan = planned("h100", monitoring=True, slo=(f"ttft_p{percentile}=2s",))
     text = made.rules(plan, ("vllm",))
     quantiles = [float(one) for one in re.findall(r"histogram_quantile\(([0-9.]+),", text)]
     assert quantiles
