@@ -226,6 +226,11 @@ def _who(jobs: set[str]) -> Iterator[Panel]:
         queries=(Query(expr=_rate('haproxy_frontend_http_responses_total{proxy="front"}', "code"), legend="{{code}}"),),
         why="4xx are refusals: no key (401), no such route (404), over a limit (429). Which of them and whose is in the log.",
     )  # fmt: skip
+    yield Panel(
+        row=WHO, title="Refused by a limit", unit="reqps",
+        queries=(Query(expr=_rate('haproxy_frontend_requests_denied_total{proxy="front"}'), legend="429"),),
+        why="Requests over their key's rate or concurrency (429): all that the gateway denies.",
+    )  # fmt: skip
     yield Panel(row=WHO, title="By key", kind="text", why=BY_KEY)
 
 

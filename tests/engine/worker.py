@@ -243,6 +243,24 @@ def routes_verdict(job: Job) -> Verdict:
     return {"statuses": statuses, "methods": asked}
 
 
+def metrics_verdict(job: Job) -> Verdict:
+    """The labels of each metric that the engine's logger for Prometheus makes, by its name on the wire."""
+    from prometheus_client import REGISTRY
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    args = parse_serve(job["argv"])
+    swap(args, "model_tag", job["model_dir"], what="args.model_tag")
+    logger = PrometheusStatLogger(configure(args), [0])
+    logger.log_engine_initialized()
+    labels: dict[str, set[str]] = {}
+    for family in REGISTRY.collect():
+        for sample in family.samples:
+            # Of a histogram without its endings, of a counter with the one that it gets.
+            name = family.name if family.type == "histogram" else sample.name
+            labels.setdefault(name, set()).update(set(sample.labels) - {"le"})
+    return {"labels": {name: sorted(names) for name, names in labels.items()}}
+
+
 def routes_of(routes: list[Any]) -> Iterator[tuple[str, list[str]]]:
     """Path and methods of each route; FastAPI keeps those of a router together."""
     for route in routes:
@@ -287,6 +305,7 @@ VERDICTS: dict[str, Callable[[Job], Verdict]] = {
     "serve": serve_verdict,
     "bench": bench_verdict,
     "keys": keys_verdict,
+    "metrics": metrics_verdict,
     "routes": routes_verdict,
     "switches": switches_verdict,
     "stages": stages_verdict,
