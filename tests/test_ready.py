@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -238,3 +239,18 @@ def test_the_only_server_is_never_taken_away_for_a_hang(started: Callable[..., R
     api.quiet.set()
     time.sleep(HANG_S + 1)
     assert ready.ask()[0] == 200
+
+
+def test_a_check_that_goes_away_at_the_status_line_leaves_no_traceback(
+    started: Callable[..., Ready], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As HAProxy's do, once a second: the log of the server is vLLM's."""
+    ready = started()
+    ready.wait_for(200)
+    for _ in range(60):
+        with socket.create_connection(("127.0.0.1", ready.port), timeout=5) as check:
+            check.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            check.sendall(b"GET /ready HTTP/1.0\r\n\r\n")
+            assert check.recv(12) == b"HTTP/1.0 200"
+    ready.wait_for(200)
+    assert "Traceback" not in capfd.readouterr().err

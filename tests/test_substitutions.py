@@ -20,6 +20,7 @@ REHEARSALS: list[tuple[str, dict[str, Any]]] = [
     ("h100", {"api_key_file": True}),
     ("mi300x", {"profiles": ("mtp",), "user": "1000:1000"}),
     ("h100", {"gateway": True}),
+    ("h100", {"gateway": True, "replicas": 2}),
     ("h100", {"model": "300b"}),
     ("h100", {"model": "300b", "profiles": ("cpu-offload",)}),
     ("h100", {"model": "vl-28b"}),

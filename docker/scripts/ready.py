@@ -99,6 +99,8 @@ def get(path: str) -> tuple[int, str]:
 def handler(watch: Watch) -> type[BaseHTTPRequestHandler]:
     class Ready(BaseHTTPRequestHandler):
         timeout = 5
+        # The answer goes in one piece: HAProxy is gone once it has read the status, and each check would raise here.
+        wbufsize = -1
 
         def do_GET(self) -> None:
             known, reason = self.path == "/ready", watch.reason

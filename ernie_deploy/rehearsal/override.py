@@ -57,7 +57,7 @@ class Rehearsal(Struct, frozen=True, kw_only=True):
     @property
     def scheme(self) -> str:
         """How it is spoken to."""
-        return "http"
+        return "https" if self.plan.request.tls else "http"
 
     @property
     def suffix(self) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ernie_deploy.gateway import key_file, keys
+from ernie_deploy.gateway import key_file, keys, tls_files
 from ernie_deploy.rehearsal.override import Rehearsal
 
 # The files that are to hold them.
@@ -59,7 +59,20 @@ def _plant_gateway(rehearsal: Rehearsal, planted: Planted) -> Planted:
             digest=keys.hashed(key), name=name, rate_per_minute=rate, concurrency=0, expires=0, added=now
         )
         key_file.add(folder, entry)
-    return made
+    return (
+        replace(made, tls_key=_plant_certificate(rehearsal, folder)) if rehearsal.plan.request.tls else made
+    )
+
+
+def _plant_certificate(rehearsal: Rehearsal, folder: Path) -> str:
+    """A certificate for this host, which this process trusts from now on; a line of its key, to be looked for."""
+    gateway = rehearsal.plan.gateway
+    assert gateway, "only a gateway has a certificate"
+    chain, key = tls_files.self_signed(["127.0.0.1"])
+    uid, gid = map(int, gateway.user.split(":"))
+    tls_files.put(folder, chain, key, (uid, gid) if os.geteuid() == 0 else None)
+    os.environ["SSL_CERT_FILE"] = str(folder / tls_files.FOLDER / tls_files.CERTIFICATE)
+    return max(key.splitlines(), key=len)
 
 
 def variables(rehearsal: Rehearsal) -> dict[str, str]:

@@ -1,10 +1,16 @@
 """What is read of a server: its counters, its caches, and a health check that must not be counted."""
 
+import shutil
 import socket
+import ssl
 import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from bench.fake_openai import FakeOpenAI
+from conftest import missing
 
 from ernie_deploy.bench.measure.compose_deployment import speed_variables
 from ernie_deploy.bench.measure.deployment import checked
@@ -13,6 +19,7 @@ from ernie_deploy.bench.measure.local_client import environment
 from ernie_deploy.bench.measure.secrecy import masked
 from ernie_deploy.bench.measure.server import Endpoint, Look, moved_only_by_canary, read_metrics
 from ernie_deploy.errors import ServerDied, UsageError
+from ernie_deploy.gateway import tls_files
 
 # Lines of a real vLLM 0.32.0 with two engines, cut to what matters.
 METRICS = """\
@@ -162,3 +169,46 @@ def test_what_is_no_http_is_no_answer() -> None:
 
         threading.Thread(target=shout, daemon=True).start()
         assert Endpoint(url=f"http://127.0.0.1:{listening.getsockname()[1]}").look() is None
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A server with the certificate of a laboratory, and that certificate's file."""
+    if not shutil.which("openssl"):
+        missing("openssl", "apt-get install openssl")
+    chain, key = tls_files.self_signed(["127.0.0.1"])
+    (tmp_path / "tls.crt").write_text(chain)
+    (tmp_path / "tls.pem").write_text(chain + "\n" + key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "tls.pem")
+
+    class Models(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            keyed = self.headers["Authorization"] == "Bearer ek_1"
+            self.send_response(200 if keyed else 401)
+            self.end_headers()
+            self.wfile.write(b'{"data": [{"id": "m"}]}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Models) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign,misc,assignment]
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"https://127.0.0.1:{server.server_port}", tmp_path / "tls.crt"
+        server.shutdown()
+
+
+def test_a_self_signed_gateway_is_attached_to_with_its_certificate_and_a_key(
+    secure: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, certificate = secure
+    with pytest.raises(ServerDied) as raised:
+        Endpoint(url=url, api_key="ek_1").model_card()
+    assert "SSL_CERT_FILE=gateway/tls/tls.crt" in raised.value.next_step
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert Endpoint(url=url, api_key="ek_1").model_card().id == "m"
+    with pytest.raises(ServerDied, match="No OpenAI server answers") as refused:
+        Endpoint(url=url).model_card()
+    assert "HTTP 401" in refused.value.cause

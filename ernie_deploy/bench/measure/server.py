@@ -19,6 +19,8 @@ COUNTERS = frozenset({
 })  # fmt: skip
 RESETS = ("reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache")
 NOT_FOUND = 404
+# The kit and vLLM's client both go by it.
+TRUST = "trust its certificate, as for a self-signed one: SSL_CERT_FILE=gateway/tls/tls.crt before the same command"
 MOST_NAME_CHARACTERS = 512
 # The health check's question is one word: "1".
 MOST_CANARY_PROMPT_TOKENS = 4
@@ -109,7 +111,9 @@ class Endpoint(Struct, frozen=True, kw_only=True):
             raise ServerDied(
                 f"No OpenAI server answers at {self.place}.",
                 cause=f"GET /v1/models: {fault}",
-                next_step="start it with `ernie-deploy up`, name the right address with --attach URL, or its key "
+                next_step=TRUST
+                if "CERTIFICATE_VERIFY_FAILED" in str(fault)
+                else "start it with `ernie-deploy up`, name the right address with --attach URL, or its key "
                 "with --api-key-file",
             ) from fault
 
