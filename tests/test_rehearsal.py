@@ -56,6 +56,15 @@ def test_a_missing_image_is_built_where_that_is_asked_for(monkeypatch: pytest.Mo
         runner.require_images(planned("cpu"), build_base=True)
 
 
+def test_each_image_that_a_rehearsal_builds_has_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[Path] = []
+    monkeypatch.setattr(runner, "ask", absent)
+    monkeypatch.setattr(runner, "relay", lambda words, **_: ran.append(Path(words[1])))
+    runner.require_images(planned("h100", gateway=True), build_base=True)
+    assert [path.parent.name for path in ran] == ["engine-cpu", "haproxy-debian"]
+    assert all(path.is_file() for path in ran)
+
+
 def test_an_image_that_is_there_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "ask", lambda *_, **__: Done(0, "", ""))
     monkeypatch.setattr(runner, "relay", lambda *_, **__: pytest.fail("built"))

@@ -71,7 +71,7 @@ def cpu_image(engine: str) -> str:
 
 
 def haproxy_image() -> str:
-    """Debian's HAProxy laid out as the official image is, as docker/haproxy-debian/build.py names it."""
+    """Debian's HAProxy laid out as the official image is, as docker/haproxy-debian/build_haproxy.py names it."""
     try:
         release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     except (OSError, KeyError):

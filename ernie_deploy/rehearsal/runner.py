@@ -143,7 +143,7 @@ def require_images(plan: Plan, *, build_base: bool = False) -> None:
     engine = DOCKER / "engine-cpu/build.py"
     _require(cpu_image(plan.engine), engine, "serves with the real vLLM for CPU", "--build-base", build_base)
     if plan.gateway:
-        haproxy = DOCKER / "haproxy-debian/build.py"
+        haproxy = DOCKER / "haproxy-debian/build_haproxy.py"
         _require(haproxy_image(), haproxy, "has Debian's HAProxy for its gateway", "", build_base)
 
 
