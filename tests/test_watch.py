@@ -9,14 +9,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, planned
 from fake_exec import FakeExec
 from test_lifecycle import state
 
+from ernie_deploy.commands import status_watch
+from ernie_deploy.plan.objectives import most_tokens_per_s
 from ernie_deploy.stack import gateway, status, watch
+from ernie_deploy.stack.compose import Stack
 from ernie_deploy.stack.interval import Look, figures
 
 
@@ -140,14 +144,14 @@ def tick(**other: Any) -> dict[str, Any]:
         "project": "ernie-21b",
         "time": "12:00:00",
         **made,
-        "floor_tokens_per_s": None,
+        "most_tokens_per_s": None,
         "gateway": FRONT,
         **other,
     }
 
 
 def test_the_page() -> None:
-    assert watch.as_page(tick(floor_tokens_per_s=80.0)).splitlines() == [
+    assert watch.as_page(tick(most_tokens_per_s=80.0)).splitlines() == [
         "ernie-21b  12:00:00  1 serving  (the last 5 s)",
         "  ms          p50      p95      p99",
         "  ttft        150      195      199",
@@ -155,7 +159,7 @@ def test_the_page() -> None:
         "  itl           -        -        -",
         "  e2e           -        -        -",
         "  4 running, 2 waiting, KV 25.0%, 2 preemptions",
-        "  100 tokens/s out (the plan's floor: 80), 10 in",
+        "  100 tokens/s out (of at most 80, estimated), 10 in",
         "  prefix hits 20.0%, MTP acceptance 75.0%",
         "  gateway: 1 of 2 servers up, 3 wait; 2 x 401, 1 x 429, 0 x 503",
         "    alice: 2 requests, 1 x 429",
@@ -248,3 +252,12 @@ def test_on_a_terminal_it_is_refreshed_in_place_and_ends_at_ctrl_c() -> None:
     process.stderr.close()
     # The cursor goes up over the page before.
     assert b"\x1b[1A" in seen
+
+
+def test_the_most_that_the_plan_allows_is_of_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "compose.yml"
+    file.write_text("# ernie-deploy render h100\n")
+    most = status_watch._most_tokens_per_s(Stack(files=(file,)))
+    assert most == pytest.approx(most_tokens_per_s(planned("h100")))
+    file.write_text("services: {}\n")
+    assert status_watch._most_tokens_per_s(Stack(files=(file,))) is None

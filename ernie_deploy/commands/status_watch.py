@@ -43,7 +43,23 @@ def _watched(stack: "Stack") -> Any:
         project=resolved["name"],
         services=resolved["services"],
         url=url_of_api(stack, resolved["services"], states),
+        most_tokens_per_s=_most_tokens_per_s(stack),
     )
+
+
+def _most_tokens_per_s(stack: "Stack") -> float | None:
+    """What the plan behind the stack's file allows; None where no plan is known, or its target has no bandwidth."""
+    from ernie_deploy.catalog import Catalog
+    from ernie_deploy.commands.preflight import request_of_file
+    from ernie_deploy.errors import KitError
+    from ernie_deploy.plan.objectives import most_tokens_per_s
+    from ernie_deploy.plan.resolve import resolve
+
+    try:
+        request = request_of_file(stack.files[0])
+        return (most_tokens_per_s(resolve(Catalog(), request)) or None) if request else None
+    except KitError:
+        return None
 
 
 @contextmanager

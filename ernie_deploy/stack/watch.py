@@ -18,12 +18,12 @@ MS_PER_S = 1000
 
 
 class Watched(Struct, frozen=True, kw_only=True):
-    """A stack to be watched: its name, its resolved services, and what the plan says it should reach at the least."""
+    """A stack to be watched: its name, its resolved services, and the tokens a second at the plan's floor of a decode step."""
 
     project: str
     services: dict[str, Any]
     url: str = ""
-    floor_tokens_per_s: float | None = None
+    most_tokens_per_s: float | None = None
 
 
 def ticks(engine: "DockerClient", watched: Watched, interval_s: float) -> Iterator[dict[str, Any]]:
@@ -37,7 +37,7 @@ def ticks(engine: "DockerClient", watched: Watched, interval_s: float) -> Iterat
             "project": watched.project,
             "time": time.strftime("%H:%M:%S"),
             **figures(before, after),
-            "floor_tokens_per_s": watched.floor_tokens_per_s,
+            "most_tokens_per_s": watched.most_tokens_per_s,
             "gateway": _front(engine, watched, since),
         }
         before = after
@@ -89,7 +89,7 @@ def as_page(tick: dict[str, Any]) -> str:
     lines += [f"  {name:<6}{_row(seen)}" for name, seen in tick["latencies_s"].items()]
     lines += [
         f"  {_queues(tick)}, KV {tick['kv_cache_usage']:.1%}, {tick['preemptions']} preemptions",
-        f"  {tick['generation_tokens_per_s']:g} tokens/s out{_floor(tick)}, {tick['prompt_tokens_per_s']:g} in",
+        f"  {tick['generation_tokens_per_s']:g} tokens/s out{_most(tick)}, {tick['prompt_tokens_per_s']:g} in",
         f"  prefix hits {_percent(tick['prefix_cache_hit_rate'])}, MTP acceptance {_positions(tick)}",
     ]
     return "\n".join(lines + _gateway_lines(tick["gateway"]))
@@ -107,9 +107,9 @@ def _ms(seen: dict[str, float] | None, share: str) -> str:
     return f"{seen[share] * MS_PER_S:.4g}" if seen and share in seen else NOTHING
 
 
-def _floor(tick: dict[str, Any]) -> str:
-    floor = tick["floor_tokens_per_s"]
-    return f" (the plan's floor: {floor:g})" if floor else ""
+def _most(tick: dict[str, Any]) -> str:
+    most = tick["most_tokens_per_s"]
+    return f" (of at most {most:.0f}, estimated)" if most else ""
 
 
 def _percent(share: float | None) -> str:
