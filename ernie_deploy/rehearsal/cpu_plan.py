@@ -29,7 +29,13 @@ def for_cpu(plan: Plan, cores: int = 0) -> tuple[Plan, tuple[str, ...]]:
     sentences = tuple(f"{_word(setting)} -> left out: {cannot[setting.name]}" for setting in dropped)
     smaller, resized = _narrower(replace(plan, settings=kept), cores or os.cpu_count() or 1)
     unprofiled, skipped = _unprofiled(smaller)
-    return unprofiled, sentences + resized + skipped
+    return unprofiled, sentences + resized + skipped + _unwatched(plan)
+
+
+def _unwatched(plan: Plan) -> tuple[str, ...]:
+    """What of --monitoring is not started: its images are those of no CPU, and its GPUs are not here."""
+    names = ", ".join(exporter.id for exporter in plan.monitoring)
+    return (f"{names} -> left out: the servers and the gateway are what is rehearsed",) if names else ()
 
 
 def _unprofiled(plan: Plan) -> tuple[Plan, tuple[str, ...]]:

@@ -1,7 +1,6 @@
 """The dashboard is what its library calls a dashboard, asks what the list of queries has, in the on-call's order."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 import yaml
 from conftest import planned
 from monitoring.forms import FORMS
+from monitoring.promtool import run
 
 from ernie_deploy.errors import ExtraMissing
 from ernie_deploy.monitoring.dashboard import DATASOURCE, dashboard
@@ -76,9 +76,7 @@ def test_prometheus_parses_every_query(tmp_path: Path) -> None:
     every = sorted({query.at("1m") for plan in plans() for query in queries(plan)})
     rules = [{"record": f"asked:{number}", "expr": expr} for number, expr in enumerate(every)]
     (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
-    done = subprocess.run(
-        ["promtool", "check", "rules", tmp_path / "rules.yml"], capture_output=True, text=True
-    )
+    done = run("check", "rules", tmp_path / "rules.yml")
     assert done.returncode == 0, done.stderr
     assert f"{len(every)} rules found" in done.stdout
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,13 @@ import yaml
 from conftest import CATALOG, kit, planned
 from locks import lock_file
 from monitoring.forms import FORMS
+from monitoring.promtool import run
 from test_compose import config, lint
 
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.host import grafana_password
 from ernie_deploy.plan.request import Request
+from ernie_deploy.rehearsal.cpu_plan import for_cpu
 from ernie_deploy.render.compose import compose_file
 from ernie_deploy.render.folder import files
 from ernie_deploy.stack.locking import images_of
@@ -107,11 +108,7 @@ def test_a_lock_and_a_mirror_hold_every_image() -> None:
 def test_prometheus_takes_its_files(tmp_path: Path) -> None:
     for target, options in FORMS:
         folder_of(tmp_path, target, **options)
-        done = subprocess.run(
-            ["promtool", "check", "config", tmp_path / "monitoring/prometheus.yml"],
-            capture_output=True,
-            text=True,
-        )
+        done = run("check", "config", tmp_path / "monitoring/prometheus.yml")
         assert done.returncode == 0, done.stderr + done.stdout
 
 
@@ -161,6 +158,15 @@ def test_what_is_not_done_is_said(words: tuple[str, ...], told: str, tmp_path: P
     assert done.returncode in (UsageError.exit_code, Refused.exit_code)
     assert told in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_rehearsal_starts_none_of_it_and_says_so() -> None:
+    done = kit("rehearse", "h100", "--monitoring", "--node-exporter", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    _, sentences = for_cpu(planned("h100", monitoring=True, node_exporter=True))
+    assert sentences[-1].startswith("prometheus, grafana, dcgm-exporter, node-exporter -> left out")
+    for name in ("prometheus", "grafana", "dcgm-exporter", "node-exporter"):
+        assert f"  {name}: {{profiles: [not-rehearsed]}}\n" in done.stdout
 
 
 def test_a_stack_without_it_has_nothing_of_it() -> None:
