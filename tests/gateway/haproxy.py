@@ -98,8 +98,10 @@ def running(
 ) -> Iterator[Running]:
     """HAProxy as the container runs it, until a server is up behind it; `keys` are key -> grant.
 
-    `upstream` is the address of `serve`, or those of all replicas with a space between them.
+    `upstream` is the address of `serve`, or those of all replicas with a space between them. `times` are pieces of the
+    configuration and what a test need not wait so long for: each must stand there.
     """
+    times: dict[str, str] = options.pop("times", {})
     plan, path = written(folder, options.pop("target", "h100"), **options)
     if certificate:
         place = folder / "tls"
@@ -111,6 +113,9 @@ def running(
     text = path.read_text(encoding="utf-8")
     for number, address in enumerate(upstream.split(), 1):
         text = text.replace(f" {'serve' if number == 1 else f'serve-{number}'}:8000 ", f" {address} ")
+    for old, new in times.items():
+        assert old in text, old
+        text = text.replace(old, new)
     text = text.replace("bind :8443", f"bind 127.0.0.1:{port}").replace("127.0.0.1:8443", f"127.0.0.1:{port}")
     text = text.replace("bind :8405", f"bind 127.0.0.1:{own_port}")
     path.write_text(re.sub(r"check port \d+", "check", text), encoding="utf-8")

@@ -1,0 +1,118 @@
+"""What one key may ask, how often and how much at once, to the request; the others do not notice."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gateway.front_door import WHOLE, Answer, FrontDoor, front_door, key, read, request
+from gateway.haproxy import until
+
+RATE = 5
+PLACES = 3
+UNLIMITED = "100000:1000:0"
+GRANTS = {
+    "alice": UNLIMITED,
+    "rated": f"{RATE}:1000:0",
+    "refused": f"{RATE}:1000:0",
+    "narrow": f"100000:{PLACES}:0",
+    "knocking": "100000:1:0",
+    "usual": "0:0:0",
+    "expired": "0:0:1000",
+}
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontDoor]:
+    folder = tmp_path_factory.mktemp("door")
+    with front_door(folder, GRANTS, times={"gpc0_rate(1m)": "gpc0_rate(2s)"}, rate_per_minute=7) as running:
+        yield running
+
+
+def test_a_rate_is_exact_and_touches_no_other_key(door: FrontDoor) -> None:
+    answers = [door.post({"id": f"rated-{number}"}, by="rated") for number in range(RATE + 3)]
+    assert [answer.status for answer in answers] == [200] * RATE + [429] * 3
+    assert [door.upstream.times(f"rated-{number}") for number in range(RATE + 3)] == [1] * RATE + [0] * 3
+    refusal = answers[-1]
+    assert int(refusal.headers["retry-after"]) > 0
+    assert refusal.error["type"] == "rate_limit_error"
+    assert refusal.error["code"] == "rate_limit_exceeded"
+    assert door.post({"id": "other"}).status == 200
+
+
+def test_refused_requests_do_not_extend_the_ban(door: FrontDoor) -> None:
+    """Asking on and on, the key gets what its rate allows: at least 4 in 4 s at 5 in 2 s, after the first 5."""
+    served, deadline = 0, time.monotonic() + 6
+    while time.monotonic() < deadline:
+        served += door.post(by="refused").status == 200
+        time.sleep(0.01)
+    assert RATE + 4 <= served <= 4 * RATE
+
+
+def test_a_rate_of_zero_is_the_default(door: FrontDoor) -> None:
+    assert [door.post(by="usual").status for _ in range(9)] == [200] * 7 + [429] * 2
+
+
+def test_concurrency_is_exact_and_touches_no_other_key(door: FrontDoor) -> None:
+    held = [door.connect() for _ in range(PLACES)]
+    for number, peer in enumerate(held):
+        peer.sendall(request({"id": f"held-{number}", "mood": "hang"}, by="narrow"))
+        door.upstream.one(f"held-{number}")
+    refusal = door.post({"id": "one more"}, by="narrow")
+    assert (refusal.status, refusal.error["type"]) == (429, "rate_limit_error")
+    assert int(refusal.headers["retry-after"]) > 0
+    assert door.upstream.times("one more") == 0
+    assert door.post().status == 200
+    held.pop().close()
+    until(lambda: door.post(by="narrow").status == 200, 1)
+    for peer in held:
+        peer.close()
+
+
+def test_who_knocks_on_and_on_takes_no_place(door: FrontDoor) -> None:
+    """A refused request counts as running at no time: with 1 place, whoever comes after the running one gets it."""
+    with door.connect() as running:
+        running.sendall(request({"id": "running", "mood": "hang"}, by="knocking"))
+        door.upstream.one("running")
+        # Refused, and neither closed nor read.
+        knocking = [door.connect() for _ in range(20)]
+        for peer in knocking:
+            peer.sendall(request(by="knocking") * 5)
+        time.sleep(0.2)
+    until(lambda: door.upstream.running == 0, 1)
+    for peer in knocking:
+        peer.close()
+    time.sleep(0.1)
+    assert door.post(by="knocking").status == 200
+
+
+def test_requests_of_one_connection_are_counted_one_by_one(door: FrontDoor) -> None:
+    """Keep-alive saves nobody the count, nor does the next request have the place of the one before."""
+    with door.connect() as peer:
+        statuses = []
+        for _ in range(PLACES + 2):
+            peer.sendall(request(by="narrow"))
+            statuses.append(Answer(*read(peer, 5, WHOLE), 0).status)
+    assert statuses == [200] * (PLACES + 2)
+
+
+def test_an_unknown_and_an_expired_key_look_alike(door: FrontDoor) -> None:
+    unknown, expired = door.post(by="nobody"), door.post(by="expired")
+    assert unknown.status == expired.status == 401
+    assert unknown.error == expired.error
+    assert set(unknown.headers) == set(expired.headers)
+
+
+def test_who_guesses_keys_is_refused_and_no_longer_logged(tmp_path: Path) -> None:
+    with front_door(tmp_path, {"alice": UNLIMITED}, times={"gpc0_rate(1m)": "gpc0_rate(10s)"}) as door:
+        statuses = [door.post(by=f"guess{number}").status for number in range(60)]
+        assert statuses[0] == 401
+        assert statuses[-1] == 429
+        assert sorted(statuses) == statuses
+        logged = len(door.lines())
+        assert logged < 60
+        # A valid key is served from the same address: whoever guesses locks nobody out.
+        assert door.post({"id": "valid"}).status == 200
+        answer = door.ask(request(by="guess").replace(key("guess").encode(), b"x" * 5000), until=WHOLE)
+        assert (answer.status, answer.error["code"]) == (429, "too_many_refusals")
+        assert len(door.lines()) <= logged + 2
