@@ -20,7 +20,7 @@ QUICK = {
     "timeout http-request 10s": "timeout http-request 1s",
     "timeout client 60s": "timeout client 2s",
     "wait-for-body time 30s": "wait-for-body time 1s",
-    "check inter 1s": "check inter 100ms",
+    "inter 1s fall": "inter 100ms fall",
 }
 # What an H100 computes at once.
 SEQUENCES = 1024

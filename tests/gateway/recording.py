@@ -119,7 +119,7 @@ class FakeUpstream:
         head, _, rest = data.partition(HEADERS_END)
         seen = Seen(head + HEADERS_END, head, b"")
         seen.body, rest = self._body(peer, seen, rest)
-        if not seen.line.startswith("GET /health "):
+        if not seen.line.startswith(("GET /health ", "GET /ready ")):
             self.seen.append(seen)
         return seen, rest
 
@@ -156,7 +156,7 @@ class FakeUpstream:
         return part
 
     def _answer(self, peer: socket.socket, seen: Seen) -> None:
-        if seen.line.startswith("GET /health "):
+        if seen.line.startswith(("GET /health ", "GET /ready ")):
             peer.sendall(b"HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n" % (200 if self.healthy else 503))
             return
         with self._lock:

@@ -93,5 +93,11 @@ def exchange(port: int, request: bytes, limit_s: float = 10) -> bytes:
 def head(method: str, target: str, *headers: str, body: str | None = None) -> bytes:
     """A request as bytes, which closes its connection; a body has its length."""
     lines = [f"{method} {target} HTTP/1.1", "Host: gateway", "Connection: close", *headers]
-    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"] if body is not None else []
+    if body is not None:
+        lines += (
+            []
+            if any("content-type:" in line.lower() for line in headers)
+            else ["Content-Type: application/json"]
+        )
+        lines += [f"Content-Length: {len(body)}"]
     return ("\r\n".join(lines) + "\r\n\r\n" + (body or "")).encode("latin-1")
