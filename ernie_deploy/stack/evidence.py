@@ -24,8 +24,12 @@ STARTS = re.compile(
 SCRIPTS = (
     "api-key: ", "fetch: ", "packages: ", "judge: ", "import: ", "serve: ", "node: ", "beacon: ", "canary: ",
 )  # fmt: skip
-# The access log of uvicorn, and of what may stand before it: an address, then the quoted request.
-ACCESS = re.compile(r'^(?:INFO: {1,9})?\S{1,100} -[^"]{0,100} "(?:[A-Z]{1,20}|-)[ "]')
+# The access log of uvicorn, and of what may stand before it: an address, then the quoted request; and the gateway's
+# (templates/gateway/log.cfg.j2), an object a request.
+ACCESS = re.compile(
+    r'^(?:(?:INFO: {1,9})?\S{1,100} -[^"]{0,100} "(?:[A-Z]{1,20}|-)[ "]'
+    r'|\{"time": ?\d{1,12}\.\d{3}, ?"request_id": ?")'
+)
 # What Python raised or warned of is no line of Docker's.
 RAISED = re.compile(r"^[\w.]{1,200}(?:Error|Exception|Warning|Interrupt|Exit): ")
 # What no error is logged at.
