@@ -169,7 +169,8 @@ def wait_for(front: Front, process: "subprocess.Popen[bytes]") -> None:
 def stream(front: Front, secret: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
     """A stream of which the first event is there."""
     connection = front.connection()
-    connection.request("POST", "/v1/completions", BODY, {"Authorization": f"Bearer {secret}"})
+    headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+    connection.request("POST", "/v1/completions", BODY, headers)
     answer = connection.getresponse()
     assert answer.status == OK
     assert answer.read(len(b"data: 0\n\n")) == b"data: 0\n\n"
