@@ -17,6 +17,7 @@ from ernie_deploy.bundle.weights import CACHE, PACKAGES
 from ernie_deploy.errors import Refused, ToolFailed, UsageError
 from ernie_deploy.host.examine import read_env
 from ernie_deploy.host.settings import decided
+from ernie_deploy.plan.gateway import FILES
 from ernie_deploy.safe_io.reading import MIB, read_bounded
 from ernie_deploy.stack.compose import Stack, ask
 from ernie_deploy.stack.lifecycle import resolve
@@ -34,7 +35,8 @@ DEFAULTS = (
 MOST_BYTES = 16 * MIB
 # What Compose itself needs to run; nothing else of this shell is so on the other side.
 KEPT_OF_SHELL = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG")
-STORES = (CACHE, PACKAGES, "/cache/engine", "/stack")
+# Weights have parts of their own; a gateway's keys and its certificate's stay here.
+STORES = (CACHE, PACKAGES, "/cache/engine", "/stack", FILES)
 
 
 class Packed(Struct, frozen=True, kw_only=True):

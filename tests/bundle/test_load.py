@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, kit, planned
 from container_scripts import loaded
 
-from ernie_deploy.bundle import manifest
+from ernie_deploy.bundle import manifest, stacks
 
 FAKE = Path(__file__).with_name("fake_docker.py")
 MODEL, FLAT, COMMIT = "baidu/ERNIE-4.5-0.3B-PT", "baidu--ERNIE-4.5-0.3B-PT", "c" * 40
@@ -417,3 +417,16 @@ def test_load_sh_pleases_shellcheck() -> None:
         ["shellcheck", "--shell=sh", ROOT / "docker/bundle/load.sh"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_keys_and_certificate_of_a_gateway_stay_here(tmp_path: Path) -> None:
+    """They are of this site: the other one makes its own, and nobody carries a private key by bundle."""
+    for name in ("gateway/keys.map", "gateway/tls/tls.key", "scripts/haproxy.cfg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    mounts = [
+        {"type": "bind", "source": str(tmp_path / "gateway"), "target": "/gateway", "read_only": True},
+        {"type": "bind", "source": str(tmp_path / "scripts"), "target": "/scripts/1", "read_only": True},
+    ]
+    taken = stacks._mounted({"services": {"gateway": {"volumes": mounts}}}, tmp_path)
+    assert [path.name for path in taken] == ["haproxy.cfg"]
