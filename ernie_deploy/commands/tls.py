@@ -243,17 +243,13 @@ def _put(
     owner, moved = _owner(stack)
     tls_files.put(folder, chain, private, owner)
     data = described(certificate, folder / tls_files.FOLDER, True)
-    say(
-        f"wrote {data['path']}: {' '.join(data['names']) or data['subject']}, until {data['not_after']}",
-        err=True,
-    )
-    taken = False
-    if moved:
-        say(f"next: {moved}", err=True)
-    elif not options["no_reload"]:
-        taken = take_up(stack)
+    taken = not moved and not options["no_reload"] and take_up(stack)
     if options["as_json"]:
         say(json.dumps({**data, "reloaded": taken}, indent=2), as_json=True)
+    names = " ".join(data["names"]) or data["subject"]
+    say(f"wrote {data['path']}: {names}, until {data['not_after']}", err=True)
+    if moved:
+        say(f"next: {moved}", err=True)
 
 
 def _owner(stack: "Stack") -> tuple[tuple[int, int] | None, str]:
@@ -277,7 +273,10 @@ def _owner(stack: "Stack") -> tuple[tuple[int, int] | None, str]:
         return None, ""
     path = stack.env_file or stack.files[0].parent / ".env"
     settings.write(path, settings.edited(examine.read_env(path), {"GATEWAY_USER": own}))
-    say(f"wrote GATEWAY_USER={own} to {path}: the gateway runs as you, who alone may read the key", err=True)
+    say(
+        f"note: wrote GATEWAY_USER={own} to {path}: the gateway runs as you, who alone may read the key",
+        err=True,
+    )
     return None, "ernie-deploy up, which makes a running gateway anew as that user"
 
 
