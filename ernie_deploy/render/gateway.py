@@ -7,10 +7,11 @@ from ernie_deploy.render.templates import jinja
 NAME = "haproxy.cfg"
 
 
-def configuration(plan: Plan) -> str:
-    """The text of haproxy.cfg of a plan that has a gateway."""
+def configuration(plan: Plan, pods: str = "", most_pods: int = 0) -> str:
+    """The text of haproxy.cfg of a plan that has a gateway, its servers by name, or up to so many that `pods` names."""
     template = jinja(autoescape=False).get_template("gateway/haproxy.cfg.j2")
     return template.render(
         plan=plan, gateway=plan.gateway, files=FILES,
         front_port=FRONT_PORT, own_port=OWN_PORT, peers_port=PEERS_PORT, certificate_port=CERTIFICATE_PORT,
+        pods=pods, most_pods=most_pods,
     )  # fmt: skip

@@ -14,6 +14,8 @@ from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import LOOPBACK, Request, command_words
 from ernie_deploy.plan.settings import Setting, words
 from ernie_deploy.render.compose import defaults_of
+from ernie_deploy.render.gateway import NAME as CONFIGURATION
+from ernie_deploy.render.gateway import configuration
 from ernie_deploy.render.scripts import OF_NODES, fetch_script, read, scripts_of
 from ernie_deploy.render.yaml import comment, environment, scalar
 
@@ -26,6 +28,10 @@ LONGEST_NAME = 45
 BACK_OFF_S = 600
 BEFORE_ENGINE_S = 60
 PROBE_PERIOD_S = 10
+# A pod that ends is still sent requests until every node knows of it.
+LEAVES_S = 5
+# Slots for `kubectl scale`: those without a pod cost nothing.
+MOST_SERVERS = 16
 # What a download keeps beside the weights: tokenizer, metadata, parts of files.
 WEIGHTS_ROOM = 1.25
 CACHE_SIZE = "20Gi"
@@ -49,6 +55,19 @@ NODE_HINTS = {
     "amd": "the label amd.com/gpu.product-name tells GPUs apart.",
     "cpu": "vLLM wants AVX2 at least, better AVX-512.",
 }
+
+
+class Gateway(Struct, frozen=True, kw_only=True):
+    """The gateway's pod: what it is called, what it may read, and the limits that haproxy.cfg takes from variables."""
+
+    name: str
+    uid: int
+    gid: int
+    servers: str
+    key_secret: str
+    tls_secret: str
+    environment: dict[str, str]
+    drain_s: int
 
 
 class Stack(Struct, frozen=True, kw_only=True):
@@ -77,6 +96,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     token_secret: str
     pip_secret: str
     key_secret: str
+    gateway: "Gateway | None"
     service: str
     port: str
     startup_s: int
@@ -104,9 +124,8 @@ def refuse_host_options(request: Request) -> None:
         "--multi-node ray": request.multi_node == "ray" and "the controller starts every rank",
         "--gpus": bool(request.gpus) and "the device plugin hands out GPUs; --tp and --dp say how many",
         "--gpus-cdi": request.gpus_cdi and "the device plugin hands out GPUs",
-        "--gateway": request.gateway
-        and "the manifests have no gateway yet; a Service is within the cluster only",
-        "--replicas": request.replicas > 1 and "a Deployment or LeaderWorkerSet has replicas of its own",
+        "--replicas": request.replicas > 1
+        and "a LeaderWorkerSet has replicas of its own, which `kubectl scale` sets, and the gateway finds them",
         "--upstreams": bool(request.upstreams) and "a Service without a selector names servers elsewhere",
         "--bind": request.bind != LOOPBACK and "a Service has an address of the cluster",
     }
@@ -146,6 +165,7 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         token_secret=TOKEN_SECRET,
         pip_secret=PIP_SECRET,
         key_secret=f"{name}-api-key",
+        gateway=_gateway(plan, name, host) if plan.gateway else None,
         # The controller gives the LeaderWorkerSet's own name to a headless Service.
         service=f"{name}-api",
         port=host["PORT"],
@@ -160,6 +180,26 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         scripts=pod_scripts(plan),
         fetch_script=fetch_script(plan),
     )
+
+
+def _gateway(plan: Plan, name: str, host: dict[str, str]) -> Gateway:
+    uid, gid = map(int, host["GATEWAY_USER"].split(":"))
+    text = pod_scripts(plan)[CONFIGURATION]
+    return Gateway(
+        name=f"{name}-gateway",
+        uid=uid,
+        gid=gid,
+        servers=servers_name(plan),
+        key_secret=f"{name}-gateway-keys",
+        tls_secret=f"{name}-gateway-tls" if plan.request.tls else "",
+        environment={variable: value for variable, value in host.items() if f"${{{variable}}}" in text},
+        drain_s=plan.stop_grace_period_s + LEAVES_S,
+    )
+
+
+def servers_name(plan: Plan) -> str:
+    """The headless Service whose name has the address of each server's pod."""
+    return f"{short_name(plan.project)}-serve"
 
 
 def short_name(project: str) -> str:
@@ -241,7 +281,9 @@ def command_line(request: Request) -> str:
 
 def pod_scripts(plan: Plan) -> dict[str, str]:
     """The Python files that the pods run, as they are: a ConfigMap interpolates nothing."""
-    texts = scripts_of(plan).texts
+    texts = dict(scripts_of(plan).texts)
+    if plan.gateway:
+        texts[CONFIGURATION] = configuration(plan, servers_name(plan), MOST_SERVERS)
     probes = ["liveness.py"] + ["joined.py"] * plan.several_nodes
     first = {"canary.py": texts["canary.py"]} | {name: read(name) for name in probes}
     # The controller starts the ranks, so that no pod needs what checks a node.
