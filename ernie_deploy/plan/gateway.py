@@ -13,6 +13,7 @@ from ernie_deploy.plan.settings import Setting
 
 MIB = 2**20
 MS_PER_S = 1000
+LEAST_CONNECTIONS, ROOM_FOR_REFUSALS = 4096, 1024
 # Where the files of the gateway lie in its container: keys.map, and tls/.
 FILES = "/gateway"
 # In its container: the front door, and what Prometheus and the health check ask.
@@ -67,6 +68,11 @@ class Gateway(Struct, frozen=True, kw_only=True):
     def connections(self) -> int:
         """How many requests all servers take at once."""
         return sum(server.connections for server in self.servers)
+
+    @property
+    def most_connections(self) -> int:
+        """How many clients may be connected: fewer would leave requests unanswered where the queue has room."""
+        return max(LEAST_CONNECTIONS, self.connections + self.queue + ROOM_FOR_REFUSALS)
 
     @property
     def defaults(self) -> dict[str, str]:

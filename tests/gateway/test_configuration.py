@@ -115,3 +115,12 @@ def test_compose_lint_and_check_find_no_error(tmp_path: Path, options: dict[str,
     assert done.returncode == 0, done.stdout
     found = judge(path.read_bytes(), str(path), CATALOG)
     assert [one for one in found if one.severity == "error"] == []
+
+
+def test_there_is_room_for_all_that_are_computed_and_all_that_wait() -> None:
+    for options in ({}, {"dp": 8}):
+        plan = planned("h100", gateway=True, **options)
+        assert plan.gateway
+        text = files(plan, CATALOG, {})["scripts/haproxy.cfg"]
+        most = int(text.split("    maxconn ")[1].split()[0])
+        assert most > plan.gateway.connections + plan.gateway.queue, options
