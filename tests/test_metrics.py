@@ -25,6 +25,7 @@ from ernie_deploy.monitoring.jobs import jobs_of
 from ernie_deploy.monitoring.queries import queries
 from ernie_deploy.monitoring.rules import rules
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.request import Baseline
 from ernie_deploy.safe_io.http_client import ask
 from ernie_deploy.stack.metrics import samples
 
@@ -43,6 +44,10 @@ FULL: dict[str, Any] = {
     "gateway": True,
     "node_exporter": True,
     "gpu_price": 2.5,
+    "slo": ("ttft_p95=2s", "tpot_p95=50ms", "itl_p99=1s", "e2e_p90=60s"),
+    "baseline": Baseline(
+        path="b", cell="c", mean_tpot_s=0.02, concurrency=16, prompt_tokens=8000, tolerance_percent=5
+    ),
 }
 # Where a name stands without `vllm:`.
 BENCH_GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "cache_config_info")
