@@ -43,7 +43,7 @@ DISK_FULL = 23
 
 # What drafts, what asks for a key and what is served by a locked commit is one stack: each has a proof of its own.
 CASES = [["h100", "--profile", "mtp", "--api-key-file", "--lock"]]
-MORE = [["mi300x"], ["mi300x", "--security", "strict"], ["h100"], ["h200"], ["cpu"], ["mi300x", "--profile", "mtp"], ["h200", "--profile", "mtp"],
+MORE = [["h100", "--gateway"], ["h100", "--gateway", "--tls", "self-signed", "--replicas", "2"], ["mi300x"], ["mi300x", "--security", "strict"], ["h100"], ["h200"], ["cpu"], ["mi300x", "--profile", "mtp"], ["h200", "--profile", "mtp"],
         ["h100", "--profile", "mtp"], ["h100", "--api-key-file"],
         ["h100", "--model", "300b"], ["h100", "--model", "vl-28b"], ["mi300x", "--model", "vl-28b"], ["h100", "--model", "300b", "--nodes", "2"],
         ["h100", "--model", "300b", "--nodes", "2", "--profile", "mtp"]]  # fmt: skip
@@ -53,6 +53,15 @@ PROOFS = {"healthy", "weights fetched and verified", "hardening in force", "KV c
 PROOFS_OF = {
     "mtp": {"MTP drafts"},
     "--api-key-file": {"key asked for"},
+    "--gateway": {
+        "gateway hardened",
+        "routes closed",
+        "limit of a key",
+        "servers counted",
+        "log names the key",
+        "key asked for",
+        "gateway drains on down",
+    },
     "--nodes": {"worker killed, comes back", "answers as one node does"},
     "vl-28b": {"picture answered", "video answered", "benchmark with pictures"},
 }
@@ -70,7 +79,8 @@ def test_rehearsal(docker_engine: None, words: list[str], tmp_path: Path) -> Non
     assert "FAIL" not in done.stdout
     shown = [line[6:34].strip() for line in done.stdout.splitlines() if line.startswith("ok ")]
     assert shown[0] == "healthy"
-    secret = "token and key kept secret" if "--api-key-file" in words else "token kept secret"
+    guarded = {"--api-key-file", "--gateway"}.intersection(words)
+    secret = "token and key kept secret" if guarded else "token kept secret"
     wanted = PROOFS.union({secret}, *(PROOFS_OF.get(word, ()) for word in words))
     assert sorted(shown) == sorted(wanted)
 
