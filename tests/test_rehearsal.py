@@ -19,7 +19,7 @@ from ernie_deploy.errors import NotReady, Refused, ToolFailed, ToolMissing
 from ernie_deploy.rehearsal import cpu_plan, group, group_proofs, override, proofs, runner
 from ernie_deploy.rehearsal.client import Answer, Said
 from ernie_deploy.rehearsal.group import removal
-from ernie_deploy.rehearsal.planted import Planted
+from ernie_deploy.rehearsal.planted import Planted, plant, variables
 from ernie_deploy.rehearsal.proofs import Disproved
 from ernie_deploy.stack.compose import Done
 
@@ -391,3 +391,22 @@ def test_a_stream_that_is_over_before_the_stop_proves_nothing(monkeypatch: pytes
     said, done = drained(Answer(ending="complete", text="", tokens=20), monkeypatch, held=False)
     assert said == "3 streams of 10 s each were over before the server was told to stop"
     assert "stop" not in done
+
+
+def test_a_gateways_secrets_are_planted_where_it_reads_them_and_its_files_have_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("openssl"):
+        missing("openssl", "apt-get install openssl")
+    # Put back at the end: the rehearsal's process trusts the certificate that it made.
+    monkeypatch.setenv("SSL_CERT_FILE", "")
+    rehearsal = override.decide(planned("h100", gateway=True, tls="self-signed"), tmp_path, "p")
+    secrets = plant(rehearsal)
+    folder = tmp_path / "gateway"
+    assert os.environ["SSL_CERT_FILE"] == str(folder / "tls/tls.crt")
+    assert secrets.tls_key in (folder / "tls/tls.key").read_text()
+    assert len(secrets.all) == len(set(secrets.all)) == 4
+    readable = (folder / "keys.map").read_bytes() + (folder / "tls/tls.crt").read_bytes()
+    assert not [secret for secret in secrets.all if secret in readable]
+    assert variables(rehearsal)["GATEWAY_DIR"] == str(folder)
+    assert rehearsal.scheme == "https"
