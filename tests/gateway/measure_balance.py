@@ -22,8 +22,10 @@ from gateway.upstream import exchange, head, status_of  # noqa: E402
 
 from ernie_deploy.safe_io.http_client import ask  # noqa: E402
 
-KEYS, TURNS, ANSWER_TOKENS = 12, 10, 8
-FIRST_TOKENS, MORE_TOKENS, VOCABULARY = 256, 48, 300
+KEYS, ANSWER_TOKENS, MORE_TOKENS, VOCABULARY = 12, 8, 128, 64
+THINKS_S = 3.0
+# Turns of a conversation and tokens of its first: long talks, and few questions about a long text.
+SHAPES = ((10, 512), (3, 1536))
 LIMIT_S = 300.0
 
 
@@ -37,20 +39,22 @@ def counters(servers: list[str]) -> tuple[float, float]:
     return sums[0], sums[1]
 
 
-def converse(port: int, model: str, key: str, seed: int) -> None:
+def converse(port: int, model: str, key: str, seed: int, shape: tuple[int, int]) -> None:
     """One conversation: each turn sends all of those before it and more."""
     chance = random.Random(seed)
-    prompt = [chance.randrange(10, VOCABULARY) for _ in range(FIRST_TOKENS)]
-    for _ in range(TURNS):
+    prompt = [chance.randrange(10, VOCABULARY) for _ in range(shape[1])]
+    for _ in range(shape[0]):
         body = {"model": model, "prompt": prompt, "max_tokens": ANSWER_TOKENS, "temperature": 0}
         words = ["Content-Type: application/json", f"Authorization: Bearer {key}"]
         answer = exchange(port, head("POST", "/v1/completions", *words, body=json.dumps(body)), LIMIT_S)
         if status_of(answer) != 200:
             raise SystemExit(answer.decode(errors="replace"))
+        # As a person does: who asks again at once takes the place that he just left, which is leastconn's choice too.
+        time.sleep(chance.uniform(0, THINKS_S))
         prompt += [chance.randrange(10, VOCABULARY) for _ in range(MORE_TOKENS)]
 
 
-def measure(balance: str, servers: list[str], model: str, seed: int) -> str:
+def measure(balance: str, servers: list[str], model: str, seed: int, shape: tuple[int, int]) -> str:
     """One line of the table."""
     keys = {f"ek_{number:043d}": f"user-{number}:100000:1000:0" for number in range(KEYS)}
     addresses = tuple(server.removeprefix("http://") for server in servers)
@@ -62,7 +66,7 @@ def measure(balance: str, servers: list[str], model: str, seed: int) -> str:
         asked, hit = counters(servers)
         begun = time.monotonic()
         conversations = [
-            pool.submit(converse, front.port, model, key, seed + n) for n, key in enumerate(keys)
+            pool.submit(converse, front.port, model, key, seed + n, shape) for n, key in enumerate(keys)
         ]
         for conversation in conversations:
             conversation.result()
@@ -74,14 +78,17 @@ def measure(balance: str, servers: list[str], model: str, seed: int) -> str:
 
 
 def main(first: str, second: str, model: str) -> None:
-    """Each way twice, in turn."""
-    sent = [FIRST_TOKENS + turn * MORE_TOKENS for turn in range(TURNS)]
-    print(
-        f"{KEYS} keys, {TURNS} turns each; at most {sum(sent[:-1]) / sum(sent):.1%} can be had from a cache"
-    )
-    for round_ in range(2):
-        for number, balance in enumerate(("leastconn", "sticky")):
-            print(measure(balance, [first, second], model, 1000 * (2 * round_ + number + 1)), flush=True)
+    """Each way twice, in turn, for each shape."""
+    for kind, (turns, tokens) in enumerate(SHAPES):
+        sent = [tokens + turn * MORE_TOKENS for turn in range(turns)]
+        at_most = sum(sent[:-1]) / sum(sent)
+        print(
+            f"{KEYS} keys, {turns} turns from {tokens} tokens; at most {at_most:.1%} can be had from a cache"
+        )
+        for round_ in range(2):
+            for number, balance in enumerate(("leastconn", "sticky")):
+                seed = int(time.time()) * 1000 + 100 * (4 * kind + 2 * round_ + number)
+                print(measure(balance, [first, second], model, seed, (turns, tokens)), flush=True)
 
 
 if __name__ == "__main__":
