@@ -15,8 +15,8 @@ from gateway.haproxy import until
 
 GRANTS = {"alice": "100000:1000:0"}
 MOST_BYTES = 300_000
-# How much later than it was sent an event may arrive: here on two busy cores, 0.4 ms alone.
-LATE_S = 0.03
+# How much later than it was sent an event may arrive on a busy machine: half of the time to the next. 0.4 ms alone.
+LATE_S = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_each_event_arrives_when_it_is_sent(door: FrontDoor) -> None:
     """No event waits for the next: neither the first, which is the time to the first token."""
     arrived: list[float] = []
     with door.connect() as peer:
-        peer.sendall(request({"id": "stream", "events": 30, "pace_s": 0.05}))
+        peer.sendall(request({"id": "stream", "events": 15, "pace_s": 0.2}))
         peer.settimeout(5)
         raw = b""
         while b"[DONE]" not in raw:
@@ -111,7 +111,7 @@ def test_each_event_arrives_when_it_is_sent(door: FrontDoor) -> None:
             raw += part
     sent = door.upstream.one("stream").sent
     late = sorted(there - here for here, there in zip(sent, arrived, strict=True))
-    assert late[len(late) // 2] < LATE_S / 3
+    assert late[len(late) // 2] < LATE_S / 5
     assert late[-2] < LATE_S
     assert arrived[0] - sent[0] < LATE_S
 
