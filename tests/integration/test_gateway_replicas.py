@@ -25,8 +25,9 @@ from ernie_deploy.safe_io.http_client import ask as get
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, ask, demand
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800)]
+# Five starts of vLLM on two cores, two at a time: a quarter of an hour.
 full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), full]
 KEY = f"ek_{secrets.token_urlsafe(32)}"
 HAPROXY = "ernie-deploy/haproxy-debian:bookworm"
 OPTIONS: dict[str, Any] = {
@@ -231,7 +232,6 @@ def test_a_replica_whose_engine_is_killed_leaves_and_comes_back(pair: Pair) -> N
     assert pair.ask().answer.ending == "complete"
 
 
-@full
 def test_a_replica_whose_api_is_killed_leaves_at_once(pair: Pair) -> None:
     running = load(pair)
     begun = time.monotonic()
@@ -242,7 +242,6 @@ def test_a_replica_whose_api_is_killed_leaves_at_once(pair: Pair) -> None:
     assert pair.ask().answer.ending == "complete"
 
 
-@full
 def test_a_replica_that_hangs_leaves_and_its_streams_are_cut(pair: Pair) -> None:
     running = load(pair)
     begun = time.monotonic()

@@ -43,8 +43,6 @@ SHORTENED = {
 }
 # Both objectives are missed on a processor.
 SLO = ("ttft_p95=100ms", "tpot_p95=10ms")
-# --full waits for these as a stack does.
-UNSHORTENED = ("ErnieQueueGrowing", "ErnieKvCacheFull", "ErnieHung", "ErnieDown")
 
 
 def rendered(files: dict[str, str], place: Path, targets: dict[str, str]) -> Path:
@@ -55,7 +53,7 @@ def rendered(files: dict[str, str], place: Path, targets: dict[str, str]) -> Pat
         if job["job_name"] in targets:
             job["static_configs"] = [{"targets": [targets[job["job_name"]]]}]
     config["scrape_configs"] = [job for job in config["scrape_configs"] if job["job_name"] in targets]
-    holds = {name: hold for name, (_, hold, _) in SHORTENED.items() if not (FULL and name in UNSHORTENED)}
+    holds = {name: hold for name, (_, hold, _) in SHORTENED.items()}
     place.mkdir()
     (place / "prometheus.yml").write_text(yaml.safe_dump(config))
     (place / "rules.yml").write_text(quick(files["monitoring/rules.yml"], holds))
@@ -96,6 +94,7 @@ def bench(engine: str, tmp_path: Path) -> Bench:
 
 @pytest.mark.engine
 @pytest.mark.timeout(1500)
+@pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
 def test_every_panel_has_data_and_what_can_be_provoked_here_fires(bench: Bench):
     place, address = bench.place, f"127.0.0.1:{bench.port}"
     keys = {KEY: "load:100000:100:0", SLOW_KEY: "storm:1:100:0"}
@@ -138,8 +137,7 @@ def test_every_panel_has_data_and_what_can_be_provoked_here_fires(bench: Bench):
         vllm.kill()
     print(f"fired: {', '.join(sorted(bench.fired))}")
     for name, (usual, here, why) in SHORTENED.items():
-        if not (FULL and name in UNSHORTENED):
-            print(f"  {name} waited {here} for {usual}: {why}")
+        print(f"  {name} waited {here} for {usual}: {why}")
 
 
 def _calm(bench: Bench, folder: Path, targets: int) -> None:
@@ -154,7 +152,7 @@ def _calm(bench: Bench, folder: Path, targets: int) -> None:
 
 
 def _load_and_disk(bench: Bench, disk: Path) -> None:
-    limit_s = 900 if FULL else 120
+    limit_s = 120
     (disk / "weights").write_bytes(b"\0" * (16_000 << 10))
     bench.wait_for("ErnieDiskFull", limit_s=30)
     bench.wait_for("ErnieGatewayLimited", "ErnieGatewayQueue", "ErnieSlowAnswers", limit_s=limit_s)
@@ -183,7 +181,7 @@ def _panels(bench: Bench, plan: Plan) -> None:
 
 def _faults(bench: Bench, vllm: Vllm, node: NodeExporter, gateway: Any) -> None:
     os.kill(vllm.engine_core(), signal.SIGSTOP)
-    bench.wait_for("ErnieHung", limit_s=240 if FULL else 120)
+    bench.wait_for("ErnieHung", limit_s=120)
     node.close()
     vllm.kill()
     bench.wait_for(
@@ -191,7 +189,7 @@ def _faults(bench: Bench, vllm: Vllm, node: NodeExporter, gateway: Any) -> None:
         "ErnieGatewayNoServer",
         "ErnieGatewayErrors",
         "ErnieExporterDown",
-        limit_s=300 if FULL else 90,
+        limit_s=90,
     )
     gateway.process.terminate()
     bench.wait_for("ErnieGatewayDown", limit_s=60)

@@ -42,7 +42,10 @@ DISK_FULL = 23
 
 
 # What drafts, what asks for a key and what is served by a locked commit is one stack: each has a proof of its own.
-CASES = [["h100", "--profile", "mtp", "--api-key-file", "--lock"]]
+CASES = [
+    ["h100", "--profile", "mtp", "--api-key-file", "--lock"],
+    ["h100", "--gateway", "--tls", "self-signed"],
+]
 MORE = [["h100", "--gateway"], ["h100", "--gateway", "--tls", "self-signed", "--replicas", "2"], ["mi300x"], ["mi300x", "--security", "strict"], ["h100"], ["h200"], ["cpu"], ["mi300x", "--profile", "mtp"], ["h200", "--profile", "mtp"],
         ["h100", "--profile", "mtp"], ["h100", "--api-key-file"],
         ["h100", "--model", "300b"], ["h100", "--model", "vl-28b"], ["mi300x", "--model", "vl-28b"], ["h100", "--model", "300b", "--nodes", "2"],
