@@ -147,7 +147,9 @@ def _next(plan: "Plan") -> str:
     """The command that goes on from here."""
     if not plan.several_nodes:
         install = "ernie-deploy tls install CERT KEY && " if plan.request.tls == "files" else ""
-        return f"{install}docker compose up -d --wait"
+        # HAProxy does not start without its map of keys.
+        key = "ernie-deploy key add NAME && " if plan.gateway else ""
+        return f"{install}{key}docker compose up -d --wait"
     words = shlex.join(command_words(plan.request))
     return f"ernie-deploy doctor --write-env --node-rank 0 --head ADDR {words}"
 

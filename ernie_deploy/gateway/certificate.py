@@ -79,7 +79,12 @@ def described(output: str) -> Certificate | None:
         return Certificate(
             subject=fields["subject"].strip(),
             issuer=fields["issuer"].strip(),
-            names=tuple(NAMES.findall(output.partition("Subject Alternative Name")[2].partition("-----")[0])),
+            names=tuple(
+                map(
+                    _name,
+                    NAMES.findall(output.partition("Subject Alternative Name")[2].partition("-----")[0]),
+                )
+            ),
             not_before_s=ssl.cert_time_to_seconds(fields["notBefore"].strip()),
             not_after_s=ssl.cert_time_to_seconds(fields["notAfter"].strip()),
             fingerprint=(fields.get("sha256 Fingerprint") or fields["SHA256 Fingerprint"]).strip(),
@@ -187,3 +192,10 @@ def dated(certificate: Certificate, now_s: float) -> list[Fault]:
 
 def _days(number: int) -> str:
     return "1 day" if number == 1 else f"{number} days"
+
+
+def _name(text: str) -> str:
+    """A host's name, or its address in the short form that users write: openssl prints 0:0:0:0:0:0:0:1."""
+    import ipaddress
+
+    return str(ipaddress.ip_address(text)) if ":" in text else text

@@ -241,3 +241,21 @@ def test_the_key_is_nowhere_but_with_the_gateway(folder: Path, ca: Authority) ->
         if path.is_file() and secret in "".join(path.read_bytes().decode("latin-1").split("\n"))
     ]
     assert holders == [folder / "gateway/tls/tls.key"]
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "words"),
+    [
+        ((), "ernie-deploy key add NAME && docker", '-H "Authorization: Bearer $KEY" http://127.0.0.1:8000/v1/'),
+        (("--tls", "self-signed"), "ernie-deploy key add NAME && docker", '--cacert gateway/tls/tls.crt -H "Authorization: Bearer $KEY" https://localhost:8000/v1/'),
+        (("--tls", "files"), "ernie-deploy tls install CERT KEY && ernie-deploy key add NAME && docker", '-H "Authorization: Bearer $KEY" https://HOST:8000/v1/'),
+    ],
+)  # fmt: skip
+def test_a_folder_says_what_comes_before_the_start_and_how_it_is_asked(
+    tmp_path: Path, options: tuple[str, ...], first: str, words: str
+) -> None:
+    done = kit("init", str(tmp_path / "s"), "h100", "--gateway", *options)
+    assert f"next: cd {tmp_path / 's'} && {first}" in done.stderr
+    page = (tmp_path / "s" / "README.md").read_text()
+    assert f"curl {words}chat/completions" in page
+    assert "`ernie-deploy key add NAME`" in page
