@@ -15,6 +15,8 @@ from gateway.authority import Authority, Pair
 from gateway.haproxy import Running
 from gateway.upstream import Upstream, exchange, head
 
+from ernie_deploy.stack.reload import YOUNGEST_S
+
 KEY = "ek_" + "t" * 43
 BEARER = f"Authorization: Bearer {KEY}"
 
@@ -140,7 +142,9 @@ def serial_of(pair: Pair) -> int:
 
 
 def reload(front: Running) -> None:
-    """What `ernie-deploy reload` does inside the container."""
+    """What `ernie-deploy reload` does inside the container, to a gateway of some age: a master that has just started
+    may lose the signal, because it executes itself anew."""
+    time.sleep(YOUNGEST_S)
     os.kill(front.process.pid, signal.SIGUSR2)
 
 
