@@ -74,6 +74,7 @@ EDGES: dict[str, dict[str, set[str]]] = {
     "TLS_KEY_FILE": {"": set(), "/etc/privkey.pem": set()},
     "GATEWAY_RATE_PER_MINUTE": {"": set(), "1": set(), "1000000": set()},
     "GATEWAY_CONCURRENCY": {"": set(), "1": set(), "100000": set()},
+    "GATEWAY_CONNECTIONS_PER_ADDRESS": {"": set(), "1": set(), "100000": set()},
     "GATEWAY_MAX_BODY_BYTES": {"": set(), "1024": set(), "268435456": set()},
     "GATEWAY_QUEUE": {"": set(), "1": set(), "4096": set()},
     "GATEWAY_QUEUE_TIMEOUT_S": {"": set(), "1": set(), "3600": set()},

@@ -29,6 +29,8 @@ WRITERS = {
     "stack/support_bundle.py",
     "bundle/store.py",
     "bundle/weights.py",
+    "gateway/key_file.py",
+    "gateway/tls_files.py",
 }
 READS = ("read_text", "read_bytes", "readline", "open")
 

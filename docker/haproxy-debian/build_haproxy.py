@@ -34,6 +34,12 @@ SETTINGS = (
     'CMD ["haproxy", "-f", "/usr/local/etc/haproxy/haproxy.cfg"]',
 )
 
+# What stands for the user in each file: a user's and a group's number, or a group's.
+NUMBERS = {
+    "passwd": re.compile(r"^(haproxy:x:)\d+:\d+", re.MULTILINE),
+    "group": re.compile(r"^(haproxy:x:)\d+", re.MULTILINE),
+}
+
 
 def name() -> str:
     """Name of the image that this host can make."""
@@ -46,12 +52,9 @@ def lay_out(root: Path) -> None:
     script = root / "usr/local/bin/docker-entrypoint.sh"
     script.write_text(ENTRYPOINT)
     script.chmod(0o755)
-    for file, numbers in (("passwd", f"{USER}:{USER}"), ("group", f"{USER}")):
+    for file, numbers in (("passwd", 2), ("group", 1)):
         path = root / "etc" / file
-        text, count = re.subn(
-            r"^(haproxy:x:)\d+(:\d+)?" if file == "passwd" else r"^(haproxy:x:)\d+",
-            rf"\g<1>{numbers}", path.read_text(), flags=re.MULTILINE,
-        )  # fmt: skip
+        text, count = NUMBERS[file].subn(r"\g<1>" + ":".join([str(USER)] * numbers), path.read_text())
         if count != 1:
             raise SystemExit(f"haproxy-debian: {count} users haproxy in /etc/{file}, where one was expected")
         path.write_text(text)

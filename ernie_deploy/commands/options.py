@@ -83,6 +83,8 @@ def _slo(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, .
 def _baseline(ctx: click.Context, param: click.Parameter, value: str | None) -> Baseline | None:
     if value is None:
         return None
+    if "\0" in value:
+        raise click.BadParameter("no path has the character NUL")
     from ernie_deploy.bench.compare.bounds import bound_of
 
     return bound_of(ctx.find_object(Path) or Path(), value)

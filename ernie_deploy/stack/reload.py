@@ -22,10 +22,9 @@ SERVICE = "gateway"
 SIGNAL = ("sh", "-c", "kill -USR2 1")
 # The image has neither curl nor Python; the port is the one of the health check.
 ASK = (
-    "bash",
-    "-c",
+    "bash", "-c",
     r"exec 3<>/dev/tcp/127.0.0.1/8405; printf 'GET /metrics?scope=global HTTP/1.0\r\n\r\n' >&3; cat <&3",
-)
+)  # fmt: skip
 GLOBAL = re.compile(r"^haproxy_process_(start_time|uptime)_seconds (\d{1,12})\s*$", re.MULTILINE)
 # Words of HAProxy's master that name what a configuration is read with.
 OF_CONFIGURATION = ("-f", "-L", "-C")
