@@ -83,11 +83,13 @@ def _slo(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, .
 def _baseline(ctx: click.Context, param: click.Parameter, value: str | None) -> Baseline | None:
     if value is None:
         return None
-    if "\0" in value:
-        raise click.BadParameter("no path has the character NUL")
     from ernie_deploy.bench.compare.bounds import bound_of
 
-    return bound_of(ctx.find_object(Path) or Path(), value)
+    try:
+        return bound_of(ctx.find_object(Path) or Path(), value)
+    except ValueError:
+        # NUL, or half of a surrogate pair.
+        raise click.BadParameter(f"{value[:40]!r} has a character that no path has") from None
 
 
 def _lock(ctx: click.Context, param: click.Parameter, value: str | None) -> LockFile | None:
