@@ -259,5 +259,7 @@ def test_the_most_that_the_plan_allows_is_of_its_file(tmp_path: Path) -> None:
     file.write_text("# ernie-deploy render h100\n")
     most = status_watch._most_tokens_per_s(Stack(files=(file,)))
     assert most == pytest.approx(most_tokens_per_s(planned("h100")))
+    file.write_text("# ernie-deploy render h100 --gateway --replicas 2\n")
+    assert status_watch._most_tokens_per_s(Stack(files=(file,))) == pytest.approx(2 * most)
     file.write_text("services: {}\n")
     assert status_watch._most_tokens_per_s(Stack(files=(file,))) is None

@@ -172,7 +172,7 @@ def _full(plan: Plan) -> Iterator[Panel]:
 
 def _used(plan: Plan) -> Iterator[Panel]:
     tokens = (Query(expr=_rate("vllm:generation_tokens_total"), legend="generated"),)
-    most = most_tokens_per_s(plan) * len(plan.replicas)
+    most = most_tokens_per_s(plan)
     yield Panel(
         row=USED, title="Tokens a second, generated", unit="tokens/s", queries=tokens, limit=round(most) if most else None,
         why="The line is what the memory's bandwidth allows a full server by the plan; estimated, no measurement can be above it."

@@ -112,9 +112,9 @@ def decode_floor_s(plan: "Plan") -> float:
 
 
 def most_tokens_per_s(plan: "Plan") -> float:
-    """Tokens a second at that floor, of the whole stack; estimated. 0 without the memory's bandwidth."""
+    """Tokens a second at that floor, of all replicas of the stack; estimated. 0 without the memory's bandwidth."""
     floor_s = decode_floor_s(plan)
-    return full_load(plan).batch / floor_s if floor_s else 0.0
+    return len(plan.replicas) * full_load(plan).batch / floor_s if floor_s else 0.0
 
 
 def prefill_s(plan: "Plan", tokens: int) -> float:
