@@ -7,6 +7,7 @@ from ernie_deploy.plan.plan import Plan
 
 RESPONSES = "ernie:gateway_responses:increase5m"
 LIMITED = "ernie:gateway_limited:increase5m"
+SERVERS_UP = 'haproxy_backend_active_servers{job="gateway",proxy="serve"}'
 ERROR_SHARE = 0.05
 LIMITED_SHARE = 0.5
 FEWEST = 20
@@ -44,7 +45,8 @@ def _unreachable(plan: Plan) -> Iterator[Alert]:
     )
     yield Alert(
         name="ErnieGatewayNoServer",
-        expr='haproxy_backend_active_servers{job="gateway",proxy="serve"} == 0',
+        # Before the first server has loaded there is nothing that went away: ErnieNotStarted watches that.
+        expr=f"{SERVERS_UP} == 0\nand max_over_time({SERVERS_UP}[7d]) > 0",
         hold="2m",
         severity="critical",
         summary="The gateway has no server to send requests to",

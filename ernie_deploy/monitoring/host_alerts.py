@@ -28,12 +28,12 @@ ROOM = 1.1
 
 
 def alerts(plan: Plan, jobs: Collection[str]) -> Iterator[Alert]:
-    """Those of the exporters that the stack has."""
+    """Those of the exporters that the stack has, and of the port that shows the gateway's certificate."""
     if "gpu" in jobs:
         yield _gpu(plan)
     if "node" in jobs:
         yield from _disks(plan)
-    if exporters := [job for job in ("gpu", "node") if job in jobs]:
+    if exporters := [job for job in ("gpu", "node", "certificate") if job in jobs]:
         yield _silent("|".join(exporters))
 
 
@@ -83,7 +83,7 @@ def _silent(jobs: str) -> Alert:
         expr=f'up{{job=~"{jobs}"}} == 0',
         hold="5m",
         severity="warning",
-        summary="The exporter {{ $labels.job }} does not answer",
+        summary="The job {{ $labels.job }} does not answer Prometheus",
         description="It has missed 20 scrapes. Until it answers, no alert on what it shows"
         " ({{ $labels.job }}) can fire.",
     )

@@ -24,7 +24,7 @@ def rules(plan: Plan, jobs: Collection[str]) -> str:
 
 def records(plan: Plan, jobs: Collection[str]) -> Iterator[Record]:
     """Every query that is kept under a name."""
-    yield from serving_alerts.records(plan)
+    yield from serving_alerts.records()
     yield from latency_alerts.records(plan)
     yield from gateway_alerts.records(jobs)
 

@@ -25,9 +25,8 @@ ERROR_SHARE = 0.01
 FEWEST_ERRORS = 5
 
 
-def records(plan: Plan) -> Iterator[Record]:
-    """What more than one rule, or the dashboard, asks of the servers."""
-    del plan
+def records() -> Iterator[Record]:
+    """What more than one rule asks of the servers."""
     yield Record(name=WAITING, expr='sum by (instance) (vllm:num_requests_waiting{job="vllm"})')
 
 
@@ -59,8 +58,8 @@ def _gone(plan: Plan) -> Iterator[Alert]:
     )
     yield Alert(
         name="ErnieRestarting",
-        # Fell, came back and fell again: three changes.
-        expr=f'changes(up{{job="vllm"}}[{loop}]) >= 3',
+        # `resets` counts the falls from 1 to 0; `changes` would count the first start with the rises.
+        expr=f'resets(up{{job="vllm"}}[{loop}]) >= 2',
         hold="0m",
         severity="critical",
         summary="{{ $labels.instance }} starts again and again",

@@ -73,6 +73,7 @@ STOPPED = {
     STEPS: then(rising(4, 5), flat(80, 15)),
     KV: then(rising(0.01, 5), flat(0.2, 15)),
 }
+LEFT = {SERVERS: then(flat(1, 5), flat(0, 5))}
 FULL = {KV: flat(0.95, 20), WAITING: flat(2, 20), PREEMPTED: flat(7, 20)}
 QUEUE = {WAITING: then(flat(0, 10), rising(1, 20, start=103))}
 TIGHT = {SIZE: flat(500e9, 90)}
@@ -86,6 +87,9 @@ CASES = [
         {UP: then(flat(1, 5), flat(0, 2), flat(1, 5), flat(0, 2), flat(1, 5))},
         {UP: then(flat(1, 5), flat(0, 2), flat(1, 12))},
     ),
+    # A fresh start and one restart are no loop, though three changes.
+    Case("ErnieRestarting", "18m", {UP: then(flat(0, 5), flat(1, 5), flat(0, 2), flat(1, 5), flat(0, 2))},
+         {UP: then(flat(0, 5), flat(1, 5), flat(0, 2), flat(1, 7))}),
     # Two falls further apart than the window are two accidents.
     Case("ErnieRestarting", "15m", {UP: then(flat(1, 5), flat(0, 1), flat(1, 5), flat(0, 9))},
          {UP: then(flat(1, 5), flat(0, 1), flat(1, 70), flat(0, 9))}, quiet_at="80m"),
@@ -105,8 +109,10 @@ CASES = [
     # Four failures are all there were.
     Case("ErnieErrors", "20m", {FAILED: rising(1, 21)}, {FAILED: then(flat(0, 10), "1 2 3 4", flat(4, 10))}),
     Case("ErnieGatewayDown", "1m", {GATEWAY_UP: flat(0, 5)}, {GATEWAY_UP: flat(0, 5)}, quiet_at="45s"),
-    Case("ErnieGatewayNoServer", "2m", {SERVERS: flat(0, 5)}, {SERVERS: flat(0, 5)}, quiet_at="1m45s"),
-    Case("ErnieGatewayNoServer", "4m", {SERVERS: flat(0, 5)}, {SERVERS: flat(1, 5)}),
+    Case("ErnieGatewayNoServer", "7m", LEFT, LEFT, quiet_at="6m45s"),
+    Case("ErnieGatewayNoServer", "9m", LEFT, {SERVERS: flat(1, 10)}),
+    # The first download: no server has been there yet.
+    Case("ErnieGatewayNoServer", "9m", LEFT, {SERVERS: flat(0, 10)}),
     Case("ErnieGatewayErrors", "12m", answers(36, "5xx", 2), answers(40, "5xx", 2)),
     Case("ErnieGatewayErrors", "12m", answers(0, "5xx", 1.1), answers(0, "5xx", 0.9)),
     Case("ErnieGatewayLimited", "17m", answers(9, "4xx", 10) | {DENIED: rising(10, 20)}, answers(11, "4xx", 10) | {DENIED: rising(10, 20)}),
@@ -133,4 +139,5 @@ CASES = [
     Case("ErnieNoRoomForWeights", "10m", {AVAILABLE: flat(WEIGHTS - 1, 20), UP: flat(0, 20)}, {AVAILABLE: flat(WEIGHTS, 20), UP: flat(0, 20)}),
     Case("ErnieNoRoomForWeights", "10m", {AVAILABLE: flat(WEIGHTS - 1, 20), UP: flat(0, 20)}, {AVAILABLE: flat(WEIGHTS - 1, 20), UP: then("1", flat(0, 20))}),
     Case("ErnieExporterDown", "5m", {'up{job="node"}': flat(0, 10)}, {'up{job="node"}': flat(0, 10)}, quiet_at="4m45s"),
+    Case("ErnieExporterDown", "6m", {'up{job="certificate"}': flat(0, 10)}, {'up{job="certificate"}': flat(1, 10)}),
 ]  # fmt: skip
