@@ -159,7 +159,7 @@ def test_the_page() -> None:
         "  itl           -        -        -",
         "  e2e           -        -        -",
         "  4 running, 2 waiting, KV 25.0%, 2 preemptions",
-        "  100 tokens/s out (of at most 80, estimated), 10 in",
+        "  100 tokens/s out (about 80 with a full KV cache, estimated), 10 in",
         "  prefix hits 20.0%, MTP acceptance 75.0%",
         "  gateway: 1 of 2 servers up, 3 wait; 2 x 401, 1 x 429, 0 x 503",
         "    alice: 2 requests, 1 x 429",

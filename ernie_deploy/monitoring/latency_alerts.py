@@ -95,7 +95,11 @@ def _burning(plan: Plan, objective: Objective, burn: Burn) -> Alert:
 
 def _floor(plan: Plan) -> str:
     floor_s = decode_floor_s(plan)
-    return f" A token under full load takes at least {floor_s * 1000:.1f} ms (estimated)." if floor_s else ""
+    return (
+        f" A token of a full KV cache without drafts takes about {floor_s * 1000:.1f} ms at least (estimated)."
+        if floor_s
+        else ""
+    )
 
 
 def _left(baseline: Baseline) -> Alert:

@@ -73,7 +73,8 @@ LATENCIES = {
 }  # fmt: skip
 BY_KEY = (
     "HAProxy's metrics know no keys. Requests, 429s and bytes of each key are in the gateway's log, a line of JSON a "
-    "request with `key` and `status`: `docker compose logs --no-log-prefix gateway | jq -r .key | sort | uniq -c`"
+    "request with `key` and `status`, between lines of its own that are none: "
+    "`docker compose logs --no-log-prefix gateway | jq -rR 'fromjson? | .key' | sort | uniq -c`"
 )
 NO_ANSWER = "until a request has ended"
 
@@ -100,7 +101,7 @@ def _serving(jobs: set[str]) -> Iterator[Panel]:
         why="1 where Prometheus' last question to /metrics was answered; 0 is down, or still loading its weights.",
     )  # fmt: skip
     yield Panel(
-        row=SERVING, title="Up since", kind="number", unit="s", queries=(Query(expr='time() - process_start_time_seconds{job="vllm"}', legend="{{instance}}"),),
+        row=SERVING, title="Up for", kind="number", unit="s", queries=(Query(expr='time() - process_start_time_seconds{job="vllm"}', legend="{{instance}}"),),
         why="A server that restarts begins again at 0.",
     )  # fmt: skip
     yield Panel(
@@ -175,7 +176,7 @@ def _used(plan: Plan) -> Iterator[Panel]:
     most = most_tokens_per_s(plan)
     yield Panel(
         row=USED, title="Tokens a second, generated", unit="tokens/s", queries=tokens, limit=round(most) if most else None,
-        why="The line is what the memory's bandwidth allows a full server by the plan; estimated, no measurement can be above it."
+        why="The line is estimated: a full server whose requests fill the KV cache, without drafts; shorter requests and accepted drafts go beyond it."
         if most else "The plan knows no bandwidth of this target's memory, so there is no line.",
     )  # fmt: skip
     yield Panel(

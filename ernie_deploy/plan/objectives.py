@@ -106,13 +106,13 @@ def full_load(plan: "Plan") -> Load:
 
 
 def decode_floor_s(plan: "Plan") -> float:
-    """The least time of a decode step under full load; estimated. 0 without the memory's bandwidth."""
+    """The time of a decode step of a full KV cache by the memory's bandwidth, without drafts; estimated. 0 without the memory's bandwidth."""
     per_s = plan.target.bandwidth_gb_per_s * 1e9
     return step_bytes(plan.model, plan.topology, full_load(plan)) / per_s if per_s else 0.0
 
 
 def most_tokens_per_s(plan: "Plan") -> float:
-    """Tokens a second at that floor, of all replicas of the stack; estimated. 0 without the memory's bandwidth."""
+    """Tokens a second at that floor, of all replicas; shorter requests and accepted drafts go beyond. 0 without the memory's bandwidth."""
     floor_s = decode_floor_s(plan)
     return len(plan.replicas) * full_load(plan).batch / floor_s if floor_s else 0.0
 

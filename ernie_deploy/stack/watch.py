@@ -109,7 +109,7 @@ def _ms(seen: dict[str, float] | None, share: str) -> str:
 
 def _most(tick: dict[str, Any]) -> str:
     most = tick["most_tokens_per_s"]
-    return f" (of at most {most:.0f}, estimated)" if most else ""
+    return f" (about {most:.0f} with a full KV cache, estimated)" if most else ""
 
 
 def _percent(share: float | None) -> str:
