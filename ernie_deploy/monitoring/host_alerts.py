@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
+from ernie_deploy.monitoring.gpus import GPU_LABEL, gpu_selector
 from ernie_deploy.monitoring.rule import Alert
 from ernie_deploy.plan.plan import Plan
 
@@ -16,11 +17,11 @@ XIDS = (48, 63, 64, 74, 79, 94, 95)
 GPU_ERRORS = {
     "nvidia": "\nor ".join(
         [
-            *(f'DCGM_FI_DEV_XID_ERRORS{{job="gpu"}} == {xid}' for xid in XIDS),
-            'DCGM_FI_DEV_ROW_REMAP_FAILURE{job="gpu"} > 0',
+            *(f"DCGM_FI_DEV_XID_ERRORS%(cards)s == {xid}" for xid in XIDS),
+            "DCGM_FI_DEV_ROW_REMAP_FAILURE%(cards)s > 0",
         ]
     ),
-    "amd": 'increase(gpu_ecc_uncorrect_total{job="gpu"}[1h]) > 0',
+    "amd": "increase(gpu_ecc_uncorrect_total%(cards)s[1h]) > 0",
 }
 LEAST_SHARE = 0.05
 # As `fetch` asks for, too: downloads lie beside the files for a moment.
@@ -38,14 +39,15 @@ def alerts(plan: Plan, jobs: Collection[str]) -> Iterator[Alert]:
 
 
 def _gpu(plan: Plan) -> Alert:
+    vendor, cards = plan.target.vendor, len(plan.gpu_ids)
     return Alert(
         name="ErnieGpuError",
-        expr=GPU_ERRORS[plan.target.vendor],
+        expr=GPU_ERRORS[vendor] % {"cards": gpu_selector(plan, 'job="gpu"')},
         hold="0m",
         severity="critical",
         summary="A GPU of {{ $labels.instance }} reports an error that does not heal by itself",
-        description="GPU {{ $labels.gpu }}{{ $labels.gpu_id }}: {{ $value }} (an Xid, or a count of uncorrectable errors)."
-        f" The stack takes {plan.topology.gpus} GPUs, and a restart on a broken one is a loop.",
+        description=f"GPU {{{{ $labels.{GPU_LABEL[vendor]} }}}}: {{{{ $value }}}} (an Xid, or a count of uncorrectable errors)."
+        f" The stack takes {cards} {'GPU' if cards == 1 else 'GPUs'}, and a restart on a broken one is a loop.",
     )
 
 

@@ -14,6 +14,7 @@ from monitoring.forms import FORMS
 from monitoring.promtool import Case, judged, question, run
 
 from ernie_deploy.monitoring import rules as made
+from ernie_deploy.monitoring.queries import queries
 from ernie_deploy.monitoring.rule import Alert
 from ernie_deploy.plan.objectives import max_num_seqs
 from ernie_deploy.plan.plan import Plan
@@ -107,6 +108,37 @@ def test_what_no_exporter_of_the_stack_shows_is_not_rendered():
     local = made.rules(planned("h100", weights="/srv/ernie"), JOBS)
     assert "ErnieDiskFull" in local
     assert "ErnieNoRoomForWeights" not in local
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "matcher"),
+    [
+        ("mi300x", {"gpus": (2, 3)}, 'gpu_id=~"2|3"'),
+        ("mi300x", {"gpus": (2, 3), "gpus_cdi": True}, ""),
+        ("mi300x", {"model": "300b", "gateway": True, "replicas": 2}, ""),
+        ("h100", {"gpus": (2, 3)}, ""),
+    ],
+)
+def test_a_gpu_of_another_stack_is_not_this_stacks(target, options, matcher):
+    plan = planned(target, monitoring=True, **options)
+    alert = next(one for one in made.alerts(plan, JOBS) if one.name == "ErnieGpuError")
+    of_gpus = [query.expr for query in queries(plan) if re.search("DCGM_|gpu_", query.expr)]
+    assert len(of_gpus) == 5
+    for expr in (alert.expr, *of_gpus):
+        assert re.findall(r'gpu_id=~"[^"]*"', expr) == ([matcher] if matcher else [])
+
+
+def test_a_gpu_error_names_the_card_and_how_many_the_stack_takes():
+    texts = {
+        target: next(
+            one for one in made.alerts(planned(target, gpus=gpus), JOBS) if one.name == "ErnieGpuError"
+        ).description
+        for target, gpus in (("h100", (1,)), ("mi300x", (2, 3)))
+    }
+    assert "$labels.UUID" in texts["h100"]
+    assert "takes 1 GPU," in texts["h100"]
+    assert "$labels.serial_number" in texts["mi300x"]
+    assert "takes 2 GPUs," in texts["mi300x"]
 
 
 def test_a_recorded_query_is_asked_by_an_alert():
