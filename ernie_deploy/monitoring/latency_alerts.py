@@ -17,12 +17,12 @@ HISTOGRAMS = {
     "e2e": "vllm:e2e_request_latency_seconds",
 }
 TITLES = {"ttft": "The first token", "tpot": "A token", "itl": "The next token", "e2e": "An answer"}
-# A budget that burns faster than 100 % cannot: the share of slow requests that an alert waits for stays below it.
+# No more than all requests can be slow: the share that an alert waits for stays below that.
 MOST_SLOW = 0.9
-# A busy quarter of an hour, for a mean that another benchmark would reproduce.
+# Half an hour, for a mean that another benchmark would reproduce.
 BASELINE_WINDOW = "30m"
 FEWEST_REQUESTS = 20
-# By how much a benchmark lets the lengths of its prompts differ, too (bench/validity/totals.py).
+# One hundredth, as INPUT_TOLERANCE of bench/validity/totals.py lets the prompts of a benchmark differ.
 PROMPT_TOLERANCE = 1.01
 
 
@@ -72,7 +72,10 @@ def alerts(plan: Plan) -> Iterator[Alert]:
 
 
 def _burning(plan: Plan, objective: Objective, burn: Burn) -> Alert:
-    """A share of slow requests above a limit is a quantile above the objective: no bucket need lie at it."""
+    """A share of slow requests above a limit is a quantile above the objective: no bucket need lie at it.
+
+    `histogram_quantile` interpolates, so the share is estimated within a bucket and exact at a bucket's bound.
+    """
     slow = min(burn.factor * objective.budget, MOST_SLOW)
     windows = "\nand ".join(
         f"histogram_quantile({1 - slow:.4g}, {rate(objective.metric, window)}) > {objective.limit_s:g}"
