@@ -5,11 +5,11 @@ from io import StringIO
 
 from ernie_deploy.safe_io.secret_masks import masked
 
-# Secrets, the way to the hub from here, and folders of this host.
+# Secrets, the way to the hub from here, folders of this host, and who owns a secret here.
 OF_THIS_SITE = frozenset({
     "HF_TOKEN", "HF_TOKEN_FILE", "API_KEY_FILE", "GROUP_SECRET_FILE", "PIP_CONFIG_FILE", "PIP_INDEX_URL", "HF_ENDPOINT",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "CA_BUNDLE", "HF_CACHE_DIR", "PACKAGES_DIR", "ENGINE_CACHE_DIR",
-    "COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR", "COMPOSE_ENV_FILES",
+    "COMPOSE_FILE", "COMPOSE_PATH_SEPARATOR", "COMPOSE_ENV_FILES", "GRAFANA_USER",
 })  # fmt: skip
 SECRET = re.compile(r"(?i)(?:^|_)(?:token|key|password|passwd|secret|credentials?)(?:_file)?$")
 LEFT_OUT = "# Left out by ernie-deploy bundle, for this site to decide: "

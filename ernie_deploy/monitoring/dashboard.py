@@ -1,6 +1,7 @@
 """The dashboard as Grafana reads it, made with the types of grafana-foundation-sdk from the queries of this stack."""
 
 from itertools import groupby
+from string import ascii_uppercase
 from typing import Any
 
 from ernie_deploy.errors import ExtraMissing
@@ -58,8 +59,8 @@ def _panel(panel: Panel) -> Any:
     made = _kind(panel).title(panel.title).description(_description(panel)).height(HEIGHT).span(WIDTH)
     made = made.datasource(DataSourceRef(type_val="prometheus", uid=DATASOURCE)).unit(UNITS[panel.unit])
     made = made.thresholds(_thresholds(panel.limit))
-    for letter, query in zip("ABCDEF", panel.queries, strict=False):
-        made = made.with_target(_target(letter, query, instant=panel.kind == "table"))
+    for number, query in enumerate(panel.queries):
+        made = made.with_target(_target(ascii_uppercase[number], query, instant=panel.kind == "table"))
     return made
 
 

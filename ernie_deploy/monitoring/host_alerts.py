@@ -69,7 +69,9 @@ def _disks(plan: Plan) -> Iterator[Alert]:
         return
     yield Alert(
         name="ErnieNoRoomForWeights",
+        # Where nothing is written, the weights are there already and the server loads them.
         expr=f"max_over_time(node_filesystem_avail_bytes{{{WEIGHTS}}}[1d]) < {weights}\n"
+        f"and deriv(node_filesystem_avail_bytes{{{WEIGHTS}}}[10m]) < 0\n"
         'and on () max(max_over_time(up{job="vllm"}[1d])) == 0',
         hold="10m",
         severity="critical",

@@ -123,17 +123,16 @@ def _serving(jobs: set[str]) -> Iterator[Panel]:
 
 
 def _speed(plan: Plan) -> Iterator[Panel]:
-    limits = {one.metric: one for one in objectives(plan)}
     for metric, (title, name, why) in LATENCIES.items():
-        goal = limits.get(metric)
-        aim = (
-            f" Objective: p{goal.percentile} at most {goal.limit_s:g} s ({goal.origin})."
-            if goal
-            else " No objective."
+        goals = sorted(
+            (one for one in objectives(plan) if one.metric == metric), key=lambda one: one.percentile
         )
+        aims = [f"p{one.percentile} at most {one.limit_s:g} s ({one.origin})" for one in goals]
+        aim = f" Objective: {', '.join(aims)}." if aims else " No objective."
+        line = f" The line is that of p{goals[-1].percentile}." if len(goals) > 1 else ""
         yield Panel(
             row=SPEED, title=title, unit="s", queries=tuple(_quantile(name, quantile) for quantile in QUANTILES),
-            why=why + aim, limit=goal.limit_s if goal else None, quiet=NO_ANSWER,
+            why=why + aim + line, limit=goals[-1].limit_s if goals else None, quiet=NO_ANSWER,
         )  # fmt: skip
 
 

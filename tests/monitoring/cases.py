@@ -76,6 +76,7 @@ STOPPED = {
 LEFT = {SERVERS: then(flat(1, 5), flat(0, 5))}
 FULL = {KV: flat(0.95, 20), WAITING: flat(2, 20), PREEMPTED: flat(7, 20)}
 QUEUE = {WAITING: then(flat(0, 10), rising(1, 20, start=103))}
+LOADS = {AVAILABLE: rising(-1e6, 20, WEIGHTS - 1), UP: flat(0, 20)}
 TIGHT = {SIZE: flat(500e9, 90)}
 
 CASES = [
@@ -136,8 +137,10 @@ CASES = [
     Case("ErnieDiskFull", "80m", TIGHT | {AVAILABLE: rising(-0.05e9, 90, WEIGHTS - 1)}, TIGHT | {AVAILABLE: rising(-0.01e9, 90, WEIGHTS - 1)}),
     Case("ErnieDiskFull", "5m15s", {AVAILABLE: flat(1e9, 20), SIZE: flat(1000e9, 20)}, {AVAILABLE: flat(1e9, 20), SIZE: flat(1000e9, 20)}, quiet_at="9m45s")
     ._replace(at="10m"),
-    Case("ErnieNoRoomForWeights", "10m", {AVAILABLE: flat(WEIGHTS - 1, 20), UP: flat(0, 20)}, {AVAILABLE: flat(WEIGHTS, 20), UP: flat(0, 20)}),
-    Case("ErnieNoRoomForWeights", "10m", {AVAILABLE: flat(WEIGHTS - 1, 20), UP: flat(0, 20)}, {AVAILABLE: flat(WEIGHTS - 1, 20), UP: then("1", flat(0, 20))}),
+    Case("ErnieNoRoomForWeights", "11m", LOADS, LOADS | {AVAILABLE: rising(-1e6, 20, WEIGHTS)}),
+    Case("ErnieNoRoomForWeights", "11m", LOADS, LOADS | {UP: then("1", flat(0, 20))}),
+    # The weights are there already: nothing is written.
+    Case("ErnieNoRoomForWeights", "11m", LOADS, LOADS | {AVAILABLE: flat(WEIGHTS - 1, 20)}),
     Case("ErnieExporterDown", "5m", {'up{job="node"}': flat(0, 10)}, {'up{job="node"}': flat(0, 10)}, quiet_at="4m45s"),
     Case("ErnieExporterDown", "6m", {'up{job="certificate"}': flat(0, 10)}, {'up{job="certificate"}': flat(1, 10)}),
 ]  # fmt: skip

@@ -72,6 +72,13 @@ def test_objectives_and_the_plans_floor_are_its_lines() -> None:
     assert limits["Tokens a second, generated"] == round(most_tokens_per_s(plan)) > 0
 
 
+def test_every_objective_of_a_metric_is_named_beside_the_line_of_the_highest() -> None:
+    plan = planned("h100", monitoring=True, slo=("ttft_p99=5s", "ttft_p50=1s"))
+    panel = next(one for one in panels(plan) if one.title == "Time to first token")
+    assert panel.limit == 5.0
+    assert "p50 at most 1 s (--slo), p99 at most 5 s (--slo). The line is that of p99." in panel.why
+
+
 def test_prometheus_parses_every_query(tmp_path: Path) -> None:
     every = sorted({query.at("1m") for plan in plans() for query in queries(plan)})
     rules = [{"record": f"asked:{number}", "expr": expr} for number, expr in enumerate(every)]
