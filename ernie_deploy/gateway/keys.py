@@ -108,7 +108,8 @@ def duration_s(text: str) -> int:
 
 def parse(text: str) -> tuple[list[Key], list[str]]:
     """The keys of a map, and each fault with its line number; the words of a faulty line are never quoted."""
-    keys: list[Key] = []
+    by_name: dict[str, Key] = {}
+    by_digest: dict[str, Key] = {}
     faults: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         words = line.strip(" \t\r")
@@ -117,12 +118,12 @@ def parse(text: str) -> tuple[list[Key], list[str]]:
         key = _key(words)
         if key is None:
             faults.append(f"line {number}: {_fault(words)}")
-        elif twin := next((one for one in keys if key.digest == one.digest or key.name == one.name), None):
+        elif twin := by_name.get(key.name) or by_digest.get(key.digest):
             what = "name" if key.name == twin.name else "key"
             faults.append(f"line {number}: the {what} of {twin.name} once more; HAProxy takes the first")
         else:
-            keys.append(key)
-    return keys, faults
+            by_name[key.name] = by_digest[key.digest] = key
+    return list(by_name.values()), faults
 
 
 def _key(words: str) -> Key | None:

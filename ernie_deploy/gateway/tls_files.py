@@ -19,7 +19,7 @@ FOLDER_MODE, CERTIFICATE_MODE, KEY_MODE = 0o755, 0o644, 0o600
 # What of a mode lets anybody but the owner in.
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 LABORATORY_DAYS = 365
-HOST = re.compile(r"(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62}\.?){1,8}")
+HOST = re.compile(r"(?:\*\.)?[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?:\.[A-Za-z0-9_-]{1,63}){0,8}\.?")
 LONGEST_COMMON_NAME = 64
 
 

@@ -12,7 +12,8 @@ from ernie_deploy.plan.request import Request
 
 SERVICE = "serve"
 HIGHEST_PORT = 65535
-WITH_PORT = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:]{1,253}):([0-9]{1,5})")
+# From the start alone: each character of a long run would begin a match anew.
+WITH_PORT = re.compile(r"\A(\[[0-9A-Fa-f:.]{2,45}\]|[^\[\]:]{1,253}):([0-9]{1,5})")
 
 
 class Replica(Struct, frozen=True):

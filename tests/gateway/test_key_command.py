@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -269,6 +270,15 @@ def test_a_faulty_line_is_named_by_its_number_and_never_quoted(line: str, words:
     assert fault.startswith("line 4: ")
     assert words in fault
     assert line.split(maxsplit=1)[0] not in fault
+
+
+def test_a_map_as_large_as_may_be_is_read_at_once_and_a_twin_in_it_is_named() -> None:
+    lines = [f"{number:064x} k{number}:0:0:0" for number in range(30_000)]
+    begun = time.process_time()
+    every, faults = parse("\n".join([*lines, lines[20_000]]))
+    assert time.process_time() - begun < 2
+    assert len(every) == 30_000
+    assert faults == ["line 30001: the name of k20000 once more; HAProxy takes the first"]
 
 
 def test_a_line_reads_back_the_same() -> None:
