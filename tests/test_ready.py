@@ -31,6 +31,19 @@ signal.signal(signal.SIGTERM, end)
 while True:
     time.sleep(60)
 """
+# Told to stop just before its child is there.
+EARLY = """
+import os, signal, subprocess, sys, time
+sys.path.insert(0, sys.argv[1])
+import ready
+class Late(subprocess.Popen):
+    def __init__(self, command):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.5)
+        super().__init__(command)
+subprocess.Popen = Late
+sys.exit(ready.main("0", "sleep", "15"))
+"""
 
 
 class Api(ThreadingHTTPServer):
@@ -177,6 +190,16 @@ def test_one_that_never_was_ready_stops_at_once(started: Callable[..., Ready], a
     ready.process.send_signal(signal.SIGTERM)
     assert ready.process.wait(10) == 7
     assert time.monotonic() - begun < SEEN_S
+
+
+def test_a_stop_while_the_child_is_made_is_passed_on_to_it(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    scripts = copied(tmp_path / "scripts", PORT=port, API=("127.0.0.1", port), LOOK_S=0.1, SEEN_S=0.1)
+    (tmp_path / "early.py").write_text(EARLY)
+    words = [sys.executable, str(tmp_path / "early.py"), str(scripts)]
+    assert subprocess.run(words, timeout=20, check=False).returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(

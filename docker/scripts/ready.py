@@ -122,7 +122,11 @@ def main(hang_s: str, *command: str) -> int:
     """Run the command as a child until it ends, and end as it did; `hang_s` is 0 where no hang is looked for."""
     watch = Watch(float(hang_s))
     server = ThreadingHTTPServer(("", PORT), handler(watch))
-    child = subprocess.Popen(command)  # noqa: S603 - its own command line
+    started = threading.Event()
+
+    def pass_on(number: int) -> None:
+        started.wait()
+        os.kill(child.pid, number)
 
     def stop(number: int, _: object) -> None:
         """Say no at once, and pass the signal on when the gateway has heard it."""
@@ -130,12 +134,15 @@ def main(hang_s: str, *command: str) -> int:
             watch.stopping = True
             seen_s = 0.0 if watch.fault else SEEN_S
             say(f"ready: takes no requests: it stops in {seen_s:.0f} s")
-            passed_on = threading.Timer(seen_s, os.kill, (child.pid, number))
+            passed_on = threading.Timer(seen_s, pass_on, (number,))
             passed_on.daemon = True
             passed_on.start()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    # The handlers come first: a signal while the child is made would end the parent, and leave the child alone.
+    child = subprocess.Popen(command)  # noqa: S603 - its own command line
+    started.set()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     threading.Thread(target=watch.keep_looking, daemon=True).start()
     while True:
