@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from ernie_deploy.plan.gateway import FRONT_PORT, OWN_PORT
+from ernie_deploy.plan.gateway import FRONT_PORT, shell_request
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.replicas import Replica
 from ernie_deploy.plan.serve import HF_CACHE, HOME
@@ -171,7 +171,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     @property
     def gateway_probe(self) -> list[str]:
         """The health check of `gateway`, whose image has no client but its shell."""
-        ask = f"exec 3<>/dev/tcp/127.0.0.1/{OWN_PORT}; printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' >&3; read -r _ status _ <&3"
+        ask = f"{shell_request('/healthz')}; read -r _ status _ <&3"
         return ["CMD", "bash", "-c", scalar(f'{ask}; [ "$status" = 200 ]')]
 
     @property

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from ernie_deploy.plan.gateway import FILES, OWN_PORT
+from ernie_deploy.plan.gateway import FILES, shell_request
 from ernie_deploy.safe_io.reading import read_bounded
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.address import published
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 SERVICE = "gateway"
-# The image has a shell and no client.
-ASK = f"exec 3<>/dev/tcp/127.0.0.1/{OWN_PORT}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
 ASK_S = 5.0
 SERVERS = "serve"
 # What a gateway refuses: no key, too much of one, no room or no server.
@@ -82,8 +80,13 @@ def as_data(seen: Gateway) -> dict[str, Any]:
 
 def counters_of(engine: "DockerClient", state: containers.State) -> str:
     """What HAProxy prints for Prometheus; raises OSError."""
-    printed = run_inside(engine, state.id, ["bash", "-c", ASK], limit_s=ASK_S)
+    printed = run_inside(engine, state.id, asking("/metrics"), limit_s=ASK_S)
     return printed.partition(b"\r\n\r\n")[2].decode("utf-8", "replace")
+
+
+def asking(path: str) -> tuple[str, ...]:
+    """The command in the gateway's container that prints its reply to a request for a path of its own port."""
+    return "bash", "-c", f"{shell_request(path)}; cat <&3"
 
 
 def load(text: str) -> tuple[int, int, int]:

@@ -10,21 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from msgspec import Struct
 
 from ernie_deploy.errors import ToolFailed
+from ernie_deploy.plan.gateway import OWN_PORT
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, require_compose
+from ernie_deploy.stack.gateway import SERVICE, asking
 from ernie_deploy.stack.inside import run_inside
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-SERVICE = "gateway"
 # PID 1 hands it to HAProxy's master. By exec: after `docker kill` the engine would not start the container again.
 SIGNAL = ("sh", "-c", "kill -USR2 1")
-# The image has neither curl nor Python; the port is the one of the health check.
-ASK = (
-    "bash", "-c",
-    r"exec 3<>/dev/tcp/127.0.0.1/8405; printf 'GET /metrics?scope=global HTTP/1.0\r\n\r\n' >&3; cat <&3",
-)  # fmt: skip
 GLOBAL = re.compile(r"^haproxy_process_(start_time|uptime)_seconds (\d{1,12})\s*$", re.MULTILINE)
 # Words of HAProxy's master that name what a configuration is read with.
 OF_CONFIGURATION = ("-f", "-L", "-C")
@@ -107,7 +103,7 @@ def _old_enough(inside: Inside) -> Worker:
     if worker is None:
         raise ToolFailed(
             "The gateway does not answer on its port for metrics.",
-            cause="it starts just now, or its configuration has no listener on 8405",
+            cause=f"it starts just now, or its configuration has no listener on {OWN_PORT}",
             next_step="look at it with: ernie-deploy logs gateway",
         )
     time.sleep(max(0, YOUNGEST_S - worker.uptime_s))
@@ -132,7 +128,7 @@ def _wait_for_another(inside: Inside, before: Worker, log: Callable[[], str]) ->
 def _worker(inside: Inside) -> Worker | None:
     """The HAProxy that answers now; None where none does."""
     with suppress(OSError):
-        values = {name: int(value) for name, value in GLOBAL.findall(inside(ASK))}
+        values = {name: int(value) for name, value in GLOBAL.findall(inside(asking("/metrics?scope=global")))}
         if values.keys() == {"start_time", "uptime"}:
             return Worker(values["start_time"], values["uptime"])
     return None
