@@ -2,9 +2,11 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ernie_deploy.errors import KitError, ToolMissing, UsageError
 from ernie_deploy.safe_io.terminal import say
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from ernie_deploy.stack.compose import Stack
 
 FOLDER = "gateway"
+# What of the folder a cluster has as a Secret of its own.
+Kind: TypeAlias = Literal["keys", "certificate"]
 
 
 def gateway_folder(stack: "Stack") -> Path:
@@ -36,6 +40,28 @@ def gateway_folder(stack: "Stack") -> Path:
     return file.parent / (values.get("GATEWAY_DIR") or FOLDER)
 
 
+def tls_folder(stack: "Stack") -> Path:
+    """The gateway's folder, for a command about its certificate.
+
+    Raises `UsageError` too where the kit has rendered a gateway that speaks no TLS.
+    """
+    from ernie_deploy.stack.rendered import rendered
+
+    folder, made_by = gateway_folder(stack), rendered(stack.files[0])
+    if made_by and not made_by.has("--tls"):
+        raise UsageError(
+            f"The gateway of {stack.files[0]} speaks no TLS.",
+            cause="it was rendered without --tls, and stays in clear whatever certificate lies beside it",
+            next_step=made_by.again("--tls files"),
+        )
+    return folder
+
+
+def utc_text(epoch_s: int) -> str | None:
+    """A time in seconds since 1970 as ISO 8601 in UTC; None for 0, which is no time."""
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if epoch_s else None
+
+
 def in_kubernetes(stack: "Stack") -> bool:
     """Whether the stack is a file of manifests."""
     from ernie_deploy.stack.rendered import rendered
@@ -44,13 +70,14 @@ def in_kubernetes(stack: "Stack") -> bool:
     return made_by is not None and "kubernetes" in made_by.words
 
 
-def take_up(stack: "Stack", *, must: bool = False) -> bool:
+def take_up(stack: "Stack", *kinds: Kind, must: bool = False) -> bool:
     """Have a running gateway read its files anew, and say what came of it; whether one did.
 
+    In Kubernetes it says the commands for what has changed, the files of these `kinds`.
     Where nobody can say whether one runs, that is said too, or an error where it `must` be known.
     """
     if in_kubernetes(stack):
-        say(f"next: {kubectl(stack)}", err=True)
+        say(f"next: {kubectl(stack, kinds)}", err=True)
         return False
     from ernie_deploy.stack.reload import reload
 
@@ -73,21 +100,32 @@ def take_up(stack: "Stack", *, must: bool = False) -> bool:
     return taken
 
 
-def reload_words(stack: "Stack") -> str:
+def reload_words(stack: "Stack", *kinds: Kind) -> str:
     """The command behind `reload`, as a shell takes it."""
     from ernie_deploy.stack.reload import command
 
-    return kubectl(stack) if in_kubernetes(stack) else shlex.join(command(stack))
+    return kubectl(stack, kinds) if in_kubernetes(stack) else shlex.join(command(stack))
 
 
-def kubectl(stack: "Stack") -> str:
-    """The commands that bring the folder's keys to the cluster, and the gateway's pods to read them."""
-    name = _kubernetes_name(stack.files[0])
-    keys = shlex.quote(str(gateway_folder(stack) / "keys.map"))
-    return (
-        f"kubectl create secret generic {name}-gateway-keys --from-file=keys.map={keys} --dry-run=client -o yaml"
-        f" | kubectl apply -f - && kubectl rollout restart deployment/{name}-gateway"
-    )
+def every_kind(stack: "Stack") -> tuple[Kind, ...]:
+    """What of its folder the stack's gateway reads."""
+    from ernie_deploy.stack.rendered import rendered
+
+    made_by = rendered(stack.files[0])
+    return ("keys", "certificate") if made_by and made_by.has("--tls") else ("keys",)
+
+
+def kubectl(stack: "Stack", kinds: Sequence[Kind]) -> str:
+    """The commands that bring files of the folder to the cluster, and the gateway's pods to read them."""
+    name, folder = _kubernetes_name(stack.files[0]), gateway_folder(stack)
+    keys, cert, key = (shlex.quote(str(folder / file)) for file in ("keys.map", "tls/tls.crt", "tls/tls.key"))
+    secrets: dict[Kind, str] = {
+        "keys": f"generic {name}-gateway-keys --from-file=keys.map={keys}",
+        "certificate": f"tls {name}-gateway-tls --cert={cert} --key={key}",
+    }
+    create = "kubectl create secret {} --dry-run=client -o yaml | kubectl apply -f -"
+    restart = f"kubectl rollout restart deployment/{name}-gateway"
+    return " && ".join([*(create.format(secrets[kind]) for kind in kinds), restart])
 
 
 def _kubernetes_name(file: Path) -> str:

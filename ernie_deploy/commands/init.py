@@ -162,7 +162,7 @@ def _keep_env(folder: Path, made: dict[str, str], values: tuple[str, ...]) -> st
     if values:
         raise UsageError(
             f"--env cannot change {path}, which is there.",
-            cause="`.env` belongs to the host, and the kit does not change it",
+            cause="`.env` belongs to the host: only `doctor --write-env` and `tls` set variables of this host in it",
             next_step=f"write the line into {path}, and leave out --env",
         )
     del made[ENV]

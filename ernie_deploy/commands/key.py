@@ -2,13 +2,14 @@
 
 import json
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ernie_deploy.commands.gateway_of import gateway_folder, reload_words, take_up, utc_text
 from ernie_deploy.commands.options import COMPOSE_FILES, DRY_RUN, JSON
+from ernie_deploy.commands.stack_of import stack_of
 from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     from ernie_deploy.gateway import key_file
 
     try:
-        folder = _folder(_stack(ctx.params.get("files") or ()))
+        folder = gateway_folder(stack_of(ctx.params.get("files") or ()))
         return [key.name for key in key_file.read(folder).keys if key.name.startswith(incomplete)]
     except KitError:
         return []
@@ -88,12 +89,12 @@ def add(name: str, rate: int, concurrency: int | None, expires: int, **options: 
         digest=keys.hashed(secret), name=name, rate_per_minute=rate, concurrency=concurrency or 0,
         expires=now + expires if expires else 0, added=now,
     )  # fmt: skip
-    stack = _stack(options["files"], options["project"])
+    stack = stack_of(options["files"], options["project"])
     if options["dry_run"]:
-        say(f"add {_in_words(made)} to {_folder(stack) / 'keys.map'}")
+        say(f"add {_in_words(made)} to {gateway_folder(stack) / 'keys.map'}")
         _say_reload(stack, skipped=options["no_reload"])
         return
-    _store(_folder(stack), made, secret, as_json=options["as_json"])
+    _store(gateway_folder(stack), made, secret, as_json=options["as_json"])
     say(f"added {_in_words(made)}; the key is shown this once", err=True)
     if not options["no_reload"]:
         _take_up(stack, f"{name} is added.", must=False)
@@ -121,7 +122,7 @@ def list_keys(files: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     from ernie_deploy.commands.show import show
     from ernie_deploy.gateway import key_file
 
-    folder = _folder(_stack(files))
+    folder = gateway_folder(stack_of(files))
     if dry_run:
         say(f"read {folder / 'keys.map'}")
         return
@@ -144,8 +145,8 @@ def revoke(name: str, **options: Any) -> None:
     """Take a key out: the streams it has end by themselves, and its next request is refused."""
     from ernie_deploy.gateway import key_file
 
-    stack = _stack(options["files"], options["project"])
-    folder = _folder(stack)
+    stack = stack_of(options["files"], options["project"])
+    folder = gateway_folder(stack)
     if options["dry_run"]:
         say(f"revoke {name[:80]} in {folder / 'keys.map'}")
         _say_reload(stack, skipped=options["no_reload"])
@@ -164,56 +165,39 @@ def row(key: "Key") -> dict[str, Any]:
         "name": key.name,
         "rate_per_minute": key.rate_per_minute or None,
         "concurrency": key.concurrency or None,
-        "added": _date(key.added),
-        "expires": _date(key.expires),
+        "added": utc_text(key.added),
+        "expires": utc_text(key.expires),
         "expired": key.is_expired(time.time()),
     }
 
 
 def _cells(key: "Key") -> dict[str, Any]:
-    told = row(key)
-    ends = f"{told['expires'] or 'never'}{' (expired)' if told['expired'] else ''}"
+    data = row(key)
+    ends = f"{data['expires'] or 'never'}{' (expired)' if data['expired'] else ''}"
     return {
         "name": key.name,
         "rate": f"{key.rate_per_minute}/m" if key.rate_per_minute else "default",
         "concurrency": str(key.concurrency or "default"),
-        "added": told["added"] or "-",
+        "added": data["added"] or "-",
         "expires": ends,
     }
-
-
-def _date(epoch_s: int) -> str | None:
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if epoch_s else None
 
 
 def _in_words(key: "Key") -> str:
     limits = [
         f"{key.rate_per_minute} requests a minute" if key.rate_per_minute else "",
         f"{key.concurrency} at a time" if key.concurrency else "",
-        f"until {_date(key.expires)}" if key.expires else "",
+        f"until {utc_text(key.expires)}" if key.expires else "",
     ]
     return ", ".join([key.name, *filter(None, limits)])
 
 
-def _stack(files: tuple[Path, ...], name: str = "") -> "Stack":
-    from ernie_deploy.commands.stack_of import stack_of
-
-    return stack_of(files, name)
-
-
-def _folder(stack: "Stack") -> Path:
-    from ernie_deploy.commands.gateway_of import gateway_folder
-
-    return gateway_folder(stack)
-
-
 def _take_up(stack: "Stack", done: str, *, must: bool) -> bool:
     """Have the gateway read the file; a fault of that says first what is `done` all the same."""
-    from ernie_deploy.commands.gateway_of import take_up
     from ernie_deploy.errors import ToolFailed, ToolMissing
 
     try:
-        return take_up(stack, must=must)
+        return take_up(stack, "keys", must=must)
     except (ToolFailed, ToolMissing) as fault:
         raise type(fault)(
             f"{done} But: {fault.what}", cause=fault.cause, next_step=fault.next_step
@@ -221,7 +205,5 @@ def _take_up(stack: "Stack", done: str, *, must: bool) -> bool:
 
 
 def _say_reload(stack: "Stack", *, skipped: bool) -> None:
-    from ernie_deploy.commands.gateway_of import reload_words
-
     if not skipped:
-        say(reload_words(stack))
+        say(reload_words(stack, "keys"))

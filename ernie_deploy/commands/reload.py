@@ -20,7 +20,7 @@ Example:
 @JSON
 def reload(files: tuple[Path, ...], name: str, dry_run: bool, as_json: bool) -> None:
     """Have a running gateway take up its keys and certificate; streams go on."""
-    from ernie_deploy.commands.gateway_of import gateway_folder, reload_words, take_up
+    from ernie_deploy.commands.gateway_of import every_kind, gateway_folder, reload_words, take_up
     from ernie_deploy.commands.stack_of import stack_of
     from ernie_deploy.gateway import key_file
 
@@ -28,8 +28,8 @@ def reload(files: tuple[Path, ...], name: str, dry_run: bool, as_json: bool) -> 
     # Of a faulty line HAProxy would make a client less, and say nothing.
     key_file.read(gateway_folder(stack))
     if dry_run:
-        say(reload_words(stack))
+        say(reload_words(stack, *every_kind(stack)))
         return
-    taken = take_up(stack, must=True)
+    taken = take_up(stack, *every_kind(stack), must=True)
     if as_json:
         say(json.dumps({"file": str(stack.files[0]), "reloaded": taken}), as_json=True)

@@ -3,19 +3,21 @@
 import json
 import os
 import time
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ernie_deploy.commands.gateway_of import in_kubernetes, reload_words, take_up, tls_folder, utc_text
 from ernie_deploy.commands.key import NO_RELOAD, PROJECT
 from ernie_deploy.commands.options import COMPOSE_FILES, DRY_RUN, JSON
+from ernie_deploy.commands.stack_of import stack_of
 from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.terminal import say
 
 if TYPE_CHECKING:
-    from ernie_deploy.gateway.certificate import Certificate
+    from ernie_deploy.gateway.certificate import Certificate, Fault
     from ernie_deploy.stack.compose import Stack
 
 EXAMPLE = """\b
@@ -47,7 +49,8 @@ def install(cert: Path | None, key: Path | None, **options: Any) -> None:
     from ernie_deploy.gateway import tls_files
     from ernie_deploy.gateway.certificate import BLOCK
 
-    stack = _stack(options["files"], options["project"])
+    stack = stack_of(options["files"], options["project"])
+    tls_folder(stack)
     paths = _given(cert, key, stack)
     chain = tls_files.text_of(paths[0], "certificate")
     private, certificate = _checked(chain, tls_files.text_of(paths[1], "private key"), paths)
@@ -71,8 +74,8 @@ def self_signed(hosts: tuple[str, ...], force: bool, **options: Any) -> None:
     """Make a certificate for a laboratory, which no client trusts unless it is told to."""
     from ernie_deploy.gateway import tls_files
 
-    stack = _stack(options["files"], options["project"])
-    _refuse_to_replace(_folder(stack) / tls_files.FOLDER, force=force)
+    stack = stack_of(options["files"], options["project"])
+    _refuse_to_replace(tls_folder(stack) / tls_files.FOLDER, force=force)
     make_self_signed(stack, hosts, options)
 
 
@@ -80,7 +83,7 @@ def has_certificate(stack: "Stack") -> bool:
     """Whether a certificate lies where the gateway reads it."""
     from ernie_deploy.gateway import tls_files
 
-    return (_folder(stack) / tls_files.FOLDER / tls_files.CERTIFICATE).exists()
+    return (tls_folder(stack) / tls_files.FOLDER / tls_files.CERTIFICATE).exists()
 
 
 def make_self_signed(stack: "Stack", hosts: tuple[str, ...], options: dict[str, Any]) -> None:
@@ -91,7 +94,7 @@ def make_self_signed(stack: "Stack", hosts: tuple[str, ...], options: dict[str, 
     (made,) = certificate.chain_of(chain, "the certificate that was made")
     _put(stack, chain, private, made, options)
     say(
-        f"self-signed, for a laboratory: clients must be given {_folder(stack) / 'tls/tls.crt'}"
+        f"self-signed, for a laboratory: clients must be given {tls_folder(stack) / 'tls/tls.crt'}"
         " (curl --cacert, SSL_CERT_FILE), and `ernie-deploy tls install` puts one of a CA in its place",
         err=True,
     )
@@ -105,38 +108,36 @@ def show(files: tuple[Path, ...], dry_run: bool, as_json: bool) -> int:
     """Show the gateway's certificate: whom it names, when it ends, and whether the key is its own; 1 where it fails."""
     from ernie_deploy.gateway import certificate, tls_files
 
-    place = _folder(_stack(files)) / tls_files.FOLDER
+    place = tls_folder(stack_of(files)) / tls_files.FOLDER
     if dry_run:
         say(f"read {place / tls_files.CERTIFICATE} and {place / tls_files.KEY}")
         return 0
     chain = certificate.chain_of(
         tls_files.text_of(place / tls_files.CERTIFICATE, "certificate"), str(place / tls_files.CERTIFICATE)
     )
-    data = described(chain[0], place, _pair_of(chain[0], place / tls_files.KEY))
+    half = _half_of(place / tls_files.KEY)
+    faults = certificate.faults_of(chain, half, time.time())
+    data = described(chain[0], place, None if half is None else half == chain[0].public_key, faults)
     say(json.dumps(data, indent=2) if as_json else _as_text(data), as_json=as_json)
-    failed = data["pair_ok"] is False or any(
-        fault.severity == "error" for fault in certificate.dated(chain[0], time.time())
-    )
-    return int(failed)
+    return int(any(fault.severity == "error" for fault in faults))
 
 
-def described(certificate: "Certificate", place: Path, pair_ok: bool | None) -> dict[str, Any]:
+def described(
+    certificate: "Certificate", place: Path, pair_ok: bool | None, faults: Sequence["Fault"]
+) -> dict[str, Any]:
     """What is told of a certificate; `pair_ok` is null where this user may not read the key."""
-    from ernie_deploy.gateway.certificate import dated
-
-    now_s = time.time()
     return {
         "path": str(place),
         "subject": certificate.subject,
         "issuer": certificate.issuer,
         "names": list(certificate.names),
-        "not_before": _date(certificate.not_before_s),
-        "not_after": _date(certificate.not_after_s),
-        "days_left": certificate.days_left(now_s),
+        "not_before": utc_text(certificate.not_before_s),
+        "not_after": utc_text(certificate.not_after_s),
+        "days_left": certificate.days_left(time.time()),
         "fingerprint_sha256": certificate.fingerprint,
         "self_signed": certificate.is_self_signed,
         "pair_ok": pair_ok,
-        "faults": [fault.sentence for fault in dated(certificate, now_s)],
+        "faults": [fault.sentence for fault in faults],
     }
 
 
@@ -148,7 +149,7 @@ def _as_text(data: dict[str, Any]) -> str:
     }
     rows = {
         "subject": data["subject"] or "-",
-        "names": " ".join(data["names"]) or "none: clients refuse it",
+        "names": " ".join(data["names"]) or "none",
         "issuer": f"{data['issuer']} (self-signed, for a laboratory)"
         if data["self_signed"]
         else data["issuer"],
@@ -159,30 +160,14 @@ def _as_text(data: dict[str, Any]) -> str:
     return "\n".join([*(f"{name:<8} {value}" for name, value in rows.items()), *data["faults"]])
 
 
-def _date(epoch_s: int) -> str:
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _pair_of(certificate: "Certificate", path: Path) -> bool | None:
-    """Whether the key in a file is the certificate's; None where it may not be read. Raises `UsageError`."""
+def _half_of(path: Path) -> str | None:
+    """The public half of the key in a file; None where it may not be read. Raises `UsageError`."""
     from ernie_deploy.gateway import tls_files
     from ernie_deploy.gateway.certificate import private_key_of
 
     if path.exists() and not os.access(path, os.R_OK):
         return None
-    return private_key_of(tls_files.text_of(path, "private key"), str(path))[1] == certificate.public_key
-
-
-def _stack(files: tuple[Path, ...], name: str = "") -> "Stack":
-    from ernie_deploy.commands.stack_of import stack_of
-
-    return stack_of(files, name)
-
-
-def _folder(stack: "Stack") -> Path:
-    from ernie_deploy.commands.gateway_of import gateway_folder
-
-    return gateway_folder(stack)
+    return private_key_of(tls_files.text_of(path, "private key"), str(path))[1]
 
 
 def _values(stack: "Stack") -> dict[str, str]:
@@ -221,10 +206,13 @@ def _checked(chain: str, key: str, paths: tuple[Path, Path]) -> tuple[str, "Cert
             cause=fault,
             next_step="name the pair of one certificate, its chain in the order in which each vouches for the one before",
         )
-    for found in certificate.dated(every[0], time.time()):
-        if found.severity == "error":
-            raise UsageError(found.sentence, cause="clients refuse it", next_step=found.remedy)
-        say(f"warning: {found.sentence}", err=True)
+    dates = certificate.dated(every[0], time.time())
+    for one in dates:
+        if one.severity == "error":
+            raise UsageError(one.sentence, cause="clients refuse it", next_step=one.remedy)
+    # A private CA's clients may be told to look at the subject.
+    for one in (*certificate.nameless(every[0]), *dates):
+        say(f"warning: {one.sentence}", err=True)
     return private, every[0]
 
 
@@ -232,34 +220,40 @@ def _put(
     stack: "Stack", chain: str, private: str, certificate: "Certificate", options: dict[str, Any]
 ) -> None:
     """Copy the pair into the gateway's folder, say what it is, and have a running gateway read it."""
-    from ernie_deploy.commands.gateway_of import reload_words, take_up
     from ernie_deploy.gateway import tls_files
+    from ernie_deploy.gateway.certificate import faults_of
 
-    folder = _folder(stack)
+    folder = tls_folder(stack)
     if options["dry_run"]:
         say(f"write {folder / tls_files.FOLDER}: tls.crt and tls.key")
-        say("" if options["no_reload"] else reload_words(stack))
+        if not options["no_reload"]:
+            say(reload_words(stack, "certificate"))
         return
-    owner, moved = _owner(stack)
+    owner, own_user = _owner(stack)
     tls_files.put(folder, chain, private, owner)
-    data = described(certificate, folder / tls_files.FOLDER, True)
-    taken = not moved and not options["no_reload"] and take_up(stack)
+    if own_user:
+        _run_as(stack, own_user)
+    faults = faults_of([certificate], None, time.time())
+    data = described(certificate, folder / tls_files.FOLDER, True, faults)
+    taken = not own_user and not options["no_reload"] and take_up(stack, "certificate")
     if options["as_json"]:
         say(json.dumps({**data, "reloaded": taken}, indent=2), as_json=True)
     names = " ".join(data["names"]) or data["subject"]
     say(f"wrote {data['path']}: {names}, until {data['not_after']}", err=True)
-    if moved:
-        say(f"next: {moved}", err=True)
+    if own_user:
+        say("next: ernie-deploy up, which makes a running gateway anew as that user", err=True)
 
 
 def _owner(stack: "Stack") -> tuple[tuple[int, int] | None, str]:
-    """Who is to own the key, and what to do where the gateway had to become this user.
+    """Who is to be given the key, and the `UID:GID` that the gateway has to become, empty where it need not.
 
     Root gives it to the gateway's user. Nobody else may give a file away: then the gateway runs as who installs.
+    In Kubernetes the key goes into a Secret, and no user of this host counts.
     """
     from ernie_deploy.catalog import Catalog
-    from ernie_deploy.host import examine, settings
 
+    if in_kubernetes(stack):
+        return None, ""
     named = _values(stack).get("GATEWAY_USER") or Catalog().gateway.image.user
     own = f"{os.getuid()}:{os.getgid()}"
     if os.getuid() == 0:
@@ -269,15 +263,19 @@ def _owner(stack: "Stack") -> tuple[tuple[int, int] | None, str]:
                 f"GATEWAY_USER={named[:40]} in .env is not UID:GID.", next_step="write numbers, such as 99:99"
             )
         return (int(uid), int(gid)), ""
-    if named == own:
-        return None, ""
+    return None, "" if named == own else own
+
+
+def _run_as(stack: "Stack", user: str) -> None:
+    """Write into .env that the gateway runs as this user."""
+    from ernie_deploy.host import examine, settings
+
     path = stack.env_file or stack.files[0].parent / ".env"
-    settings.write(path, settings.edited(examine.read_env(path), {"GATEWAY_USER": own}))
+    settings.write(path, settings.edited(examine.read_env(path), {"GATEWAY_USER": user}))
     say(
-        f"note: wrote GATEWAY_USER={own} to {path}: the gateway runs as you, who alone may read the key",
+        f"note: wrote GATEWAY_USER={user} to {path}: the gateway runs as you, who alone may read the key",
         err=True,
     )
-    return None, "ernie-deploy up, which makes a running gateway anew as that user"
 
 
 def _refuse_to_replace(place: Path, *, force: bool) -> None:

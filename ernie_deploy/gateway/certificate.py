@@ -1,6 +1,7 @@
 """Certificates and private keys as the host's openssl reads them: names, dates, and whether they belong together."""
 
 import re
+import shlex
 import ssl
 import subprocess
 from collections.abc import Sequence
@@ -127,10 +128,12 @@ def chain_of(text: str, name: str) -> tuple[Certificate, ...]:
     blocks = BLOCK.findall(text)
     chain = [described(openssl(("x509", *DESCRIBED), block).stdout) for block in blocks[:MOST_CERTIFICATES]]
     if not blocks or len(blocks) > MOST_CERTIFICATES or None in chain:
-        found = f"{len(blocks)} certificates, or one that openssl does not read" if blocks else "none in PEM"
+        contents = (
+            f"{len(blocks)} certificates, or one that openssl does not read" if blocks else "none in PEM"
+        )
         raise UsageError(
             f"{name} is no chain of certificates.",
-            cause=f"it has {found}",
+            cause=f"it has {contents}",
             next_step="name a file such as fullchain.pem: the server's certificate, then those that vouch for it",
         )
     return tuple(one for one in chain if one)
@@ -143,7 +146,7 @@ def private_key_of(text: str, name: str) -> tuple[str, str]:
         raise UsageError(
             f"{name} is encrypted.",
             cause="the gateway starts by itself, and nobody is there to type the passphrase",
-            next_step=f"decrypt it: openssl pkey -in {name} -out tls.key, and name that file",
+            next_step=f"decrypt it: openssl pkey -in {shlex.quote(name)} -out tls.key, and name that file",
         )
     half = public_key(openssl(("pkey", "-pubout", "-passin", "pass:"), match[0]).stdout) if match else ""
     if not match or not half:
@@ -167,6 +170,14 @@ def order_fault(chain: Sequence[Certificate], half: str) -> str:
     return ""
 
 
+def nameless(certificate: Certificate) -> list[Fault]:
+    """What is wrong with one that has no subjectAltName, the only place where clients look for a host."""
+    if certificate.names:
+        return []
+    sentence = f"The certificate {certificate.subject or 'without a subject'} names no host in a subjectAltName: clients refuse it."
+    return [Fault("error", sentence, "have one issued that does, then: ernie-deploy tls install")]
+
+
 def dated(certificate: Certificate, now_s: float) -> list[Fault]:
     """What its dates say now."""
     left, name = certificate.days_left(now_s), certificate.subject or "without a subject"
@@ -188,6 +199,15 @@ def dated(certificate: Certificate, now_s: float) -> list[Fault]:
     if left < SOON_DAYS:
         return [Fault("warning", f"The certificate {name} expires in {_days(left)}.", renew)]
     return []
+
+
+def faults_of(chain: Sequence[Certificate], half: str | None, now_s: float) -> list[Fault]:
+    """What is wrong with a chain beside the key of this public half; None is a key that may not be read."""
+    order = order_fault(chain, chain[0].public_key if half is None else half)
+    sentence = f"Certificate and key do not belong together as they are: {order}."
+    remedy = "ernie-deploy tls install CERT KEY, with the pair of one certificate"
+    first = [Fault("error", sentence, remedy)] if order else []
+    return [*first, *nameless(chain[0]), *dated(chain[0], now_s)]
 
 
 def _days(number: int) -> str:

@@ -59,8 +59,9 @@ def read(folder: Path) -> KeyFile:
 def _text(path: Path) -> str:
     try:
         if path.is_symlink():
+            name = shlex.quote(str(path))
             raise UsageError(f"{path} is a link, which leads nowhere inside the gateway's container.",
-                             next_step=f"put the file itself there: cp --remove-destination $(readlink -f {path}) {path}")  # fmt: skip
+                             next_step=f'put the file itself there: cp --remove-destination "$(readlink -f {name})" {name}')  # fmt: skip
         return read_bounded(path, MOST_BYTES).decode()
     except FileNotFoundError:
         return ""

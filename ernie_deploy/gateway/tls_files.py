@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -42,7 +43,10 @@ def put(folder: Path, chain: str, key: str, owner: tuple[int, int] | None) -> No
     """
     place = folder / FOLDER
     certificates = "".join(f"{block}\n" for block in BLOCK.findall(chain))
-    texts = {KEY: (f"{key.strip()}\n", KEY_MODE), CERTIFICATE: (certificates, CERTIFICATE_MODE)}
+    texts = {
+        KEY: (f"{key.strip()}\n".encode(), KEY_MODE),
+        CERTIFICATE: (certificates.encode(), CERTIFICATE_MODE),
+    }
     try:
         # One writer at a time: two could leave the certificate of one and the key of the other.
         with locked(folder), ExitStack() as staged:
@@ -56,7 +60,7 @@ def put(folder: Path, chain: str, key: str, owner: tuple[int, int] | None) -> No
         raise UsageError(
             f"{place} could not be written: {fault.strerror}.",
             cause="the folder is full, not yours, or its user may not be given the key",
-            next_step=f"check it with: ls -ld {place}",
+            next_step=f"check it with: ls -ld {shlex.quote(str(place))}",
         ) from fault
 
 
@@ -68,16 +72,16 @@ def _make(folder: Path) -> None:
 
 
 @contextmanager
-def _spare(path: Path, text: str, mode: int, owner: tuple[int, int] | None) -> Iterator[Path]:
-    """The text on the disk beside `path`, never readable by more than it will be."""
+def _spare(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> Iterator[Path]:
+    """The bytes on the disk beside `path`, never readable by more than it will be."""
     spare = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     handle = os.open(spare, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, KEY_MODE)
     try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
+        with os.fdopen(handle, "wb") as file:
             if owner:
                 os.fchown(handle, *owner)
             os.fchmod(handle, mode)
-            file.write(text)
+            file.write(data)
             file.flush()
             os.fsync(handle)
         yield spare
@@ -90,7 +94,7 @@ def _swap(spares: Sequence[tuple[Path, Path]]) -> None:
     before = [(path, path.with_name(f".{path.name}.before")) for _, path in spares if path.exists()]
     for path, kept in before:
         kept.unlink(missing_ok=True)
-        os.link(path, kept)
+        _keep(path, kept)
     try:
         for spare, path in spares:
             spare.replace(path)
@@ -101,6 +105,17 @@ def _swap(spares: Sequence[tuple[Path, Path]]) -> None:
     finally:
         for _, kept in before:
             kept.unlink(missing_ok=True)
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """A second name for a file, or a copy where the kernel or the file system gives none (fs.protected_hardlinks)."""
+    try:
+        os.link(path, kept)
+    except OSError:
+        info = path.stat()
+        owner = (info.st_uid, info.st_gid) if os.getuid() == 0 else None
+        with _spare(path, path.read_bytes(), stat.S_IMODE(info.st_mode), owner) as copy:
+            copy.replace(kept)
 
 
 def self_signed(hosts: Sequence[str]) -> tuple[str, str]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from shlex import quote
 
-from ernie_deploy.gateway.certificate import dated
+from ernie_deploy.gateway.certificate import dated, nameless
 from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.front_files import Front
@@ -55,15 +55,15 @@ def tls(examination: Examination) -> Iterator[Finding]:
     front = examination.front
     if not front or not examination.plan.request.tls:
         return
-    found = [*_files(examination, front), *_content(front)]
-    if not found and front.certificate:
+    findings = [*_files(examination, front), *_content(front)]
+    if not findings and front.certificate:
         one = front.certificate
         names = " ".join(one.names) or one.subject
         own = "; self-signed, for a laboratory" if one.is_self_signed else ""
-        found.append(
+        findings.append(
             ok("tls", f"The certificate is for {names}, {one.days_left(time.time())} days left{own}.")
         )
-    yield from found
+    yield from findings
 
 
 def _files(examination: Examination, front: Front) -> Iterator[Finding]:
@@ -94,7 +94,7 @@ def _content(front: Front) -> Iterator[Finding]:
         if front.pair_ok is False:
             sentence = f"{front.folder}/tls/tls.key is not the key of tls.crt: the gateway refuses the pair."
             yield error("tls", sentence, INSTALL)
-        for fault in dated(front.certificate, time.time()):
+        for fault in (*nameless(front.certificate), *dated(front.certificate, time.time())):
             kind = error if fault.severity == "error" else warning
             yield kind("tls", fault.sentence, fault.remedy)
 

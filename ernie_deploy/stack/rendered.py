@@ -17,6 +17,11 @@ class Rendered(Struct, frozen=True):
     file: Path
     words: tuple[str, ...]
 
+    def has(self, option: str) -> bool:
+        """Whether an option of the kit's own is among the words; those after `--` are the engine's."""
+        own = self.words[: self.words.index("--")] if "--" in self.words else self.words
+        return any(word.partition("=")[0] == option for word in own)
+
     def named(self, sentence: str) -> str:
         """A sentence of the kit's with this file's target in it."""
         return sentence.replace(" TARGET", f" {self.words[0]}") if self.words else sentence

@@ -243,6 +243,26 @@ def test_manifests_are_told_the_commands_for_the_cluster(folder: Path) -> None:
     )
 
 
+def test_a_reload_in_a_cluster_brings_the_certificate_too(folder: Path) -> None:
+    manifests = folder / "k.yml"
+    manifests.write_text("# ernie-deploy render h100 --format kubernetes --gateway --tls files\n")
+    words = run(folder, "reload", "-f", "k.yml", "--dry-run").stdout
+    assert [part.split(" --")[0] for part in words.strip().split(" && ")] == [
+        "kubectl create secret generic ernie-21b-gateway-keys",
+        "kubectl create secret tls ernie-21b-gateway-tls",
+        "kubectl rollout restart deployment/ernie-21b-gateway",
+    ]
+
+
+def test_a_link_is_replaced_by_a_command_that_quotes_its_path(tmp_path: Path) -> None:
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b/keys.map").symlink_to("/etc/hostname")
+    with pytest.raises(UsageError) as fault:
+        key_file.read(tmp_path / "a b")
+    path = f"'{tmp_path}/a b/keys.map'"
+    assert fault.value.next_step.endswith(f'cp --remove-destination "$(readlink -f {path})" {path}')
+
+
 # --- a damaged file ---
 
 

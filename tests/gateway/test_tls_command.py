@@ -5,15 +5,17 @@ import os
 import stat
 import subprocess
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, kit
 from gateway.authority import Authority, openssl
 
-from ernie_deploy.commands.tls import _owner
+from ernie_deploy.commands.tls import _owner, _run_as, tls
 from ernie_deploy.errors import UsageError
 from ernie_deploy.gateway import tls_files
+from ernie_deploy.gateway.certificate import private_key_of
 from ernie_deploy.stack.compose import Stack
 
 OWN = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
@@ -113,6 +115,127 @@ def test_a_certificate_that_ends_soon_is_installed_with_a_warning(folder: Path, 
     assert "warning: The certificate CN=soon expires in 10 days." in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words", [("install", "a", "b"), ("self-signed",), ("show",)], ids=lambda words: words[0]
+)
+def test_a_gateway_that_speaks_no_tls_takes_no_certificate(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert kit("init", "s", "h100", "--gateway", cwd=tmp_path, env=OWN).returncode == 0
+    done = kit("tls", *words, cwd=tmp_path / "s", env=OWN)
+    assert done.returncode == 2
+    assert "speaks no TLS" in done.stderr
+    assert "--gateway --tls files -o compose.yml --force" in done.stderr
+    assert not (tmp_path / "s/gateway/tls").exists()
+
+
+def test_a_cluster_is_given_the_certificate_and_no_user_of_this_host(
+    tmp_path: Path, ca: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifests = tmp_path / "k.yml"
+    manifests.write_text("# ernie-deploy render h100 --format kubernetes --gateway --tls files\n")
+    pair = ca.issue()
+    done = kit("tls", "install", str(pair.cert), str(pair.key), "-f", "k.yml", cwd=tmp_path, env=OWN)
+    assert done.returncode == 0, done.stderr
+    create = (
+        "kubectl create secret tls ernie-21b-gateway-tls --cert=gateway/tls/tls.crt --key=gateway/tls/tls.key"
+    )
+    restart = "kubectl rollout restart deployment/ernie-21b-gateway"
+    assert f"next: {create} --dry-run=client -o yaml | kubectl apply -f - && {restart}\n" in done.stderr
+    assert "keys.map" not in done.stderr
+    assert not (tmp_path / ".env").exists()
+    for user in (0, 12345):
+        monkeypatch.setattr(os, "getuid", lambda user=user: user)
+        assert _owner(Stack(files=(manifests,))) == (None, "")
+
+
+def test_nothing_of_env_changes_where_the_pair_could_not_be_written(
+    folder: Path, ca: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair, before = ca.issue(), (folder / ".env").read_bytes()
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    (folder / "gateway").mkdir()
+    (folder / "gateway/tls").write_text("in the way")
+    words = ["install", str(pair.cert), str(pair.key), "-f", str(folder / "compose.yml"), "--no-reload"]
+    with pytest.raises(UsageError, match="could not be written"):
+        tls(words, standalone_mode=False)
+    assert (folder / ".env").read_bytes() == before
+    (folder / "gateway/tls").unlink()
+    tls(words, standalone_mode=False)
+    assert "\nGATEWAY_USER=12345:" in (folder / ".env").read_text()
+
+
+def test_a_certificate_without_names_is_a_warning_at_first_and_then_an_error(
+    folder: Path, tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "a.crt", tmp_path / "a.key"
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=old.lab", "-keyout", key, "-out", cert)  # fmt: skip
+    done = install(folder, cert, key)
+    assert done.returncode == 0, done.stderr
+    assert "warning: The certificate CN=old.lab names no host in a subjectAltName" in done.stderr
+    shown = kit("tls", "show", cwd=folder, env=OWN)
+    assert shown.returncode == 1
+    assert "names no host in a subjectAltName: clients refuse it" in shown.stdout
+
+
+def test_show_looks_at_the_order_of_the_chain(folder: Path, ca: Authority) -> None:
+    good, other = ca.issue("good"), ca.issue("other", chain=False)
+    chain = good.cert.read_text() + other.cert.read_text()
+    tls_files.put(folder / "gateway", chain, good.key.read_text(), None)
+    shown = kit("tls", "show", "--json", cwd=folder, env=OWN)
+    assert shown.returncode == 1
+    data = json.loads(shown.stdout)
+    assert data["pair_ok"]
+    assert "was issued by" in data["faults"][0]
+
+
+def test_a_dry_run_without_a_reload_prints_no_empty_line(folder: Path, ca: Authority) -> None:
+    pair = ca.issue()
+    assert (
+        install(folder, pair.cert, pair.key, "--dry-run").stdout == "write gateway/tls: tls.crt and tls.key\n"
+    )
+
+
+@pytest.mark.parametrize("fails", [0, 4])
+def test_where_no_second_name_is_given_a_copy_keeps_the_old_pair(
+    fails: int, tmp_path: Path, ca: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with fs.protected_hardlinks; 2 of the renames are those of the copies."""
+    old, new = ca.issue("a"), ca.issue("b")
+    tls_files.put(tmp_path, old.cert.read_text(), old.key.read_text(), None)
+    renames, replace = [], Path.replace
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def failing(self: Path, target: Path) -> Path:
+        renames.append(self)
+        if len(renames) == fails:
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(UsageError, match="No space left") if fails else nullcontext():
+        tls_files.put(tmp_path, new.cert.read_text(), new.key.read_text(), None)
+    monkeypatch.undo()
+    pair = old if fails else new
+    assert {path.name: path.read_text() for path in (tmp_path / "tls").iterdir()} == {
+        "tls.crt": pair.cert.read_text(), "tls.key": pair.key.read_text(),
+    }  # fmt: skip
+    assert stat.S_IMODE((tmp_path / "tls/tls.key").stat().st_mode) == 0o600
+
+
+def test_a_next_step_quotes_its_path(tmp_path: Path, ca: Authority) -> None:
+    folder, pair = tmp_path / "a b", ca.issue()
+    folder.mkdir()
+    (folder / "tls").write_text("in the way")
+    with pytest.raises(UsageError) as fault:
+        tls_files.put(folder, pair.cert.read_text(), pair.key.read_text(), None)
+    assert f"ls -ld '{folder / 'tls'}'" in fault.value.next_step
+    with pytest.raises(UsageError) as fault:
+        private_key_of(encrypted(ca, pair.key).read_text(), "a b.key")
+    assert "-in 'a b.key' -out" in fault.value.next_step
+
+
 @pytest.mark.parametrize("fails", [1, 2])
 def test_a_rename_that_fails_leaves_the_old_pair(
     fails: int, tmp_path: Path, ca: Authority, monkeypatch: pytest.MonkeyPatch
@@ -152,9 +275,13 @@ def test_who_is_not_root_has_the_gateway_run_as_them(folder: Path, monkeypatch: 
     monkeypatch.setattr(os, "getgid", lambda: 12346)
     for _ in range(2):
         before = (folder / ".env").read_text()
-        owner, moved = _owner(stack)
+        owner, own_user = _owner(stack)
         assert owner is None
-        assert ("ernie-deploy up" in moved) == ("12345" not in before)
+        assert own_user == ("" if "12345" in before else "12345:12346")
+        # To decide is not to write: the pair comes first.
+        assert (folder / ".env").read_text() == before
+        if own_user:
+            _run_as(stack, own_user)
         assert (folder / ".env").read_text().count("\nGATEWAY_USER=12345:12346") == 1
     monkeypatch.setattr(os, "getuid", lambda: 0)
     assert _owner(stack) == ((12345, 12346), "")
