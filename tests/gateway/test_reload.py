@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from gateway.haproxy import binary, free_port, until, variables, written
 from msgspec import Struct
 
@@ -348,3 +349,11 @@ def test_no_client_is_refused_or_cut_by_reloads(front: Front) -> None:
         thread.join()
     assert len(statuses) > 50
     assert set(statuses) == {OK}, {str(status) for status in statuses}
+
+
+def test_the_gateways_own_port_and_its_client_stand_in_one_place() -> None:
+    texts = {path.relative_to(ROOT): path.read_text() for path in (ROOT / "ernie_deploy").rglob("*.py")}
+    for words in ("/dev/tcp", "8405"):
+        assert [str(path) for path, text in texts.items() if words in text] == [
+            "ernie_deploy/plan/gateway.py"
+        ]
