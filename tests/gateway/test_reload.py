@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from gateway.front_door import WHOLE, front_door, read, request
 from gateway.haproxy import binary, free_port, until, variables, written
 from msgspec import Struct
 
@@ -357,3 +359,16 @@ def test_the_gateways_own_port_and_its_client_stand_in_one_place() -> None:
         assert [str(path) for path, text in texts.items() if words in text] == [
             "ernie_deploy/plan/gateway.py"
         ]
+
+
+def test_a_reload_cuts_no_stream_that_outlives_the_silence_allowed_to_a_server(tmp_path: Path) -> None:
+    with front_door(tmp_path, {"alice": "1000:100:0"}, answer_timeout_s=2) as door:
+        # A master that has just started may lose the signal.
+        time.sleep(2)
+        with door.connect() as peer:
+            peer.sendall(request({"id": "stream", "events": 30, "pace_s": 0.2}))
+            door.upstream.one("stream")
+            door.gateway.process.send_signal(signal.SIGUSR2)
+            raw, _ = read(peer, 3, WHOLE)
+        assert (tmp_path / "stderr").read_text().count("Loading success") > 1
+        assert b"[DONE]" in raw
