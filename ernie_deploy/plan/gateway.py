@@ -14,6 +14,9 @@ from ernie_deploy.plan.settings import Setting
 MIB = 2**20
 MS_PER_S = 1000
 LEAST_CONNECTIONS, ROOM_FOR_REFUSALS = 4096, 1024
+# Of haproxy.cfg: a connection holds two of these at most. The rest is for code, tables and TLS (estimated).
+BUFFER_KIB, BUFFERS_PER_CONNECTION = 64, 2
+LEAST_MEMORY_MIB, MEMORY_BESIDE_BUFFERS_MIB = 1024, 512
 # Where the files of the gateway lie in its container: keys.map, and tls/.
 FILES = "/gateway"
 # In its container: the front door, and what Prometheus and the health check ask.
@@ -21,6 +24,8 @@ FRONT_PORT = 8443
 OWN_PORT = 8405
 # On the container's loopback alone, where a process that is reloaded tells the next one its counts.
 PEERS_PORT = 8407
+# There too, where a process that was reloaded passes on what its clients still ask.
+PASSED_ON_PORT = 8408
 # Where Prometheus hears when the certificate ends, on a TLS connection.
 CERTIFICATE_PORT = 8406
 
@@ -73,6 +78,12 @@ class Gateway(Struct, frozen=True, kw_only=True):
     def most_connections(self) -> int:
         """How many clients may be connected: fewer would leave requests unanswered where the queue has room."""
         return max(LEAST_CONNECTIONS, self.connections + self.queue + ROOM_FOR_REFUSALS)
+
+    @property
+    def memory_mib(self) -> int:
+        """The limit of its container's memory, where the buffers of all connections have room."""
+        buffers = -(-self.most_connections * BUFFERS_PER_CONNECTION * BUFFER_KIB // 1024)
+        return max(LEAST_MEMORY_MIB, buffers + MEMORY_BESIDE_BUFFERS_MIB)
 
     @property
     def defaults(self) -> dict[str, str]:

@@ -1,6 +1,14 @@
 """The configuration of the gateway, HAProxy's, as one of the stack's files."""
 
-from ernie_deploy.plan.gateway import CERTIFICATE_PORT, FILES, FRONT_PORT, OWN_PORT, PEERS_PORT
+from ernie_deploy.plan.gateway import (
+    BUFFER_KIB,
+    CERTIFICATE_PORT,
+    FILES,
+    FRONT_PORT,
+    OWN_PORT,
+    PASSED_ON_PORT,
+    PEERS_PORT,
+)
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.templates import jinja
 
@@ -13,5 +21,6 @@ def configuration(plan: Plan, pods: str = "", most_pods: int = 0) -> str:
     return template.render(
         plan=plan, gateway=plan.gateway, files=FILES,
         front_port=FRONT_PORT, own_port=OWN_PORT, peers_port=PEERS_PORT, certificate_port=CERTIFICATE_PORT,
+        passed_on_port=PASSED_ON_PORT, buffer_kib=BUFFER_KIB,
         pods=pods, most_pods=most_pods,
     )  # fmt: skip

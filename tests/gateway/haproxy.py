@@ -17,7 +17,7 @@ from conftest import CATALOG, missing, planned
 from gateway.upstream import exchange, head, status_of
 from msgspec import Struct
 
-from ernie_deploy.plan.gateway import PEERS_PORT
+from ernie_deploy.plan.gateway import PASSED_ON_PORT, PEERS_PORT
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.compose import defaults_of
 from ernie_deploy.render.gateway import configuration
@@ -43,7 +43,9 @@ def written(folder: Path, target: str = "h100", **options: object) -> tuple[Plan
     (folder / "keys.map").touch()
     path = folder / "haproxy.cfg"
     text = configuration(plan).replace("/gateway/", f"{folder}/")
-    path.write_text(text.replace(f"127.0.0.1:{PEERS_PORT}", f"127.0.0.1:{free_port()}"), encoding="utf-8")
+    for port in (PEERS_PORT, PASSED_ON_PORT):
+        text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{free_port()}")
+    path.write_text(text, encoding="utf-8")
     return plan, path
 
 
@@ -116,7 +118,7 @@ def running(
     for old, new in times.items():
         assert old in text, old
         text = text.replace(old, new)
-    text = text.replace("bind :8443", f"bind 127.0.0.1:{port}").replace("127.0.0.1:8443", f"127.0.0.1:{port}")
+    text = text.replace("bind :8443", f"bind 127.0.0.1:{port}")
     text = text.replace("bind :8405", f"bind 127.0.0.1:{own_port}")
     path.write_text(re.sub(r"check port \d+", "check", text), encoding="utf-8")
     environment = {**os.environ, **variables(plan, **limits or {})}

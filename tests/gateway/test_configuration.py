@@ -124,3 +124,14 @@ def test_there_is_room_for_all_that_are_computed_and_all_that_wait() -> None:
         text = files(plan, CATALOG, {})["scripts/haproxy.cfg"]
         most = int(text.split("    maxconn ")[1].split()[0])
         assert most > plan.gateway.connections + plan.gateway.queue, options
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"dp": 8}, {"replicas": 8}, {"model": "vl-28b", "replicas": 8}], ids=str
+)
+def test_the_buffers_of_all_connections_fit_its_memory(options: dict[str, Any]) -> None:
+    plan = planned("h100", gateway=True, **options)
+    text = files(plan, CATALOG, {})["scripts/haproxy.cfg"]
+    most, buffer = (int(text.split(f"    {word} ")[1].split()[0]) for word in ("maxconn", "tune.bufsize"))
+    limit = yaml.safe_load(rendered("h100", gateway=True, **options))["services"]["gateway"]["mem_limit"]
+    assert int(limit.removesuffix("m")) * 2**20 > most * 2 * buffer

@@ -5,17 +5,20 @@ import http.client
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from gateway.front_door import WHOLE, front_door, read, request
+from gateway.front_door import WHOLE as ONE_ANSWER
+from gateway.front_door import Answer, front_door, read, request
 from gateway.haproxy import binary, free_port, until, variables, written
 from msgspec import Struct
 
@@ -135,11 +138,7 @@ def front(tmp_path: Path) -> Iterator[Front]:
         plan, path = written(tmp_path)
         made = Front(tmp_path, path, free_port(), free_port(), {**os.environ, **variables(plan)}, 0)
         text = path.read_text().replace(" serve:8000 ", f" 127.0.0.1:{upstream} ")
-        text = (
-            re.sub(r"check port \d+", "check", text)
-            .replace("bind :8443", f"bind 127.0.0.1:{made.port}")
-            .replace("127.0.0.1:8443", f"127.0.0.1:{made.port}")
-        )
+        text = re.sub(r"check port \d+", "check", text).replace("bind :8443", f"bind 127.0.0.1:{made.port}")
         path.write_text(text.replace("bind :8405", f"bind 127.0.0.1:{made.own_port}"))
         made.set_keys(key("a", rate_per_minute=1_000_000), key("few", rate_per_minute=3))
         with (tmp_path / "log").open("w") as log:
@@ -369,6 +368,30 @@ def test_a_reload_cuts_no_stream_that_outlives_the_silence_allowed_to_a_server(t
             peer.sendall(request({"id": "stream", "events": 30, "pace_s": 0.2}))
             door.upstream.one("stream")
             door.gateway.process.send_signal(signal.SIGUSR2)
-            raw, _ = read(peer, 3, WHOLE)
+            raw, _ = read(peer, 3, ONE_ANSWER)
         assert (tmp_path / "stderr").read_text().count("Loading success") > 1
         assert b"[DONE]" in raw
+
+
+def test_what_a_reloaded_process_passes_on_is_its_clients_and_no_address_of_their_own(tmp_path: Path) -> None:
+    sources = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"]
+    with (
+        front_door(tmp_path, {"alice": "1000:100:0"}, connections_per_address=1) as door,
+        ExitStack() as held,
+    ):
+        time.sleep(2)
+        peers = [
+            held.enter_context(socket.create_connection(("127.0.0.1", door.gateway.port), 20, (source, 0)))
+            for source in sources
+        ]
+        for number, peer in enumerate(peers):
+            peer.sendall(request({"id": f"stream-{number}", "events": 20, "pace_s": 0.1}))
+            door.upstream.one(f"stream-{number}")
+        door.gateway.process.send_signal(signal.SIGUSR2)
+        until(lambda: (tmp_path / "stderr").read_text().count("Loading success") > 1)
+        for peer in peers:
+            peer.sendall(request({"mood": "slow", "after_s": 1}))
+        answers = [Answer(*read(peer, 4), 0) for peer in peers]
+        assert [answer.statuses for answer in answers] == [[200, 200]] * len(peers)
+        logged = [line["client"] for line in door.gateway.log() if line["total_ms"] > 900]
+        assert sorted(logged) == sorted(sources * 2)
