@@ -13,6 +13,8 @@ from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.templates import jinja
 
 NAME = "haproxy.cfg"
+# A client as the limits count it: a network of IPv6 has 2^64 addresses, and whoever has it may use them all.
+ADDRESS = "src,ipmask(32,64)"
 
 
 def configuration(plan: Plan, pods: str = "", most_pods: int = 0) -> str:
@@ -21,6 +23,6 @@ def configuration(plan: Plan, pods: str = "", most_pods: int = 0) -> str:
     return template.render(
         plan=plan, gateway=plan.gateway, files=FILES,
         front_port=FRONT_PORT, own_port=OWN_PORT, peers_port=PEERS_PORT, certificate_port=CERTIFICATE_PORT,
-        passed_on_port=PASSED_ON_PORT, buffer_kib=BUFFER_KIB,
+        passed_on_port=PASSED_ON_PORT, buffer_kib=BUFFER_KIB, address=ADDRESS,
         pods=pods, most_pods=most_pods,
     )  # fmt: skip

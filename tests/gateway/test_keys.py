@@ -64,6 +64,13 @@ def test_messages_take_a_key_as_anthropics_clients_send_it(front: Running) -> No
     assert front.ask("POST", "/v1/completions", "x-api-key: ek_good", body="{}")[0] == UNAUTHORIZED
 
 
+@pytest.mark.parametrize("second", ["ek_good", "ek_past", ""])
+def test_messages_with_a_key_in_either_header_are_refused(front: Running, second: str) -> None:
+    both = ("Authorization: Bearer ek_good", f"x-api-key: {second}")
+    status, answer = front.ask("POST", "/v1/messages", *both, body="{}")
+    assert (status, b"two_keys" in answer) == (400, True)
+
+
 def test_the_log_has_the_keys_name_and_never_the_key(front: Running) -> None:
     front.ask(
         "POST", "/v1/completions?secret=1", "Authorization: Bearer ek_later", body='{"prompt": "my secret"}'

@@ -1,5 +1,6 @@
 """What one key may ask, how often and how much at once, to the request; the others do not notice."""
 
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,3 +117,31 @@ def test_who_guesses_keys_is_refused_and_no_longer_logged(tmp_path: Path) -> Non
         answer = door.ask(request(by="guess").replace(key("guess").encode(), b"x" * 5000), until=WHOLE)
         assert (answer.status, answer.error["code"]) == (429, "too_many_refusals")
         assert len(door.lines()) <= logged + 2
+
+
+@pytest.mark.parametrize("line", ["GET /x HTTP/1.1", "GET /v1/models HTTP/1.7"])
+def test_who_asks_for_what_is_not_there_is_no_longer_logged(tmp_path: Path, line: str) -> None:
+    with front_door(tmp_path, {"alice": UNLIMITED}) as door:
+        answers = [door.ask(f"{line}\r\nHost: x\r\n\r\n".encode(), until=WHOLE) for _ in range(200)]
+        assert {answer.status for answer in answers} == {404 if "/x" in line else 505}
+        # Neither the right path nor a missing key is another answer than before.
+        assert door.post({"id": "valid"}).status == 200
+        assert door.post(by=None).status == 401
+        until(lambda: {200, 401} <= {entry["status"] for entry in door.lines()}, 5)
+        assert len(door.lines()) <= 31 + 2
+
+
+def test_a_network_of_ipv6_is_one_client(tmp_path: Path) -> None:
+    """Its addresses come by the header that a reloaded process sends before what it passes on."""
+    with front_door(tmp_path, {"alice": UNLIMITED}):
+        text = (tmp_path / "haproxy.cfg").read_text()
+        port = int(text.split(" name passed_on")[0].rpartition("bind 127.0.0.1:")[2].split()[0])
+
+        def status(source: str) -> int:
+            with socket.create_connection(("127.0.0.1", port), 10) as peer:
+                peer.sendall(f"PROXY TCP6 {source} ::1 1000 1000\r\n".encode() + request(by=None))
+                return Answer(*read(peer, 5, WHOLE), 0).status
+
+        statuses = [status(f"2001:db8::{number:x}") for number in range(1, 41)]
+        assert statuses == [401] * 30 + [429] * 10
+        assert status("2001:db8:0:1::1") == 401
