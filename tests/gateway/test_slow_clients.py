@@ -122,6 +122,16 @@ def test_a_silent_server_is_waited_for_however_short_the_patience_with_clients(d
     assert answer.after_s > 4
 
 
+def test_the_only_server_keeps_its_streams_while_its_check_fails(tmp_path: Path) -> None:
+    with front_door(tmp_path, GRANTS) as door, door.connect() as peer:
+        peer.sendall(request({"id": "stream", "events": 20, "pace_s": 0.1}))
+        door.upstream.one("stream")
+        door.upstream.healthy = False
+        until(lambda: door.post(path="/healthz", method="GET").status == 503)
+        raw, _ = read(peer, 3, WHOLE)
+        assert b"[DONE]" in raw
+
+
 def test_two_hundred_clients_of_two_places_never_pile_up(tmp_path: Path) -> None:
     """The queue has a bound and a deadline: whoever is not served hears so, with a time to come back."""
     answers: list[Answer] = []
