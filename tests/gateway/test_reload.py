@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from gateway.front_door import WHOLE, front_door, read, request
 from gateway.front_door import WHOLE as ONE_ANSWER
 from gateway.front_door import Answer, front_door, read, request
 from gateway.haproxy import binary, free_port, until, variables, written
