@@ -25,6 +25,7 @@ class Resolver:
         self.failure: int | None = None
         self.fails = False
         self.failed = 0
+        self.closed = False
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
@@ -35,6 +36,7 @@ class Resolver:
         self.failure, self.fails = code, True
 
     def close(self) -> None:
+        self.closed = True
         self._socket.close()
 
     def _serve(self) -> None:
@@ -44,7 +46,9 @@ class Resolver:
                 if answer := self._answer(data):
                     self._socket.sendto(answer, peer)
             except OSError:
-                return
+                # One question that could not be answered does not end it.
+                if self.closed:
+                    return
 
     def _answer(self, data: bytes) -> bytes:
         end = data.index(b"\0", 12) + 5
