@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a stack and a journal."""
     made = tmp_path_factory.mktemp("stack")
     assert kit("render", "cpu", "-o", "compose.yml", cwd=made, env=OWN).returncode == 0
-    (made / "front.yml").write_text("# ernie-deploy render cpu --gateway\nservices: {}\n")
+    (made / "front.yml").write_text("# ernie-deploy render cpu --gateway --tls self-signed\nservices: {}\n")
     lines = journal_of(measured(), measured(n=512)).lines
     (made / "journal.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     return made
