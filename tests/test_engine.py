@@ -17,7 +17,7 @@ import yaml
 from api_key_files import FILES, KEYS
 from conftest import NOTHING_MISSING, ROOT, missing, planned
 from engine.checkpoint import write_config, write_tokenizer
-from engine.code import EngineCode, Verdicts
+from engine.code import EngineCode, Verdicts, code_of
 from engine.configs import config_of
 from engine.rendered import services, vllm_words, words_of
 from hypothesis import given, settings
@@ -44,11 +44,7 @@ Jobs = list[dict[str, Any]]
 @pytest.fixture(scope="session", params=Catalog().ids("engines"))
 def code(request: pytest.FixtureRequest) -> Iterator[EngineCode]:
     """The code of each version of the catalog."""
-    made = EngineCode(request.param)
-    if made.lacking:
-        missing(f"The code of vLLM {made.version}", made.lacking)
-    yield made
-    made.close()
+    yield from code_of(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import ROOT, missing, planned
-from engine.code import EngineCode
+from conftest import ROOT, planned
+from engine.code import EngineCode, code_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -147,11 +147,7 @@ def layers(target: Target, model: Model, precision: str, *, whole: bool) -> list
 @pytest.fixture(scope="module", params=CATALOG.ids("engines"))
 def code(request: pytest.FixtureRequest) -> Iterator[EngineCode]:
     """The code of each version of the catalog."""
-    made = EngineCode(request.param)
-    if made.lacking:
-        missing(f"The code of vLLM {made.version}", made.lacking)
-    yield made
-    made.close()
+    yield from code_of(request.param)
 
 
 @pytest.fixture(scope="module")

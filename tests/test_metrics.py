@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CATALOG, ENGINE, ROOT, missing, planned
+from conftest import CATALOG, ENGINE, ROOT, planned
 from engine.checkpoint import write_config, write_tokenizer
-from engine.code import EngineCode, built_version
+from engine.code import EngineCode, built_version, code_of
 from engine.configs import config_of
 from engine.rendered import vllm_words
 from gateway.haproxy import free_port, running
@@ -151,11 +151,7 @@ def faults(wanted: dict[str, set[str]], printed: dict[str, set[str]]) -> list[st
 
 @pytest.fixture(scope="module", params=CATALOG.ids("engines"))
 def code(request: pytest.FixtureRequest) -> Iterator[EngineCode]:
-    made = EngineCode(request.param)
-    if made.lacking:
-        missing(f"The code of vLLM {made.version}", made.lacking)
-    yield made
-    made.close()
+    yield from code_of(request.param)
 
 
 @pytest.mark.engine

@@ -117,10 +117,14 @@ def every_kind(stack: "Stack") -> tuple[Kind, ...]:
 
 def kubectl(stack: "Stack", kinds: Sequence[Kind]) -> str:
     """The commands that bring files of the folder to the cluster, and the gateway's pods to read them."""
+    from ernie_deploy.gateway import key_file, tls_files
+
     name, folder = _kubernetes_name(stack.files[0]), gateway_folder(stack)
-    keys, cert, key = (shlex.quote(str(folder / file)) for file in ("keys.map", "tls/tls.crt", "tls/tls.key"))
+    place = folder / tls_files.FOLDER
+    files = folder / key_file.NAME, place / tls_files.CERTIFICATE, place / tls_files.KEY
+    keys, cert, key = (shlex.quote(str(file)) for file in files)
     secrets: dict[Kind, str] = {
-        "keys": f"generic {name}-gateway-keys --from-file=keys.map={keys}",
+        "keys": f"generic {name}-gateway-keys --from-file={key_file.NAME}={keys}",
         "certificate": f"tls {name}-gateway-tls --cert={cert} --key={key}",
     }
     create = "kubectl create secret {} --dry-run=client -o yaml | kubectl apply -f -"

@@ -82,7 +82,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 @JSON
 def add(name: str, rate: int, concurrency: int | None, expires: int, **options: Any) -> None:
     """Make a key and print it, this once: what is kept of it is its SHA-256."""
-    from ernie_deploy.gateway import keys
+    from ernie_deploy.gateway import key_file, keys
 
     now, secret = int(time.time()), keys.new_key()
     made = keys.Key(
@@ -91,7 +91,7 @@ def add(name: str, rate: int, concurrency: int | None, expires: int, **options: 
     )  # fmt: skip
     stack = stack_of(options["files"], options["project"])
     if options["dry_run"]:
-        say(f"add {_in_words(made)} to {gateway_folder(stack) / 'keys.map'}")
+        say(f"add {_in_words(made)} to {gateway_folder(stack) / key_file.NAME}")
         _say_reload(stack, skipped=options["no_reload"])
         return
     _store(gateway_folder(stack), made, secret, as_json=options["as_json"])
@@ -124,7 +124,7 @@ def list_keys(files: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
 
     folder = gateway_folder(stack_of(files))
     if dry_run:
-        say(f"read {folder / 'keys.map'}")
+        say(f"read {folder / key_file.NAME}")
         return
     kept = key_file.read(folder)
     if not kept.keys and not as_json:
@@ -148,7 +148,7 @@ def revoke(name: str, **options: Any) -> None:
     stack = stack_of(options["files"], options["project"])
     folder = gateway_folder(stack)
     if options["dry_run"]:
-        say(f"revoke {name[:80]} in {folder / 'keys.map'}")
+        say(f"revoke {name[:80]} in {folder / key_file.NAME}")
         _say_reload(stack, skipped=options["no_reload"])
         return
     with key_file.locked(folder):

@@ -75,6 +75,8 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str,
 
 
 def _slo(ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    if not value:
+        return ()
     from ernie_deploy.plan.objectives import parse
 
     return tuple(objective.text for objective in parse(_names(ctx, param, value)))

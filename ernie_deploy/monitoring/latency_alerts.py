@@ -6,16 +6,10 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from ernie_deploy.monitoring.rule import Alert, Record, Severity
-from ernie_deploy.plan.objectives import Objective, decode_floor_s, objectives
+from ernie_deploy.plan.objectives import HISTOGRAMS, Objective, decode_floor_s, objectives
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import Baseline
 
-HISTOGRAMS = {
-    "ttft": "vllm:time_to_first_token_seconds",
-    "tpot": "vllm:request_time_per_output_token_seconds",
-    "itl": "vllm:inter_token_latency_seconds",
-    "e2e": "vllm:e2e_request_latency_seconds",
-}
 TITLES = {"ttft": "The first token", "tpot": "A token", "itl": "The next token", "e2e": "An answer"}
 # No more than all requests can be slow: the share that an alert waits for stays below that.
 MOST_SLOW = 0.9

@@ -11,7 +11,7 @@ from msgspec import Struct
 from ernie_deploy.monitoring.gpus import GPU_LABEL, gpu_selector
 from ernie_deploy.monitoring.jobs import jobs_of
 from ernie_deploy.plan.monitoring import JOBS
-from ernie_deploy.plan.objectives import most_tokens_per_s, objectives
+from ernie_deploy.plan.objectives import HISTOGRAMS, most_tokens_per_s, objectives
 from ernie_deploy.plan.plan import Plan
 
 WINDOW = "$__rate_interval"
@@ -66,11 +66,11 @@ SERVING, SPEED, FULL = "Is it serving?", "How fast?", "How full?"
 USED, WHO, GPUS, COST = "How well used?", "Who?", "The GPUs", "Joules and money"
 ROWS = (SERVING, SPEED, FULL, USED, WHO, GPUS, COST)
 LATENCIES = {
-    "ttft": ("Time to first token", "vllm:time_to_first_token_seconds", "What a user waits before anything comes."),
-    "tpot": ("Time per output token", "vllm:request_time_per_output_token_seconds",
+    "ttft": ("Time to first token", "What a user waits before anything comes."),
+    "tpot": ("Time per output token",
              "How fast an answer flows, per request: its time after the first token over its further tokens."),
-    "itl": ("Inter-token latency", "vllm:inter_token_latency_seconds", "Each pause between two outputs: stutter shows here."),
-    "e2e": ("End to end", "vllm:e2e_request_latency_seconds", "From arrival to the last token; long answers are slow by length."),
+    "itl": ("Inter-token latency", "Each pause between two outputs: stutter shows here."),
+    "e2e": ("End to end", "From arrival to the last token; long answers are slow by length."),
 }  # fmt: skip
 BY_KEY = (
     "HAProxy's metrics know no keys. Requests, 429s and bytes of each key are in the gateway's log, a line of JSON a "
@@ -123,7 +123,7 @@ def _serving(jobs: set[str]) -> Iterator[Panel]:
 
 
 def _speed(plan: Plan) -> Iterator[Panel]:
-    for metric, (title, name, why) in LATENCIES.items():
+    for metric, (title, why) in LATENCIES.items():
         goals = sorted(
             (one for one in objectives(plan) if one.metric == metric), key=lambda one: one.percentile
         )
@@ -131,7 +131,7 @@ def _speed(plan: Plan) -> Iterator[Panel]:
         aim = f" Objective: {', '.join(aims)}." if aims else " No objective."
         line = f" The line is that of p{goals[-1].percentile}." if len(goals) > 1 else ""
         yield Panel(
-            row=SPEED, title=title, unit="s", queries=tuple(_quantile(name, quantile) for quantile in QUANTILES),
+            row=SPEED, title=title, unit="s", queries=tuple(_quantile(HISTOGRAMS[metric], quantile) for quantile in QUANTILES),
             why=why + aim + line, limit=goals[-1].limit_s if goals else None, quiet=NO_ANSWER,
         )  # fmt: skip
 

@@ -14,7 +14,14 @@ from ernie_deploy.plan.settings import value_of
 if TYPE_CHECKING:
     from ernie_deploy.plan.plan import Plan
 
-METRICS = ("ttft", "tpot", "itl", "e2e")
+# vLLM's histograms, by the name that the field has for them.
+HISTOGRAMS = {
+    "ttft": "vllm:time_to_first_token_seconds",
+    "tpot": "vllm:request_time_per_output_token_seconds",
+    "itl": "vllm:inter_token_latency_seconds",
+    "e2e": "vllm:e2e_request_latency_seconds",
+}
+METRICS = tuple(HISTOGRAMS)
 OBJECTIVE = re.compile(rf"({'|'.join(METRICS)})_p(50|90|95|99)=([0-9]{{1,6}}(?:\.[0-9]{{1,6}})?)(ms|s)")
 # Above it vLLM's histograms no longer tell one time per token from another.
 LONGEST_S = {"ttft": 640.0, "tpot": 80.0, "itl": 80.0, "e2e": 1920.0}

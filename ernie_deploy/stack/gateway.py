@@ -1,7 +1,6 @@
 """What the gateway of a stack is doing: its own counters, read from inside, and its log of requests."""
 
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from ernie_deploy.gateway import key_file, keys
 from ernie_deploy.plan.gateway import FILES, shell_request
 from ernie_deploy.safe_io.reading import read_bounded
 from ernie_deploy.stack import containers
@@ -26,7 +26,6 @@ SERVERS = "serve"
 # What a gateway refuses: no key, too much of one, no room or no server.
 REFUSALS = (401, 429, 503)
 RECENT_S = 300
-NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 MOST_MAP_BYTES = 16 << 20
 
 
@@ -134,7 +133,7 @@ def _entry(line: str) -> tuple[int, str] | None:
         status, name = int(entry["status"]), str(entry.get("key") or "")
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
         return None
-    return status, name if NAME.fullmatch(name) else ""
+    return status, name if keys.NAME.fullmatch(name) else ""
 
 
 def url_of(services: Mapping[str, Any], states: Sequence[containers.State], words: Sequence[str]) -> str:
@@ -154,7 +153,7 @@ def folder_of(services: Mapping[str, Any]) -> Path | None:
 def has_keys(folder: Path) -> bool | None:
     """Whether its keys.map has a key; None where it is not ours to read."""
     try:
-        lines = read_bounded(folder / "keys.map", MOST_MAP_BYTES).decode("utf-8", "replace").splitlines()
+        lines = read_bounded(folder / key_file.NAME, MOST_MAP_BYTES).decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return False
     except OSError:

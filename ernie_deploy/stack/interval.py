@@ -7,16 +7,10 @@ from typing import Any
 
 from msgspec import Struct
 
+from ernie_deploy.plan.objectives import HISTOGRAMS
 from ernie_deploy.stack.histogram import quantile
 from ernie_deploy.stack.metrics import LABEL, counters, samples
 
-# vLLM's histograms, by the name that the field has for them.
-LATENCIES = {
-    "ttft": "vllm:time_to_first_token_seconds",
-    "tpot": "vllm:request_time_per_output_token_seconds",
-    "itl": "vllm:inter_token_latency_seconds",
-    "e2e": "vllm:e2e_request_latency_seconds",
-}
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 DRAFTS = "vllm:spec_decode_num_drafts_total"
 ACCEPTED = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
@@ -42,7 +36,7 @@ def figures(before: Look, after: Look) -> dict[str, Any]:
 
     return {
         "servers": len(after.texts),
-        "latencies_s": {short: _quantiles(grown, name) for short, name in LATENCIES.items()},
+        "latencies_s": {short: _quantiles(grown, name) for short, name in HISTOGRAMS.items()},
         "requests_running": int(now.get("vllm:num_requests_running", 0)),
         "requests_waiting": int(now.get("vllm:num_requests_waiting", 0)),
         "kv_cache_usage": round(now.get("vllm:kv_cache_usage_perc", 0.0), 4),

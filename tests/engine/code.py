@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -109,3 +109,15 @@ class EngineCode:
             worker.stdout.close()
             worker.wait(timeout=60)
         self._stderr.close()
+
+
+def code_of(version: str) -> Iterator[EngineCode]:
+    """The code of one version while a test has it; where it is missing, the test is skipped or fails."""
+    # Not above: the worker's process, which has no conftest, finds this file where Ray imports Python's own `code`.
+    from conftest import missing
+
+    made = EngineCode(version)
+    if made.lacking:
+        missing(f"The code of vLLM {made.version}", made.lacking)
+    yield made
+    made.close()
