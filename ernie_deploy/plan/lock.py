@@ -1,34 +1,22 @@
 """What `ernie.lock` says: the digest of each image, and the commit and files of each model, as they were seen."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, field
 
 from ernie_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    import re
 
 NAME = "ernie.lock"
 # Of a digest or a commit, as much as people compare.
 SHOWN = 12
 MOST_BYTES = 4 << 20
 UPGRADE = "make it anew with: ernie-deploy lock --upgrade"
-
-DIGEST = re.compile("sha256:[0-9a-f]{64}")
-COMMIT = re.compile("[0-9a-f]{40}")
-# A small file has git's hash of it, a large one its SHA-256.
-FILE_DIGEST = re.compile("git:[0-9a-f]{40}|sha256:[0-9a-f]{64}")
-VERSION = re.compile(r"[0-9]{1,6}(?:\.[0-9A-Za-z+-]{1,30}){0,5}")
-# As Docker's reference grammar has it, with a tag or without one.
-_PART = "[a-z0-9]+(?:(?:[.]|_{1,2}|-{1,9})[a-z0-9]+){0,40}"
-IMAGE = re.compile(
-    rf"(?:[A-Za-z0-9][A-Za-z0-9.-]{{0,250}}(?::[0-9]{{1,5}})?/)?{_PART}(?:/{_PART}){{0,20}}"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
-)
-MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]|/(?=[A-Za-z0-9])){0,249}")
 
 HEAD = "# Written by `ernie-deploy lock`: what the stack beside it was seen to be. `ernie-deploy lock --upgrade` moves it.\n"
 
@@ -67,6 +55,8 @@ class Lock(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def commit(self, hf_id: str, revision: str) -> str:
         """The commit of a revision; raises `UsageError` for one that is not locked."""
+        from ernie_deploy.plan.references import COMMIT
+
         if COMMIT.fullmatch(revision):
             return revision
         model = self.models.get(hf_id)
@@ -125,6 +115,8 @@ def parsed(text: str) -> Lock:
 
 def _faults(lock: Lock) -> Iterator[str]:
     """What is wrong with the values: all of them come to stand in a compose file."""
+    from ernie_deploy.plan.references import COMMIT, DIGEST, FILE_DIGEST, IMAGE, MODEL, REVISION, VERSION
+
     yield from _unlike(VERSION, "version", [lock.kit, lock.engine])
     yield from _unlike(IMAGE, "image", lock.images)
     yield from _unlike(DIGEST, "digest (sha256: and 64 hex digits)", lock.images.values())

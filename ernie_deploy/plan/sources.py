@@ -6,7 +6,6 @@ from msgspec.structs import replace
 
 from ernie_deploy.catalog.schema import Model
 from ernie_deploy.errors import UsageError
-from ernie_deploy.plan.lock import DIGEST, IMAGE
 from ernie_deploy.plan.pairing import find
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.settings import Setting
@@ -65,11 +64,15 @@ def check_sources(request: Request) -> None:
 
 def is_reference(text: str) -> bool:
     """Whether Docker takes it for an image."""
+    from ernie_deploy.plan.references import DIGEST, IMAGE
+
     name, at, digest = text.partition("@")
     return bool(IMAGE.fullmatch(name)) and (not at or bool(DIGEST.fullmatch(digest)))
 
 
 def _is_registry(text: str) -> bool:
+    from ernie_deploy.plan.references import IMAGE
+
     host, _, _ = text.partition("/")
     named = "." in host or ":" in host or host == "localhost"
     return named and bool(IMAGE.fullmatch(f"{text}/a")) and "@" not in text

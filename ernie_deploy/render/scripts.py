@@ -1,7 +1,7 @@
 """The scripts that a stack runs: one source, which `fetch`, a folder beside compose.yml or a ConfigMap carries."""
 
 import hashlib
-from functools import cache
+from functools import cache, cached_property
 
 from msgspec import Struct
 
@@ -18,12 +18,12 @@ DIGEST_DIGITS = 12
 OF_NODES = ("node.py", "group.py")
 
 
-class Scripts(Struct, frozen=True):
+class Scripts(Struct, frozen=True, dict=True):
     """Each script's name and text, which ends with one line break."""
 
     texts: dict[str, str]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """What tells this set of scripts from another."""
         content = "".join(f"{name}\0{text}\0" for name, text in self.texts.items())

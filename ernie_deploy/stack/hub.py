@@ -8,7 +8,8 @@ from urllib.parse import quote, urlsplit
 from msgspec import Struct
 
 from ernie_deploy.errors import ToolFailed, UsageError
-from ernie_deploy.plan.lock import COMMIT, FILE_DIGEST, LockedFile, is_file_name
+from ernie_deploy.plan.lock import LockedFile, is_file_name
+from ernie_deploy.plan.references import COMMIT, FILE_DIGEST
 from ernie_deploy.safe_io import http_client
 
 HUGGING_FACE = "https://huggingface.co"

@@ -7,8 +7,9 @@ from msgspec import Struct
 
 from ernie_deploy import __version__
 from ernie_deploy.errors import KitError
-from ernie_deploy.plan.lock import COMMIT, Lock, LockedModel, short
+from ernie_deploy.plan.lock import Lock, LockedModel, short
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.references import COMMIT
 from ernie_deploy.plan.sources import REVISIONS
 from ernie_deploy.stack import registry
 from ernie_deploy.stack.hub import Hub, NotThere

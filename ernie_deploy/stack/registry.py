@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ernie_deploy.errors import ToolFailed
-from ernie_deploy.plan.lock import DIGEST
+from ernie_deploy.plan.references import DIGEST
 
 if TYPE_CHECKING:
     from docker import DockerClient
