@@ -663,6 +663,57 @@ def test_every_address_is_taken_where_one_of_them_is() -> None:
     has(report, "FAIL port 0.0.0.0:8003 is taken by another process.")
 
 
+def listening(host: FixtureHost, *ports: int) -> FixtureHost:
+    """The host with somebody on these ports of its loopback."""
+    rows = (f" 9: 0100007F:{port:04X} 00000000:0000 0A\n" for port in ports)
+    host.files["/proc/net/tcp"] += "".join(rows)
+    return host
+
+
+def test_the_ports_of_a_gateway_and_of_the_monitoring_are_looked_at() -> None:
+    host = listening(FixtureHost("h100"), 9090, 3000, 8443)
+    report = examined(host, "h100", gateway=True, monitoring=True)
+    about = [line for line in lines(report) if " port " in line or "PORT" in line]
+    assert about == [
+        "ok port 127.0.0.1:8000 is free.",
+        "FAIL port 127.0.0.1:9090 is taken by another process.",
+        " next: set another PROMETHEUS_PORT in .env, or see: sudo ss -ltnp 'sport = :9090'",
+        "FAIL port 127.0.0.1:3000 is taken by another process.",
+        " next: set another GRAFANA_PORT in .env, or see: sudo ss -ltnp 'sport = :3000'",
+    ]
+    # Those of Prometheus and Grafana are on the loopback, wherever the gateway is; and 0.0.0.0 has the loopback too.
+    env = "BIND_ADDR=0.0.0.0\nPORT=8443\nPROMETHEUS_PORT=9091\nGRAFANA_PORT=x\n"
+    report = examined(listening(FixtureHost("h100"), 8443), "h100", env, gateway=True, monitoring=True)
+    ports = [line for line in lines(report) if " port " in line]
+    assert ports == [
+        "FAIL port 0.0.0.0:8443 is taken by another process.",
+        "ok port 127.0.0.1:9091 is free.",
+        "FAIL port GRAFANA_PORT=x is not a port.",
+    ]
+    assert not [line for line in lines(examined("h100", "h100")) if "9090" in line or "3000" in line]
+
+
+def test_two_services_of_a_stack_cannot_have_one_port() -> None:
+    report = examined("h100", "h100", "PORT=3000\n", monitoring=True)
+    has(report, "FAIL port PORT and GRAFANA_PORT are both 3000.", " next: set another GRAFANA_PORT in .env")
+
+
+def test_a_stack_that_runs_holds_those_ports_that_its_containers_publish() -> None:
+    host = listening(FixtureHost("h100"), 8000, 9090, 3000)
+    label = "com.docker.compose.project=ernie-21b"
+    rows = [
+        {"Names": "ernie-21b-serve-1", "Ports": "127.0.0.1:8000->8000/tcp", "Labels": label},
+        {"Names": "ernie-21b-prometheus-1", "Ports": "127.0.0.1:9090->9090/tcp", "Labels": label},
+    ]
+    host.ran["docker-ps"] = Ran(0, "".join(f"{json.dumps(row)}\n" for row in rows))
+    has(
+        examined(host, "h100", monitoring=True),
+        "ok port 127.0.0.1:8000 is published by this stack, which runs.",
+        "ok port 127.0.0.1:9090 is published by this stack, which runs.",
+        "FAIL port 127.0.0.1:3000 is taken by another process.",
+    )
+
+
 def test_a_published_address_without_a_key() -> None:
     has(
         examined("h100", "h100", bind="0.0.0.0"),

@@ -1,16 +1,15 @@
-"""Checks of the machine: architecture, clock, memory, disk and the port."""
+"""Checks of the machine: architecture, clock, memory, disk and ports."""
 
 from collections.abc import Iterator
 
 from ernie_deploy.host.examination import Examination, gib, size_of
-from ernie_deploy.host.facts import Socket
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
+from ernie_deploy.host.port_checks import ports
 from ernie_deploy.plan.exposure import is_in_clear, is_open, left_open
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.settings import value_of
 
 DISK_MARGIN = 1.1
-LAST_PORT = 65535
 CLOSE = (
     "set BIND_ADDR=127.0.0.1 in .env and forward the port; for others render it with --gateway, or with"
     " --accept-open-routes where a firewall or a proxy of yours keeps strangers out"
@@ -134,36 +133,6 @@ def _room(examination: Examination) -> str:
     return f"{gib(free)} are free at {examination.files.disk}" if free is not None else "free space unknown"
 
 
-def port(examination: Examination) -> Iterator[Finding]:
-    """Nobody listens where the API is to be published."""
-    address, number = examination.values["BIND_ADDR"].strip("[]"), examination.values["PORT"]
-    where = f"{address}:{number}"
-    if examination.is_worker:
-        return  # the API is the head's
-    if not number.isdigit() or not 0 < int(number) <= LAST_PORT:
-        yield error("port", f"PORT={number} is not a port.", "write a number up to 65535 in .env")
-    elif examination.runs:
-        yield ok("port", f"{where} is published by this stack, which runs.")
-    elif any(clash(socket, address, int(number)) for socket in examination.facts.machine.sockets):
-        yield _taken(examination, where, number)
-    else:
-        yield ok("port", f"{where} is free.")
-
-
-def clash(socket: Socket, address: str, number: int) -> bool:
-    """Whether a socket keeps another from binding the address."""
-    anywhere = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-    same = socket.address == address or socket.address in anywhere or address in anywhere
-    return socket.port == number and same
-
-
-def _taken(examination: Examination, where: str, number: str) -> Finding:
-    names = [c.name for c in examination.facts.docker.containers if f":{number}->" in c.ports]
-    holder = f"the container {names[0]}" if names else "another process"
-    find = f"docker stop {names[0]}" if names else f"sudo ss -ltnp 'sport = :{number}'"
-    return error("port", f"{where} is taken by {holder}.", f"set another PORT in .env, or see: {find}")
-
-
 def exposure(examination: Examination) -> Iterator[Finding]:
     """Nobody else reaches the API: vLLM's key leaves routes open."""
     address, request = examination.values["BIND_ADDR"], examination.plan.request
@@ -181,5 +150,5 @@ def exposure(examination: Examination) -> Iterator[Finding]:
         yield error("exposure", f"{sentence}.", CLOSE)
 
 
-CHECKS = (architecture, clock, memory, memory_limit, shared_memory, disk, port, exposure)
-OF_A_GATEWAY = (clock, port, exposure)
+CHECKS = (architecture, clock, memory, memory_limit, shared_memory, disk, ports, exposure)
+OF_A_GATEWAY = (clock, ports, exposure)

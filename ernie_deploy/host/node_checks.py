@@ -8,7 +8,7 @@ from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.file_checks import NO_FILE, OTHERS, READ
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.group_secret import FOLDER, SECRET_BYTES, SHORTEST_SECRET
-from ernie_deploy.host.machine_checks import clash
+from ernie_deploy.host.port_checks import clash
 
 ENTER = 0o1
 ANYWHERE = "0.0.0.0"  # noqa: S104 - compared, not bound
