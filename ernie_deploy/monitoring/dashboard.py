@@ -58,14 +58,14 @@ def _panel(panel: Panel) -> Any:
         return Text().title(panel.title).content(panel.why).height(HEIGHT).span(WIDTH)
     made = _kind(panel).title(panel.title).description(_description(panel)).height(HEIGHT).span(WIDTH)
     made = made.datasource(DataSourceRef(type_val="prometheus", uid=DATASOURCE)).unit(UNITS[panel.unit])
-    made = made.thresholds(_thresholds(panel.limit))
+    made = made.thresholds(_thresholds(panel.limits))
     for number, query in enumerate(panel.queries):
         made = made.with_target(_target(ascii_uppercase[number], query, instant=panel.kind == "table"))
     return made
 
 
 def _kind(panel: Panel) -> Any:
-    """The builder of its kind; a graph draws its limit as a line."""
+    """The builder of its kind; a graph draws its limits as lines."""
     from grafana_foundation_sdk.builders import common, stat, table, timeseries
 
     # Spelled so in Grafana's own schema.
@@ -76,17 +76,21 @@ def _kind(panel: Panel) -> Any:
     if panel.kind == "number":
         return stat.Panel().graph_mode(BigValueGraphMode.NONE)
     graph = timeseries.Panel().min(0).fill_opacity(10)
-    if panel.limit is None:
+    if not panel.limits:
         return graph
     style = common.GraphThresholdsStyleConfig().mode(GraphTresholdsStyleMode.LINE)
     return graph.thresholds_style(style)
 
 
-def _thresholds(limit: float | None) -> Any:
+def _thresholds(limits: tuple[float, ...]) -> Any:
+    """The steps in the order of their values, which Grafana asks for."""
     from grafana_foundation_sdk.builders.dashboard import ThresholdsConfig
     from grafana_foundation_sdk.models.dashboard import Threshold, ThresholdsMode
 
-    steps = [Threshold(color=CALM)] + ([] if limit is None else [Threshold(value=limit, color=LOUD)])
+    steps = [
+        Threshold(color=CALM),
+        *(Threshold(value=limit, color=LOUD) for limit in sorted(set(limits))),
+    ]
     return ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
 
 

@@ -47,7 +47,7 @@ class Query(Struct, frozen=True, kw_only=True):
 
 
 class Panel(Struct, frozen=True, kw_only=True):
-    """One question of the on-call and what answers it, or a text; `limit` is drawn as a line.
+    """One question of the on-call and what answers it, or a text; each of `limits` is drawn as a line.
 
     `quiet` says when a healthy server has no series for it.
     """
@@ -58,7 +58,7 @@ class Panel(Struct, frozen=True, kw_only=True):
     queries: tuple[Query, ...] = ()
     unit: Unit = "none"
     kind: Kind = "graph"
-    limit: float | None = None
+    limits: tuple[float, ...] = ()
     quiet: str = ""
 
 
@@ -129,10 +129,10 @@ def _speed(plan: Plan) -> Iterator[Panel]:
         )
         aims = [f"p{one.percentile} at most {one.limit_s:g} s ({one.origin})" for one in goals]
         aim = f" Objective: {', '.join(aims)}." if aims else " No objective."
-        line = f" The line is that of p{goals[-1].percentile}." if len(goals) > 1 else ""
+        lines = " Each is a line." if len(goals) > 1 else ""
         yield Panel(
             row=SPEED, title=title, unit="s", queries=tuple(_quantile(HISTOGRAMS[metric], quantile) for quantile in QUANTILES),
-            why=why + aim + line, limit=goals[-1].limit_s if goals else None, quiet=NO_ANSWER,
+            why=why + aim + lines, limits=tuple(one.limit_s for one in goals), quiet=NO_ANSWER,
         )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def _full(plan: Plan) -> Iterator[Panel]:
     )  # fmt: skip
     yield Panel(
         row=FULL, title="KV cache in use", unit="percentunit", queries=(Query(expr="max by (instance, engine) (vllm:kv_cache_usage_perc)", legend="{{instance}} {{engine}}"),),
-        why=f"Of {plan.memory.kv_cache_tokens:,} tokens by the plan. At 100 % requests are preempted.", limit=1.0,
+        why=f"Of {plan.memory.kv_cache_tokens:,} tokens by the plan. At 100 % requests are preempted.", limits=(1.0,),
     )  # fmt: skip
     yield Panel(
         row=FULL, title="Preemptions", unit="reqps", queries=(Query(expr=_rate("vllm:num_preemptions_total"), legend="preempted"),),
@@ -162,7 +162,7 @@ def _full(plan: Plan) -> Iterator[Panel]:
     if plan.gateway:
         yield Panel(
             row=FULL, title="The gateway's queue", queries=(Query(expr='haproxy_backend_current_queue{proxy="serve"}', legend="waiting"),),
-            why=f"Requests that no server has a place for; beyond {plan.gateway.queue} they are refused with 503.", limit=float(plan.gateway.queue),
+            why=f"Requests that no server has a place for; beyond {plan.gateway.queue} they are refused with 503.", limits=(float(plan.gateway.queue),),
         )  # fmt: skip
     if any(JOBS.get(one.id) == "node" for one in plan.monitoring):
         yield Panel(
@@ -175,7 +175,7 @@ def _used(plan: Plan) -> Iterator[Panel]:
     tokens = (Query(expr=_rate("vllm:generation_tokens_total"), legend="generated"),)
     most = most_tokens_per_s(plan)
     yield Panel(
-        row=USED, title="Tokens a second, generated", unit="tokens/s", queries=tokens, limit=round(most) if most else None,
+        row=USED, title="Tokens a second, generated", unit="tokens/s", queries=tokens, limits=(round(most),) if most else (),
         why="The line is estimated: a full server whose requests fill the KV cache, without drafts; shorter requests and accepted drafts go beyond it."
         if most else "The plan knows no bandwidth of this target's memory, so there is no line.",
     )  # fmt: skip
