@@ -43,10 +43,10 @@ def log(member: Member) -> str:
 def wait_for(words: str, member: Member, limit_s: float) -> str:
     """The log once it holds the words."""
     end = time.monotonic() + limit_s
-    while words not in (said := log(member)):
-        assert time.monotonic() < end, said
+    while words not in (text := log(member)):
+        assert time.monotonic() < end, text
         time.sleep(0.5)
-    return said
+    return text
 
 
 def ended(member: Member, limit_s: float) -> int:
