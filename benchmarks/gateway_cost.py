@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -141,10 +142,12 @@ def gateway(folder: Path, server: str, port: int) -> "subprocess.Popen[bytes]":
 
 
 def free_port() -> int:
-    """A port that nobody has at the moment."""
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
+    """A port that nobody has, below those that the kernel gives to connections: it stays free until it is bound."""
+    while True:
+        port = random.randrange(10_000, 20_000)  # noqa: S311 not for secrets
+        with socket.socket() as made, suppress(OSError):
+            made.bind(("127.0.0.1", port))
+            return port
 
 
 def reachable(port: int) -> None:

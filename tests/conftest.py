@@ -1,8 +1,13 @@
 """What every test may use: the catalog, short ways to a plan and a rendering, and what may be missing."""
 
+import contextlib
 import importlib.util
+import itertools
 import os
+import random
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +32,12 @@ sys.dont_write_bytecode = False
 # `.ci/run` sets it: there, what is missing is a failure.
 NOTHING_MISSING = bool(os.environ.get("ERNIE_DEPLOY_NOTHING_MISSING"))
 FULL = bool(os.environ.get("ERNIE_DEPLOY_FULL"))
+# A thousand ports of each worker's own, below those that the kernel gives to connections and to whoever binds 0: one
+# that was free is free a moment later.
+_WORKER = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 9) % 10
+_PORTS = itertools.cycle(range(20_000 + 1000 * _WORKER, 21_000 + 1000 * _WORKER))
+# Another run on this machine is elsewhere in them.
+next(itertools.islice(_PORTS, random.randrange(1000), None))
 
 # How long one example takes says more of the machine's load than of the code.
 settings.register_profile("project", deadline=None)
@@ -61,8 +72,17 @@ def kit(*words: str, **options: object) -> "subprocess.CompletedProcess[str]":
     """Run the command as a user would, in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "ernie_deploy", *words],
-        capture_output=True, text=True, timeout=options.pop("timeout", 60), cwd=options.pop("cwd", ROOT), **options,  # type: ignore[call-overload]
+        capture_output=True, text=True, timeout=options.pop("timeout", 300), cwd=options.pop("cwd", ROOT), **options,  # type: ignore[call-overload]
     )  # fmt: skip
+
+
+def free_port() -> int:
+    """A port of this host that nobody has, and that nobody but the caller is given."""
+    for port in _PORTS:
+        with socket.socket() as made, contextlib.suppress(OSError):
+            made.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 def missing(what: str, how: str) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CATALOG, ENGINE, ROOT, planned
+from conftest import CATALOG, ENGINE, ROOT, free_port, planned
 from engine.checkpoint import write_config, write_tokenizer
 from engine.code import EngineCode, built_version, code_of
 from engine.configs import config_of
 from engine.rendered import vllm_words
-from gateway.haproxy import free_port, running
+from gateway.haproxy import running
 from monitoring.forms import FORMS
 
 from ernie_deploy.bench.measure.server import COUNTERS

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from conftest import free_port
 from container_scripts import SCRIPTS, copied
-from test_canary import can_unshare
+from test_canary import can_unshare, until_gone
 
 from ernie_deploy.stack.waiting import poll_until
 
@@ -34,12 +35,6 @@ def source(name: str, folder: Path, **constants: object) -> tuple[Path, str]:
     """A script in a folder of its own with the others, with constants that a test can wait for; and its text."""
     path = copied(folder / f"scripts-{name}", **constants) / name
     return path, path.read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Ended(NamedTuple):
@@ -79,7 +74,7 @@ def node(tmp_path: Path) -> Callable[..., Ended]:
         options += [f"--{name}" for name, value in known.items() if value is True]
         done = subprocess.run(
             [sys.executable, "-IS", place, role, *options, "--", *BECOMES],
-            capture_output=True, text=True, timeout=20,
+            capture_output=True, text=True, timeout=120,
             env={**os.environ, "PATH": f"{path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)},
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, done.stderr)
@@ -273,7 +268,7 @@ class Group(NamedTuple):
         script, _ = source("group.py", self.folder, STARTS=starts, SECRET=self.secret)
         words = [sys.executable, "-IS", script, "probe", HEAD, str(port or self.port), rank, host]
         environment = {**os.environ, "TMPDIR": str(self.folder)}
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
         assert done.stderr == ""
         return done.returncode, done.stdout.rstrip("\n")
 
@@ -284,7 +279,7 @@ class Group(NamedTuple):
     def say(self, line: str, host: str = OTHER) -> str:
         """One line to the beacon from an address of this host, and its answer."""
         address = (HEAD, self.port)
-        with socket.create_connection(address, timeout=8, source_address=(host, 0)) as connection:
+        with socket.create_connection(address, timeout=60, source_address=(host, 0)) as connection:
             connection.sendall(f"{line}\n".encode())
             # Closed with some of it unread, by a beacon that had enough.
             with contextlib.suppress(ConnectionResetError):
@@ -315,7 +310,7 @@ def beacon_of(tmp_path: Path, api: Api, port: int, **constants: object) -> Itera
         assert beacon.stdout.readline() == f"beacon: the workers may ask at {HEAD}:{port}\n"
         yield
         beacon.terminate()
-        assert beacon.wait(5) == 0
+        assert beacon.wait(60) == 0
 
 
 @pytest.fixture
@@ -459,7 +454,7 @@ def test_thousands_of_silent_connections_starve_no_worker(group: Group, many_fil
         for number in range(many_files):
             # From many addresses, for those of one take room from one another alone.
             host = f"127.0.{1 + number % 200}.{1 + number // 200 % 200}"
-            connection = socket.create_connection((HEAD, group.port), timeout=5, source_address=(host, 0))
+            connection = socket.create_connection((HEAD, group.port), timeout=60, source_address=(host, 0))
             connection.sendall(b"GET /")
             silent.append(connection)
             if number % 1000 == 0:
@@ -478,7 +473,7 @@ def test_one_host_takes_no_more_than_its_share(group: Group) -> None:
     assert time.monotonic() - begun < 5
     for connection in held:
         # The first of them at once, the last when their time is over.
-        connection.settimeout(5)
+        connection.settimeout(60)
         with contextlib.suppress(ConnectionResetError):
             assert connection.recv(1) == b""
         connection.close()
@@ -487,7 +482,7 @@ def test_one_host_takes_no_more_than_its_share(group: Group) -> None:
 def test_a_beacon_without_a_secret_is_one_sentence(tmp_path: Path) -> None:
     script, _ = source("group.py", tmp_path, SECRET=f"Path({str(tmp_path / 'none')!r})")
     words = [sys.executable, "-IS", script, "beacon", HEAD, "1", "127.0.0.1:9"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 38
     assert done.stderr.startswith(
         "beacon: GROUP_SECRET_FILE names no secret that can be read: make one with "
@@ -498,7 +493,7 @@ def test_a_beacon_without_a_secret_is_one_sentence(tmp_path: Path) -> None:
 def test_a_beacon_on_a_taken_port_is_one_sentence(group: Group, tmp_path: Path) -> None:
     script, _ = source("group.py", tmp_path, SECRET=group.secret)
     words = [sys.executable, "-IS", script, "beacon", HEAD, str(group.port), "127.0.0.1:9"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 37
     assert done.stderr == (
         f"beacon: {HEAD}:{group.port} cannot be listened on (Address already in use), likely because HEAD_ADDR in"
@@ -620,14 +615,14 @@ def test_a_lost_head_kills_all_but_the_init(tmp_path: Path, word: str) -> None:
     init = f"""
         sleep 60 & engine=$!
         {sys.executable} {script} probe 127.0.0.1 9 1 127.0.0.2
-        sleep 0.1
+        {until_gone("$engine", tries=2 if word == "other" else 200)}
         kill -0 $engine 2>/dev/null && echo engine lives || echo engine killed
         kill -9 $engine 2>/dev/null
         echo init lives
     """
     command = ["unshare", "--pid", "--fork", "--mount-proc", "bash", "-c", init, word]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.endswith("init lives\n")
     assert ("engine killed" in done.stdout) == (word != "other"), done
     assert ("group: no answer from the head (Conn" in done.stderr) == (word != "other")

@@ -18,16 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import free_port
 from container_scripts import copied
+from gateway.haproxy import until
 
 HANG_S, SEEN_S = 3.0, 4.0
 # Ends with 7 when told to, and writes down when that was.
 CHILD = """
 import signal, sys, time
 def end(*_):
-    open(sys.argv[1], "w").write(str(time.time()))
+    open(sys.argv[1], "w").write(str(time.monotonic()))
     sys.exit(7)
 signal.signal(signal.SIGTERM, end)
+open(sys.argv[1] + "-begun", "w").close()
 while True:
     time.sleep(60)
 """
@@ -54,13 +57,18 @@ class Api(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.status, self.running, self.steps, self.works = 200, 0, 0, True
+        # When the engine last was a step further, and when the API last showed its metrics.
+        self.moved_at = self.answered_at = time.monotonic()
         self.quiet = threading.Event()
 
     def handle_error(self, *_: object) -> None:
         """Who asked has gone."""
 
     def metrics(self) -> str:
-        self.steps += self.works and self.running > 0
+        self.answered_at = time.monotonic()
+        if self.works and self.running > 0:
+            self.steps += 1
+            self.moved_at = time.monotonic()
         return (
             f'vllm:num_requests_running{{engine="0"}} {self.running}.0\n'
             f'vllm:iteration_tokens_total_count{{engine="0"}} {self.steps}.0\n'
@@ -90,9 +98,7 @@ class Ready:
     def __init__(
         self, folder: Path, api: Api, *, hang_s: float = HANG_S, command: list[str] | None = None
     ) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.api, self.ended, self.folder = api, folder / "ended", folder
         here = ("127.0.0.1", api.server_port)
         scripts = copied(folder / "scripts", PORT=self.port, API=here, LOOK_S=0.1, REPLY_S=0.5, SEEN_S=SEEN_S)
@@ -103,7 +109,7 @@ class Ready:
         )
 
     def ask(self, path: str = "/ready") -> tuple[int, Any]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", path)
             reply = connection.getresponse()
@@ -113,12 +119,16 @@ class Ready:
         finally:
             connection.close()
 
-    def wait_for(self, status: int, limit_s: float = 20) -> float:
-        begun = time.monotonic()
-        while self.ask()[0] != status:
-            assert time.monotonic() - begun < limit_s, self.ask()
+    def wait_for(self, status: int, reason: str | None = None) -> float:
+        """Until it answers so; when it had."""
+        end = time.monotonic() + 60
+        while True:
+            asked_at = time.monotonic()
+            answer, body = self.ask()
+            if answer == status and reason in (None, body.get("reason")):
+                return time.monotonic()
+            assert asked_at < end, body
             time.sleep(0.02)
-        return time.monotonic() - begun
 
 
 @pytest.fixture
@@ -150,15 +160,15 @@ def started(tmp_path: Path, api: Api) -> Iterator[Callable[..., Ready]]:
 def test_it_follows_the_health_of_the_api(started: Callable[..., Ready], api: Api) -> None:
     api.status = 503
     ready = started()
-    ready.wait_for(503)
-    time.sleep(0.5)
-    assert ready.ask()[1] == {"ready": False, "reason": "vLLM's /health says 503"}
+    says = "vLLM's /health says 503"
+    ready.wait_for(503, says)
+    assert ready.ask()[1] == {"ready": False, "reason": says}
     api.status = 200
     ready.wait_for(200)
     assert ready.ask()[1] == {"ready": True, "reason": ""}
     assert ready.ask("/metrics") == (404, {})
     api.status = 503
-    assert ready.wait_for(503) < 2
+    ready.wait_for(503, says)
     api.status = 200
     ready.wait_for(200)
     api.shutdown()
@@ -170,36 +180,34 @@ def test_it_follows_the_health_of_the_api(started: Callable[..., Ready], api: Ap
 def test_a_stop_is_said_before_it_is_passed_on(started: Callable[..., Ready]) -> None:
     ready = started()
     ready.wait_for(200)
-    told_at = time.time()
+    told_at = time.monotonic()
     ready.process.send_signal(signal.SIGTERM)
-    ready.wait_for(404, 3)
+    ready.wait_for(404)
     assert ready.ask()[1]["reason"] == "it stops"
     assert not ready.ended.exists()
     # A second one is no reason to hurry.
     ready.process.send_signal(signal.SIGTERM)
-    assert ready.process.wait(10) == 7
+    assert ready.process.wait(60) == 7
     assert float(ready.ended.read_text()) - told_at >= SEEN_S - 0.1
 
 
 def test_one_that_never_was_ready_stops_at_once(started: Callable[..., Ready], api: Api) -> None:
     api.status = 503
     ready = started()
-    ready.wait_for(503)
-    time.sleep(0.5)
-    begun = time.monotonic()
+    ready.wait_for(503, "vLLM's /health says 503")
+    until((ready.folder / "ended-begun").exists)
+    told_at = time.monotonic()
     ready.process.send_signal(signal.SIGTERM)
-    assert ready.process.wait(10) == 7
-    assert time.monotonic() - begun < SEEN_S
+    assert ready.process.wait(60) == 7
+    assert float(ready.ended.read_text()) - told_at < SEEN_S
 
 
 def test_a_stop_while_the_child_is_made_is_passed_on_to_it(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     scripts = copied(tmp_path / "scripts", PORT=port, API=("127.0.0.1", port), LOOK_S=0.1, SEEN_S=0.1)
     (tmp_path / "early.py").write_text(EARLY)
     words = [sys.executable, str(tmp_path / "early.py"), str(scripts)]
-    assert subprocess.run(words, timeout=20, check=False).returncode == 128 + signal.SIGTERM
+    assert subprocess.run(words, timeout=120, check=False).returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(
@@ -208,7 +216,7 @@ def test_a_stop_while_the_child_is_made_is_passed_on_to_it(tmp_path: Path) -> No
 def test_it_ends_at_once_as_its_child_did(started: Callable[..., Ready], end: str, code: int) -> None:
     # The orphan outlives the child and is no reason to wait.
     ready = started(command=["sh", "-c", f"sleep 0.5 & {end}"])
-    assert ready.process.wait(5) == code
+    assert ready.process.wait(60) == code
 
 
 def test_an_engine_that_works_is_ready_and_one_that_stands_still_is_not(
@@ -222,8 +230,7 @@ def test_an_engine_that_works_is_ready_and_one_that_stands_still_is_not(
         assert ready.ask()[0] == 200
         time.sleep(0.1)
     api.works = False
-    assert HANG_S - 0.5 < ready.wait_for(503) < HANG_S + 3
-    assert ready.ask()[1]["reason"] == "engine 0 stands still"
+    assert ready.wait_for(503, "engine 0 stands still") > api.moved_at + HANG_S
     api.works = True
     ready.wait_for(200)
     # At rest nothing moves, and nothing is wrong.
@@ -249,8 +256,7 @@ def test_a_silent_api_is_busy_for_a_while(started: Callable[..., Ready], api: Ap
     ready = started()
     ready.wait_for(200)
     api.quiet.set()
-    assert ready.wait_for(503) > HANG_S - 1
-    assert ready.ask()[1]["reason"] == f"vLLM has been silent for {HANG_S:.0f} s"
+    assert ready.wait_for(503, f"vLLM has been silent for {HANG_S:.0f} s") > api.answered_at + HANG_S
     api.quiet.clear()
     ready.wait_for(200)
 
@@ -271,7 +277,7 @@ def test_a_check_that_goes_away_at_the_status_line_leaves_no_traceback(
     ready = started()
     ready.wait_for(200)
     for _ in range(60):
-        with socket.create_connection(("127.0.0.1", ready.port), timeout=5) as check:
+        with socket.create_connection(("127.0.0.1", ready.port), timeout=30) as check:
             check.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             check.sendall(b"GET /ready HTTP/1.0\r\n\r\n")
             assert check.recv(12) == b"HTTP/1.0 200"

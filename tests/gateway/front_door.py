@@ -79,9 +79,9 @@ class FrontDoor:
     upstream: FakeUpstream
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.gateway.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.gateway.port), timeout=30)
 
-    def ask(self, data: bytes, *, wait_s: float = 10, until: bytes = b"") -> Answer:
+    def ask(self, data: bytes, *, wait_s: float = 30, until: bytes = b"") -> Answer:
         """Send bytes as they are, and read to the end of the connection, of one answer, or of patience."""
         started = time.monotonic()
         with self.connect() as peer:
@@ -96,12 +96,11 @@ class FrontDoor:
 
     def lines(self) -> list[dict[str, Any]]:
         """The log: each line must parse."""
-        text = (self.gateway.folder / "stdout").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in haproxy.whole_lines(self.gateway.folder / "stdout")]
 
     def line(self, request_id: str) -> dict[str, Any]:
         """The log's one line of a request, which is written when it ended."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             if match := [one for one in self.lines() if one["request_id"] == request_id]:
                 assert len(match) == 1

@@ -5,15 +5,15 @@ import json
 import os
 import re
 import shutil
-import socket
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from conftest import CATALOG, missing, planned
+from conftest import CATALOG, free_port, missing, planned
 from gateway.upstream import exchange, head, status_of
 from msgspec import Struct
 
@@ -73,20 +73,37 @@ class Running(Struct):
 
     def log(self) -> list[dict[str, Any]]:
         """The log's objects, one for each request."""
-        lines = (self.folder / "stdout").read_text(encoding="utf-8").splitlines()
+        lines = whole_lines(self.folder / "stdout")
         return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def reload(self) -> None:
+        """Have a new HAProxy take over, and wait until it has."""
+        taken_over(self.process, self.folder / "stderr")
+
+
+def whole_lines(log: Path) -> list[str]:
+    """What a log has, without a line that is being written."""
+    return log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+
+
+STARTED = "Loading success"
+
+
+def taken_over(process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Signal HAProxy's master until its log has one more start: while it executes itself anew it may lose a signal."""
+    started = lambda: log.read_text().count(STARTED)  # noqa: E731
+    until(lambda: started() > 0)
+    before, end = started(), time.monotonic() + 60
+    while started() == before:
+        assert time.monotonic() < end, log.read_text()
+        process.send_signal(signal.SIGUSR2)
+        with suppress(AssertionError):
+            until(lambda: started() > before, 5)
 
 
 def key_line(key: str, grant: str) -> str:
     """A line of keys.map."""
     return f"{hashlib.sha256(key.encode()).hexdigest()} {grant}\n"
-
-
-def free_port() -> int:
-    """A port that nobody has at the moment."""
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
 
 
 @contextmanager
@@ -137,21 +154,20 @@ def running(
 
 def _wait(made: Running) -> None:
     """Until the gateway answers; raises AssertionError with its own words."""
-    for _ in range(200):
-        try:
-            # On the port of its own, which speaks no TLS.
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        # On the port of its own, which speaks no TLS.
+        with suppress(OSError):
             if status_of(exchange(made.own_port, head("GET", "/healthz"))):
                 return
-        except OSError:
-            pass
         assert made.process.poll() is None, (made.folder / "stderr").read_text()
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError((made.folder / "stderr").read_text())
 
 
-def until(met: Any, limit_s: float = 20) -> None:
+def until(met: Any, limit_s: float = 60) -> None:
     """Wait for a condition; raises AssertionError where it is never met."""
     end = time.monotonic() + limit_s
     while not met():
         assert time.monotonic() < end, "the condition was never met"
-        time.sleep(0.05)
+        time.sleep(0.02)

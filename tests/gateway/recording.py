@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import select
 import socket
@@ -23,6 +24,7 @@ class Seen:
     body: bytes
     started: float = 0.0
     ended: float = 0.0
+    answered: bool = False
     gone: bool = False  # the other side had closed before the answer was complete
     sent: list[float] = field(default_factory=list)
 
@@ -52,7 +54,7 @@ class Seen:
 class FakeUpstream:
     """Listens on a free port; a body such as {"id": "a", "events": 3, "pace_s": 0.05, "mood": "hang"} says how it answers.
 
-    Moods: "" (a stream), hang (no answer), die (closed in the middle of the stream), fail (500), slow (an answer at once
+    Moods: "" (a stream), held (one that goes on until `release`), hang (no answer), die (closed in the middle of the stream), fail (500), slow (an answer at once
     after `after_s`), long (an answer of `bytes` bytes as fast as it goes).
     """
 
@@ -62,6 +64,7 @@ class FakeUpstream:
         self.connections = 0
         self.healthy = True
         self.running = self.most_running = 0
+        self.release = threading.Event()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -79,7 +82,7 @@ class FakeUpstream:
         """How often a request was received."""
         return sum(one.id == name for one in self.seen)
 
-    def one(self, name: str, within_s: float = 10.0) -> Seen:
+    def one(self, name: str, within_s: float = 30.0) -> Seen:
         """The request with that id, which may be on its way."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
@@ -170,8 +173,13 @@ class FakeUpstream:
             raise
         finally:
             seen.ended = time.monotonic()
-            with self._lock:
-                self.running -= 1
+            self._has_answered(seen)
+
+    def _has_answered(self, seen: Seen) -> None:
+        """Counted no longer: before the last bytes go, for whoever has them may send the next request at once."""
+        with self._lock:
+            self.running -= not seen.answered
+            seen.answered = True
 
     def _mood(self, peer: socket.socket, seen: Seen) -> None:
         order = seen.order
@@ -179,17 +187,17 @@ class FakeUpstream:
             case "hang":
                 self._wait(peer, 3600)
             case "fail":
-                self._whole(peer, 500, b'{"error":{"message":"EngineCore died"}}')
+                self._whole(peer, seen, 500, b'{"error":{"message":"EngineCore died"}}')
             case "slow":
                 self._wait(peer, float(order.get("after_s", 1)))
-                self._whole(peer, 200, b'{"id":"x"}')
+                self._whole(peer, seen, 200, b'{"id":"x"}')
             case "long":
-                self._whole(peer, 200, b"x" * int(order["bytes"]))
+                self._whole(peer, seen, 200, b"x" * int(order["bytes"]))
             case mood:
                 self._stream(peer, seen, dies=mood == "die")
 
-    @staticmethod
-    def _whole(peer: socket.socket, status: int, body: bytes) -> None:
+    def _whole(self, peer: socket.socket, seen: Seen, status: int, body: bytes) -> None:
+        self._has_answered(seen)
         head = f"HTTP/1.1 {status} x\r\nserver: uvicorn\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         peer.sendall(head.encode() + body)
 
@@ -200,7 +208,10 @@ class FakeUpstream:
             b"HTTP/1.1 200 OK\r\nserver: uvicorn\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n"
         )
-        for number in range(events):
+        held = seen.order.get("mood") == "held"
+        for number in itertools.count():
+            if self.release.is_set() if held else number >= events:
+                break
             if pace_s:
                 self._wait(peer, pace_s)
             seen.sent.append(time.monotonic())
@@ -209,6 +220,7 @@ class FakeUpstream:
             peer.shutdown(socket.SHUT_RDWR)
             raise OSError
         self._chunk(peer, b"data: [DONE]\n\n")
+        self._has_answered(seen)
         peer.sendall(b"0\r\n\r\n")
 
     @staticmethod

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import CATALOG
-from gateway.front_door import FrontDoor, front_door, key, read, request
+from gateway.front_door import WHOLE, FrontDoor, front_door, key, read, request
 from gateway.haproxy import until
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -47,7 +47,7 @@ def test_a_request_is_one_object_with_its_times_and_bytes(door: FrontDoor) -> No
         "serve",
     )
     assert line["client"] == "127.0.0.1"
-    assert 250 <= line["total_ms"] < 5000
+    assert 250 <= line["total_ms"] < 30_000
     assert 0 <= line["first_byte_ms"] < line["total_ms"]
     assert min(line["queue_ms"], line["connect_ms"], line["receive_ms"]) >= 0
     # The framing of chunks is not counted.
@@ -68,28 +68,32 @@ def test_a_request_is_one_object_with_its_times_and_bytes(door: FrontDoor) -> No
 )  # fmt: skip
 def test_what_was_refused_says_so(door: FrontDoor, data: bytes, expected: dict[str, object]) -> None:
     before = len(door.lines())
-    door.ask(data, wait_s=0.3)
-    until(lambda: len(door.lines()) > before, 5)
+    door.ask(data, until=WHOLE)
+    until(lambda: len(door.lines()) > before)
     assert expected.items() <= door.lines()[-1].items()
 
 
 def test_a_client_that_left_and_a_server_that_died_are_told_apart(door: FrontDoor) -> None:
     with door.connect() as peer:
         peer.sendall(request({"id": "leaver", "events": 100, "pace_s": 0.05}))
-        raw = read(peer, 5, b"data:")[0]
+        raw = read(peer, 30, b"data:")[0]
     left = re.search(rb"x-request-id: (\S+)", raw)
     assert left
-    died = door.ask(request({"id": "dies", "mood": "die"}), wait_s=2).headers["x-request-id"]
+    died = door.ask(request({"id": "dies", "mood": "die"})).headers["x-request-id"]
     assert (door.line(left[1].decode())["ended"], door.line(died)["ended"]) == ("CD", "SD")
 
 
 def test_nothing_that_a_client_wrote_is_in_the_log(door: FrontDoor) -> None:
-    for name in ("X-Request-Id", "User-Agent", "Cookie", "Host", "Referer", "x-api-key", MARK):
-        door.ask(request({"prompt": MARK}, headers=f"{name}: {MARK}\r\n".encode()), wait_s=0.1)
-    for path in (f"/{MARK}", f"/v1/completions?{MARK}", f"/v1/completions/../{MARK}"):
-        door.ask(request({"prompt": MARK}, path=path), wait_s=0.1)
-    door.ask(request(by=None, method=MARK.upper()), wait_s=0.1)
-    door.ask(request(by=None, headers=f"Authorization: Bearer {MARK}\r\n".encode()), wait_s=0.1)
+    names = ("X-Request-Id", "User-Agent", "Cookie", "Host", "Referer", "x-api-key", MARK)
+    paths = (f"/{MARK}", f"/v1/completions?{MARK}", f"/v1/completions/../{MARK}")
+    asked = [request({"prompt": MARK}, headers=f"{name}: {MARK}\r\n".encode()) for name in names]
+    asked += [request({"prompt": MARK}, path=path) for path in paths]
+    asked += [request(by=None, method=MARK.upper())]
+    asked += [request(by=None, headers=f"Authorization: Bearer {MARK}\r\n".encode())]
+    before = len(door.lines())
+    for data in asked:
+        assert door.ask(data, until=WHOLE).status
+    until(lambda: len(door.lines()) >= before + len(asked))
     assert MARK not in text(door).lower()
     assert key("alice") not in text(door)
 
@@ -122,8 +126,7 @@ def test_whatever_a_client_sends_each_line_is_an_object_of_these_fields(
     with door.connect() as peer:
         peer.sendall(data + body)
         read(peer, 0.01)
-    lines = text(door).splitlines()
-    assert all(set(json.loads(line)) == FIELDS for line in lines[-3:] if line)
+    assert all(set(line) == FIELDS for line in door.lines()[-3:])
 
 
 def test_after_all_that_the_whole_log_parses(door: FrontDoor) -> None:

@@ -1,28 +1,32 @@
 """HAProxy says when the certificate ends that it serves, in seconds, as Prometheus and the alert want it."""
 
+import itertools
 import re
 import ssl
 import subprocess
 import urllib.request
+from calendar import isleap
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from conftest import planned
+from conftest import free_port, planned
 from gateway import haproxy
-from gateway.haproxy import free_port, variables
+from gateway.haproxy import variables
 
 from ernie_deploy.render.gateway import configuration
 
+# The next leap year that has not begun.
+LEAP = next(year for year in itertools.count(datetime.now(UTC).year + 1) if isleap(year))
 # Ends around the days that a calendar's arithmetic gets wrong; 2099 is beyond the two digits' usual turn.
 ENDS = [
-    "2027-02-28",
-    "2027-03-01",
-    "2028-02-29",
-    "2028-03-01",
-    "2027-12-31",
-    "2028-01-01",
-    "2031-07-15",
+    f"{LEAP + 1}-02-28",
+    f"{LEAP + 1}-03-01",
+    f"{LEAP}-02-29",
+    f"{LEAP}-03-01",
+    f"{LEAP - 1}-12-31",
+    f"{LEAP}-01-01",
+    f"{LEAP + 3}-07-15",
     "2099-10-10",
 ]
 

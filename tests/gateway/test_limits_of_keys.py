@@ -26,7 +26,7 @@ GRANTS = {
 @pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontDoor]:
     folder = tmp_path_factory.mktemp("door")
-    with front_door(folder, GRANTS, times={"gpc0_rate(1m)": "gpc0_rate(2s)"}, rate_per_minute=7) as running:
+    with front_door(folder, GRANTS, rate_per_minute=7) as running:
         yield running
 
 
@@ -41,13 +41,18 @@ def test_a_rate_is_exact_and_touches_no_other_key(door: FrontDoor) -> None:
     assert door.post({"id": "other"}).status == 200
 
 
-def test_refused_requests_do_not_extend_the_ban(door: FrontDoor) -> None:
-    """Asking on and on, the key gets what its rate allows: at least 4 in 4 s at 5 in 2 s, after the first 5."""
-    served, deadline = 0, time.monotonic() + 6
-    while time.monotonic() < deadline:
-        served += door.post(by="refused").status == 200
-        time.sleep(0.01)
-    assert RATE + 4 <= served <= 4 * RATE
+def test_refused_requests_do_not_extend_the_ban(tmp_path: Path) -> None:
+    """Asking on and on, the key gets what its rate allows, 5 in 2 s, and not only the first 5."""
+    statuses: list[int] = []
+    with front_door(tmp_path, GRANTS, times={"gpc0_rate(1m)": "gpc0_rate(2s)"}) as door:
+        begun = time.monotonic()
+        while statuses.count(200) < 2 * RATE:
+            assert time.monotonic() - begun < 60, statuses
+            statuses.append(door.post(by="refused").status)
+            time.sleep(0.01)
+        took_s = time.monotonic() - begun
+    assert set(statuses) == {200, 429}
+    assert RATE * (took_s / 2 + 1) >= 2 * RATE
 
 
 def test_a_rate_of_zero_is_the_default(door: FrontDoor) -> None:
@@ -65,7 +70,7 @@ def test_concurrency_is_exact_and_touches_no_other_key(door: FrontDoor) -> None:
     assert door.upstream.times("one more") == 0
     assert door.post().status == 200
     held.pop().close()
-    until(lambda: door.post(by="narrow").status == 200, 1)
+    until(lambda: door.post(by="narrow").status == 200)
     for peer in held:
         peer.close()
 
@@ -75,16 +80,16 @@ def test_who_knocks_on_and_on_takes_no_place(door: FrontDoor) -> None:
     with door.connect() as running:
         running.sendall(request({"id": "running", "mood": "hang"}, by="knocking"))
         door.upstream.one("running")
+        refused = len(door.lines())
         # Refused, and neither closed nor read.
         knocking = [door.connect() for _ in range(20)]
         for peer in knocking:
             peer.sendall(request(by="knocking") * 5)
-        time.sleep(0.2)
-    until(lambda: door.upstream.running == 0, 1)
+        until(lambda: len(door.lines()) >= refused + 100)
+    # While they are still there.
+    until(lambda: door.post(by="knocking").status == 200)
     for peer in knocking:
         peer.close()
-    time.sleep(0.1)
-    assert door.post(by="knocking").status == 200
 
 
 def test_requests_of_one_connection_are_counted_one_by_one(door: FrontDoor) -> None:
@@ -93,7 +98,7 @@ def test_requests_of_one_connection_are_counted_one_by_one(door: FrontDoor) -> N
         statuses = []
         for _ in range(PLACES + 2):
             peer.sendall(request(by="narrow"))
-            statuses.append(Answer(*read(peer, 5, WHOLE), 0).status)
+            statuses.append(Answer(*read(peer, 30, WHOLE), 0).status)
     assert statuses == [200] * (PLACES + 2)
 
 
@@ -105,18 +110,18 @@ def test_an_unknown_and_an_expired_key_look_alike(door: FrontDoor) -> None:
 
 
 def test_who_guesses_keys_is_refused_and_no_longer_logged(tmp_path: Path) -> None:
-    with front_door(tmp_path, {"alice": UNLIMITED}, times={"gpc0_rate(1m)": "gpc0_rate(10s)"}) as door:
+    with front_door(tmp_path, {"alice": UNLIMITED}) as door:
         statuses = [door.post(by=f"guess{number}").status for number in range(60)]
         assert statuses[0] == 401
         assert statuses[-1] == 429
         assert sorted(statuses) == statuses
-        logged = len(door.lines())
-        assert logged < 60
         # A valid key is served from the same address: whoever guesses locks nobody out.
         assert door.post({"id": "valid"}).status == 200
         answer = door.ask(request(by="guess").replace(key("guess").encode(), b"x" * 5000), until=WHOLE)
         assert (answer.status, answer.error["code"]) == (429, "too_many_refusals")
-        assert len(door.lines()) <= logged + 2
+        # 30 of them, what came before the count was seen, and the valid one.
+        until(lambda: 200 in {entry["status"] for entry in door.lines()})
+        assert len(door.lines()) <= 31 + 2
 
 
 @pytest.mark.parametrize("line", ["GET /x HTTP/1.1", "GET /v1/models HTTP/1.7"])
@@ -127,7 +132,7 @@ def test_who_asks_for_what_is_not_there_is_no_longer_logged(tmp_path: Path, line
         # Neither the right path nor a missing key is another answer than before.
         assert door.post({"id": "valid"}).status == 200
         assert door.post(by=None).status == 401
-        until(lambda: {200, 401} <= {entry["status"] for entry in door.lines()}, 5)
+        until(lambda: {200, 401} <= {entry["status"] for entry in door.lines()})
         assert len(door.lines()) <= 31 + 2
 
 
@@ -138,9 +143,9 @@ def test_a_network_of_ipv6_is_one_client(tmp_path: Path) -> None:
         port = int(text.split(" name passed_on")[0].rpartition("bind 127.0.0.1:")[2].split()[0])
 
         def status(source: str) -> int:
-            with socket.create_connection(("127.0.0.1", port), 10) as peer:
+            with socket.create_connection(("127.0.0.1", port), 30) as peer:
                 peer.sendall(f"PROXY TCP6 {source} ::1 1000 1000\r\n".encode() + request(by=None))
-                return Answer(*read(peer, 5, WHOLE), 0).status
+                return Answer(*read(peer, 30, WHOLE), 0).status
 
         statuses = [status(f"2001:db8::{number:x}") for number in range(1, 41)]
         assert statuses == [401] * 30 + [429] * 10

@@ -4,21 +4,20 @@ import hashlib
 import http.client
 import os
 import re
-import signal
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, free_port
 from gateway.front_door import WHOLE as ONE_ANSWER
 from gateway.front_door import Answer, FrontDoor, front_door, read, request
-from gateway.haproxy import binary, free_port, until, variables, written
+from gateway.haproxy import binary, until, variables, written
 from msgspec import Struct
 
 from ernie_deploy.errors import ToolFailed
@@ -30,6 +29,8 @@ OK, UNAUTHORIZED, TOO_MANY = 200, 401, 429
 BODY = b'{"model": "m", "prompt": "x", "stream": true}'
 HEAD = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\n\r\n"
 EVENTS = 3
+# Keys that may ask three times a minute.
+FEW = ("few", "few-too", "few-as-well")
 
 
 class Streams(BaseHTTPRequestHandler):
@@ -139,7 +140,8 @@ def front(tmp_path: Path) -> Iterator[Front]:
         text = path.read_text().replace(" serve:8000 ", f" 127.0.0.1:{upstream} ")
         text = re.sub(r"check port \d+", "check", text).replace("bind :8443", f"bind 127.0.0.1:{made.port}")
         path.write_text(text.replace("bind :8405", f"bind 127.0.0.1:{made.own_port}"))
-        made.set_keys(key("a", rate_per_minute=1_000_000), key("few", rate_per_minute=3))
+        few = [key(secret, rate_per_minute=3) for secret in FEW]
+        made.set_keys(key("a", rate_per_minute=1_000_000), *few)
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(
                 [binary(), "-W", "-db", "-f", path], stdout=log, stderr=log, env=made.environment
@@ -155,16 +157,13 @@ def front(tmp_path: Path) -> Iterator[Front]:
 
 
 def wait_for(front: Front, process: "subprocess.Popen[bytes]") -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
+    def answers() -> bool:
         assert process.poll() is None, front.log()
-        try:
-            if front.status("a") == OK:
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    pytest.fail(front.log())
+        with suppress(OSError):
+            return front.status("a") == OK
+        return False
+
+    until(answers)
 
 
 def stream(front: Front, secret: str) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
@@ -219,25 +218,45 @@ def test_a_key_is_revoked_during_its_stream(front: Front) -> None:
     idle.close()
 
 
+@contextmanager
+def open_stream(front: Front) -> Iterator[tuple[socket.socket, bytes]]:
+    """A connection on which a stream goes on, and what came of it."""
+    with socket.create_connection(("127.0.0.1", front.port), 30) as peer:
+        length = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+        peer.sendall(HEAD.replace(b"GET /v1/models", b"POST /v1/completions")[:-2] + length + BODY)
+        yield peer, read(peer, 30, b"data: 0\n\n")[0]
+
+
+def answer_behind(peer: socket.socket, begun: bytes) -> bytes:
+    """The answer to a request that was sent while a stream went on: nothing, where the connection was closed instead.
+
+    Read byte by byte from one place: a client with a buffer may have the second answer in it with the end of the first.
+    """
+    peer.sendall(HEAD)
+    Streams.release.set()
+    end = b"\r\n0\r\n\r\n"
+    whole, _, late = (begun + read(peer, 30, end)[0]).partition(end)
+    assert b"".join(re.findall(rb"data: .+?\n\n", whole)) == WHOLE
+    if b"\r\n\r\n" not in late:
+        more, ended = read(peer, 30, b"\r\n\r\n")
+        assert ended != "silent"
+        late += more
+    return late
+
+
 def test_a_request_behind_a_stream_on_its_connection_finds_the_key_revoked(front: Front) -> None:
     """Sent while the stream goes on, it waits in the old process, which has the old map; that may close as well."""
-    connection, answer = stream(front, "a")
-    front.set_keys(key("other"))
-    front.reload()
-    connection.sock.sendall(HEAD)
-    assert rest(answer) == WHOLE
-    late = connection.sock.recv(4096)
-    connection.close()
+    with open_stream(front) as (peer, begun):
+        front.set_keys(key("other"))
+        front.reload()
+        late = answer_behind(peer, begun)
     assert not late or late.startswith(b"HTTP/1.1 401"), late
 
 
 def test_a_request_behind_a_stream_is_judged_once_and_by_the_next_process(front: Front) -> None:
-    connection, answer = stream(front, "a")
-    front.reload()
-    connection.sock.sendall(HEAD)
-    assert rest(answer) == WHOLE
-    late = connection.sock.recv(4096)
-    connection.close()
+    with open_stream(front) as (peer, begun):
+        front.reload()
+        late = answer_behind(peer, begun)
     assert not late or late.startswith(b"HTTP/1.1 200"), late
     (identity,) = re.findall(r"x-request-id: ([0-9a-f-]{36})", late.decode()) or ("",)
     until(lambda: identity in front.log())
@@ -245,10 +264,15 @@ def test_a_request_behind_a_stream_is_judged_once_and_by_the_next_process(front:
 
 
 def test_a_key_ends_by_its_time_without_a_reload(front: Front) -> None:
-    ends = int(time.time()) + 5
-    front.set_keys(key("a"), key("short", expires=ends))
-    front.reload()
-    assert front.status("short") == OK
+    # Where the reload took longer than the key was good for, nothing is known: once more, with more time.
+    for lasts_s in (4, 20, 60):
+        ends = int(time.time()) + lasts_s
+        front.set_keys(key("a"), key("short", expires=ends))
+        front.reload()
+        status = front.status("short")
+        if time.time() < ends:
+            break
+    assert status == OK
     time.sleep(max(0.0, ends + 1 - time.time()))
     assert front.status("short") == UNAUTHORIZED
     assert front.status("a") == OK
@@ -257,12 +281,18 @@ def test_a_key_ends_by_its_time_without_a_reload(front: Front) -> None:
 def test_what_a_key_has_used_outlives_a_reload(front: Front) -> None:
     # A process that has just started cold waits two times 5 s for one before it, and until then teaches nobody.
     time.sleep(11)
-    assert [front.status("few") for _ in range(4)] == [OK, OK, OK, TOO_MANY]
-    front.reload()
-    assert [front.status("few") for _ in range(2)] == [TOO_MANY, TOO_MANY]
-    front.reload()
-    assert front.status("few") == TOO_MANY
+    # On a busy machine that is not over yet, or the next process answers before it was taught: once more, then.
+    assert any(is_remembered(front, secret) for secret in FEW)
     assert front.status("a") == OK
+
+
+def is_remembered(front: Front, secret: str) -> bool:
+    """Whether a key that has asked too often is refused by the next two processes too."""
+    assert [front.status(secret) for _ in range(4)] == [OK, OK, OK, TOO_MANY]
+    front.reload()
+    statuses = [front.status(secret) for _ in range(2)]
+    front.reload()
+    return [*statuses, front.status(secret)] == [TOO_MANY] * 3
 
 
 @pytest.mark.parametrize(
@@ -360,15 +390,17 @@ def test_the_gateways_own_port_and_its_client_stand_in_one_place() -> None:
 
 
 def test_a_reload_cuts_no_stream_that_outlives_the_silence_allowed_to_a_server(tmp_path: Path) -> None:
-    with front_door(tmp_path, {"alice": "1000:100:0"}, answer_timeout_s=2) as door:
-        # A master that has just started may lose the signal.
-        time.sleep(2)
-        with door.connect() as peer:
-            peer.sendall(request({"id": "stream", "events": 30, "pace_s": 0.2}))
-            door.upstream.one("stream")
-            door.gateway.process.send_signal(signal.SIGUSR2)
-            raw, _ = read(peer, 3, ONE_ANSWER)
-        assert (tmp_path / "stderr").read_text().count("Loading success") > 1
+    allowed_s = 3
+    with (
+        front_door(tmp_path, {"alice": "1000:100:0"}, answer_timeout_s=allowed_s) as door,
+        door.connect() as peer,
+    ):
+        peer.sendall(request({"id": "stream", "mood": "held", "pace_s": 0.1}))
+        door.upstream.one("stream")
+        door.gateway.reload()
+        time.sleep(allowed_s + 1)
+        door.upstream.release.set()
+        raw, _ = read(peer, 30, ONE_ANSWER)
         assert b"[DONE]" in raw
 
 
@@ -378,24 +410,24 @@ def test_what_a_reloaded_process_passes_on_is_its_clients_and_no_address_of_thei
         front_door(tmp_path, {"alice": "1000:100:0"}, connections_per_address=1) as door,
         ExitStack() as held,
     ):
-        time.sleep(2)
         peers = [
             held.enter_context(socket.create_connection(("127.0.0.1", door.gateway.port), 20, (source, 0)))
             for source in sources
         ]
         for number, peer in enumerate(peers):
-            peer.sendall(request({"id": f"stream-{number}", "events": 20, "pace_s": 0.1}))
+            peer.sendall(request({"id": f"stream-{number}", "mood": "held", "pace_s": 0.1}))
             door.upstream.one(f"stream-{number}")
-        door.gateway.process.send_signal(signal.SIGUSR2)
-        until(lambda: (tmp_path / "stderr").read_text().count("Loading success") > 1)
+        door.gateway.reload()
         for peer in peers:
             peer.sendall(request({"mood": "slow", "after_s": 1}))
-        answers = [Answer(*read(peer, 4), 0) for peer in peers]
+        door.upstream.release.set()
+        # The end of the second answer.
+        answers = [Answer(*read(peer, 30, b'{"id":"x"}'), 0) for peer in peers]
         assert [answer.statuses for answer in answers] == [[200, 200]] * len(peers)
         # A line is written after its answer has gone.
         until(lambda: sorted(_clients(door)) == sorted(sources * 2))
 
 
 def _clients(door: FrontDoor) -> list[str]:
-    """The addresses in the log of what took its time."""
-    return [line["client"] for line in door.gateway.log() if line["total_ms"] > 500]
+    """The addresses in the log."""
+    return [line["client"] for line in door.gateway.log()]

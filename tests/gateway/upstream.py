@@ -79,7 +79,7 @@ def status_of(answer: bytes) -> int:
     return int(match[1]) if match else 0
 
 
-def exchange(port: int, request: bytes, limit_s: float = 10) -> bytes:
+def exchange(port: int, request: bytes, limit_s: float = 30) -> bytes:
     """All that comes back for these bytes until the gateway closes; what is sent must ask it to."""
     with socket.create_connection(("127.0.0.1", port), limit_s) as connection:
         connection.settimeout(limit_s)
