@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -36,15 +37,15 @@ while True:
 """
 # Told to stop just before its child is there.
 EARLY = """
-import os, signal, subprocess, sys, time
+import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 import ready
-class Late(subprocess.Popen):
-    def __init__(self, command):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(0.5)
-        super().__init__(command)
-subprocess.Popen = Late
+spawn = os.posix_spawnp
+def late(*words, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.5)
+    return spawn(*words, **options)
+os.posix_spawnp = late
 sys.exit(ready.main("0", "sleep", "15"))
 """
 
@@ -104,9 +105,18 @@ class Ready:
         scripts = copied(folder / "scripts", PORT=self.port, API=here, LOOK_S=0.1, REPLY_S=0.5, SEEN_S=SEEN_S)
         child = command or [sys.executable, "-c", CHILD, str(self.ended)]
         words = [sys.executable, "-IS", str(scripts / "ready.py"), str(hang_s), *child]
+        env = {**os.environ, "TMPDIR": str(folder)}
         self.process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(folder)}
+            words, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
         )
+
+    def close(self) -> None:
+        """Ends it and its child."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
 
     def ask(self, path: str = "/ready") -> tuple[int, Any]:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -151,10 +161,7 @@ def started(tmp_path: Path, api: Api) -> Iterator[Callable[..., Ready]]:
 
     yield start
     for one in made:
-        one.process.kill()
-        one.process.wait()
-        assert one.process.stdout
-        one.process.stdout.close()
+        one.close()
 
 
 def test_it_follows_the_health_of_the_api(started: Callable[..., Ready], api: Api) -> None:
@@ -189,6 +196,16 @@ def test_a_stop_is_said_before_it_is_passed_on(started: Callable[..., Ready]) ->
     ready.process.send_signal(signal.SIGTERM)
     assert ready.process.wait(60) == 7
     assert float(ready.ended.read_text()) - told_at >= SEEN_S - 0.1
+
+
+def test_a_stop_at_the_first_moment_is_heard(started: Callable[..., Ready]) -> None:
+    """Python runs no handler for a signal that comes just before it blocks."""
+    for _ in range(15):
+        ready = started(command=["sleep", "60"])
+        ready.wait_for(200)
+        ready.process.send_signal(signal.SIGTERM)
+        ready.wait_for(404)
+        ready.close()
 
 
 def test_one_that_never_was_ready_stops_at_once(started: Callable[..., Ready], api: Api) -> None:

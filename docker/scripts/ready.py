@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +21,9 @@ LOOK_S = 1.0
 REPLY_S = 3.0
 # The gateway asks every second, and gives up a server after two answers that say no.
 SEEN_S = 3.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+# Python ignores them, and a child would too.
+PYTHONS = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 class Watch:
@@ -122,36 +125,39 @@ def main(hang_s: str, *command: str) -> int:
     """Run the command as a child until it ends, and end as it did; `hang_s` is 0 where no hang is looked for."""
     watch = Watch(float(hang_s))
     server = ThreadingHTTPServer(("", PORT), handler(watch))
-    started = threading.Event()
-
-    def pass_on(number: int) -> None:
-        started.wait()
-        os.kill(child.pid, number)
-
-    def stop(number: int, _: object) -> None:
-        """Say no at once, and pass the signal on when the gateway has heard it."""
-        if not watch.stopping:
-            watch.stopping = True
-            seen_s = 0.0 if watch.fault else SEEN_S
-            say(f"ready: takes no requests: it stops in {seen_s:.0f} s")
-            passed_on = threading.Timer(seen_s, pass_on, (number,))
-            passed_on.daemon = True
-            passed_on.start()
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    # The handlers come first: a signal while the child is made would end the parent, and leave the child alone.
-    child = subprocess.Popen(command)  # noqa: S603 - its own command line
-    started.set()
+    # Waited for and not caught: Python runs no handler for one that comes just before it blocks in wait().
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    child = os.posix_spawnp(command[0], command, os.environ, setsigmask=before, setsigdef=PYTHONS)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     threading.Thread(target=watch.keep_looking, daemon=True).start()
     while True:
+        number = signal.sigwait(SIGNALS)
+        if number != signal.SIGCHLD:
+            stop(watch, child, number)
+        elif (code := ended(child)) is not None:
+            return code
+
+
+def stop(watch: Watch, child: int, number: int) -> None:
+    """Say no at once, and pass the signal on when the gateway has heard it."""
+    if not watch.stopping:
+        watch.stopping = True
+        seen_s = 0.0 if watch.fault else SEEN_S
+        say(f"ready: takes no requests: it stops in {seen_s:.0f} s")
+        passed_on = threading.Timer(seen_s, os.kill, (child, number))
+        passed_on.daemon = True
+        passed_on.start()
+
+
+def ended(child: int) -> int | None:
+    """The child's exit code; None while it runs."""
+    with suppress(ChildProcessError):
         # All that the kernel hands over: where this is PID 1, nobody else would bury orphans.
-        pid, status = os.wait()
-        if pid == child.pid:
-            code = os.waitstatus_to_exitcode(status)
-            child.returncode = code
-            return code if code >= 0 else 128 - code
+        while (one := os.waitpid(-1, os.WNOHANG))[0]:
+            if one[0] == child:
+                code = os.waitstatus_to_exitcode(one[1])
+                return code if code >= 0 else 128 - code
+    return None
 
 
 if __name__ == "__main__":
