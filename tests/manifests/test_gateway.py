@@ -9,7 +9,7 @@ import pytest
 from conftest import planned, rendered
 from gateway.haproxy import binary
 from manifests.reading import Document, container, mounted, of_kind, read, services, templates, written
-from manifests.test_network import holds, policy
+from manifests.test_network import DNS, holds, policy
 from manifests.test_pods import restricted_faults
 from manifests.test_valid import faults
 
@@ -38,7 +38,7 @@ def test_published_schemas_accept_every_document(target: str, options: dict[str,
     documents = made(target, **options)
     assert {f"{one['kind']} {fault}" for one in documents for fault in faults(one)} == set()
     kinds = [one["kind"] for one in documents if one["kind"] != "PersistentVolumeClaim"]
-    assert kinds == ["Job", "LeaderWorkerSet", "Deployment", "Service", "Service", "PodMonitor", "NetworkPolicy", "ConfigMap"]  # fmt: skip
+    assert kinds == ["Job", "LeaderWorkerSet", "Deployment", "Service", "Service", "PodMonitor", "NetworkPolicy", "NetworkPolicy", "ConfigMap"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
@@ -93,6 +93,29 @@ def test_only_the_gateway_reaches_the_servers() -> None:
     api = named(documents, "Service", "-api")["spec"]
     assert api["selector"] == labels["gateway"]
     assert api["ports"] == [{"name": "http", "port": 8000, "targetPort": "front"}]
+
+
+@pytest.mark.parametrize(("target", "options"), FORMS, ids=str)
+def test_the_gateway_itself_takes_clients_and_reaches_the_servers_and_names_alone(
+    target: str, options: dict[str, Any]
+) -> None:
+    documents = made(target, **options)
+    pods = {**templates(documents), "gateway": pod(documents)}
+    labels = {name: template["metadata"]["labels"] for name, template in pods.items()}
+    spec = policy(documents, "-gateway")
+    assert {name for name in labels if holds(spec["podSelector"], labels[name])} == {"gateway"}
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    # Not its own port, which tells of every request without a key, nor those of its reloads.
+    assert spec["ingress"] == [{"ports": [{"port": "front"}]}]
+    servers, names = spec["egress"]
+    (to,) = servers["to"]
+    assert to.keys() == {"podSelector"}
+    assert {name for name in labels if holds(to["podSelector"], labels[name])} == {"leader"}
+    serving = container(pods["leader"])["ports"]
+    assert [one["port"] for one in servers["ports"]] == [one["containerPort"] for one in serving]
+    assert names == DNS
+    front = {port["name"]: port["containerPort"] for port in container(pods["gateway"])["ports"]}
+    assert front == {"front": 8443, "own": 8405}
 
 
 def test_the_server_runs_as_in_compose() -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from manifests.reading import FORMS, TWO_NODES, Document, of_kind, read, templates, written
+from manifests.reading import FORMS, TWO_NODES, Document, read, templates, written
 
 DNS: Document = {
     "to": [
@@ -15,9 +15,13 @@ DNS: Document = {
 HTTP: Document = {"ports": [{"port": "http"}]}
 
 
-def policy(documents: list[Document]) -> Document:
-    spec: Document = of_kind(documents, "NetworkPolicy")["spec"]
-    return spec
+def policy(documents: list[Document], ending: str = "") -> Document:
+    """What a policy says: the servers', or the gateway's, which alone has an ending to its name."""
+    name = next(one["metadata"]["name"] for one in documents if one["kind"] == "LeaderWorkerSet") + ending
+    (spec,) = [
+        one["spec"] for one in documents if (one["kind"], one["metadata"]["name"]) == ("NetworkPolicy", name)
+    ]
+    return dict(spec)
 
 
 def holds(selector: dict[str, Any], labels: dict[str, str]) -> bool:
