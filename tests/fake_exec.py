@@ -31,7 +31,14 @@ class FakeExec:
     def exec_start(self, exec_id: str, *, socket: bool) -> object:
         ours, theirs = socketpair()
         threading.Thread(target=self._run, args=(theirs,), daemon=True).start()
-        return SimpleNamespace(_sock=ours, close=ours.close, recv=ours.recv, fileno=ours.fileno)
+        reader = ours.makefile("rb")
+
+        def close() -> None:
+            reader.close()
+            ours.close()
+
+        raw = SimpleNamespace(_fp=SimpleNamespace(fp=reader))
+        return SimpleNamespace(_sock=ours, _response=SimpleNamespace(raw=raw, close=close))
 
     def _run(self, theirs: Socket) -> None:
         line = theirs.makefile("rb").readline() if self.reads else b""

@@ -1,10 +1,14 @@
 """What is read from inside a container: the same answers as at a port, bounded, and no secret among the arguments."""
 
+import contextlib
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from fake_exec import FakeExec
@@ -31,6 +35,51 @@ def serving(mood: str = "idle") -> Iterator[FakeVllm]:
 def fake() -> Iterator[FakeVllm]:
     with serving() as made:
         yield made
+
+
+class Engine(threading.Thread):
+    """A Docker engine that prints a command's output together with the head of its answer, as a busy host reads it."""
+
+    def __init__(self, path: Path, printed: bytes) -> None:
+        super().__init__(daemon=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.printed = printed
+
+    def run(self) -> None:
+        with self.listener, contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as asked:
+            while line := asked.readline():
+                length = 0
+                while (header := asked.readline().strip()) != b"":
+                    name, _, value = header.partition(b": ")
+                    length = int(value) if name.lower() == b"content-length" else length
+                asked.read(length)
+                if b"/start" in line:
+                    head = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+                    connection.sendall(head + struct.pack(">BxxxL", 1, len(self.printed)) + self.printed)
+                    return
+                body = b'{"ExitCode": 0}' if line.startswith(b"GET") else b'{"Id": "e1"}'
+                head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+                connection.sendall(head % len(body) + body)
+
+
+@pytest.mark.parametrize("size", [1, 5000, 100_000])
+def test_what_comes_with_the_head_of_the_answer_is_read(size: int, tmp_path: Path) -> None:
+    """Docker's client had it in a buffer and read on behind it: on a busy host a command seemed to print nothing."""
+    docker = pytest.importorskip("docker")
+    printed = b"x" * (size - 1) + b"y"
+    engine = Engine(tmp_path / "docker.sock", printed)
+    engine.start()
+    with contextlib.closing(docker.DockerClient(f"unix://{tmp_path}/docker.sock", version="1.41")) as client:
+        assert run_inside(client, "c1", ["true"]) == printed
+    engine.listener.close()
 
 
 def test_inside_and_outside_read_the_same(fake: FakeVllm) -> None:

@@ -2,10 +2,11 @@
 
 import json
 import socket
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ernie_deploy.safe_io.http_client import MIB, MOST_TEXT_BYTES, BadStatus, cut_at
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 MARGIN_S = 5.0
 # As docker numbers a container's streams.
 STDOUT = 1
+# Before each part of it: the stream, and how many bytes come.
+FRAME = struct.Struct(">BxxxL")
 # The body goes by standard input: arguments are seen by everybody on the host. The alarm ends what nobody waits for.
 ASK = """import http.client,json,signal,sys
 asked=json.loads(sys.stdin.readline())
@@ -54,18 +57,30 @@ def run_inside(  # noqa: PLR0913 - its bounds
 
 
 def _exchange(attached: Any, line: str, limit_s: float, most_bytes: int) -> bytes:
-    from docker.utils.socket import frames_iter
+    """What the command prints, read from the engine's answer and not, as docker.utils.socket does, from its socket.
 
+    What came together with the head of the answer has been read from the socket already, into http.client's buffer.
+    """
     raw: socket.socket = getattr(attached, "_sock", attached)
+    # Docker's client gives out neither in another way.
+    response = attached._response  # noqa: SLF001
+    reader: IO[bytes] = response.raw._fp.fp  # noqa: SLF001
     printed = bytearray()
-    with closing(attached), cut_at(limit_s, raw):
+    with closing(response), cut_at(limit_s, raw):
         if line:
             raw.sendall(f"{line}\n".encode())
-        for stream, part in frames_iter(attached, tty=False):
+        for stream, part in _frames(reader, most_bytes):
             printed += part if stream == STDOUT else b""
             if len(printed) > most_bytes:
                 raise OSError(f"an answer of more than {most_bytes / MIB:g} MiB")
     return bytes(printed)
+
+
+def _frames(reader: IO[bytes], most_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """Each part of what a command prints, with the number of its stream; no longer than what is read of it."""
+    while len(head := reader.read(FRAME.size)) == FRAME.size:
+        stream, size = FRAME.unpack(head)
+        yield stream, reader.read(min(size, most_bytes + 1))
 
 
 def ask_inside(  # noqa: PLR0913 - as `ask` has it, and where
