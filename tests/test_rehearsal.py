@@ -57,12 +57,25 @@ def test_a_missing_image_is_built_where_that_is_asked_for(monkeypatch: pytest.Mo
 
 
 def test_each_image_that_a_rehearsal_builds_has_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[Path] = []
+    ran: list[list[str]] = []
     monkeypatch.setattr(runner, "ask", absent)
-    monkeypatch.setattr(runner, "relay", lambda words, **_: ran.append(Path(words[1])))
-    runner.require_images(planned("h100", gateway=True), build_base=True)
-    assert [path.parent.name for path in ran] == ["engine-cpu", "haproxy-debian"]
-    assert all(path.is_file() for path in ran)
+    monkeypatch.setattr(runner, "relay", lambda words, **_: ran.append(words[1:]))
+    runner.require_images(planned("h100", gateway=True, monitoring=True, node_exporter=True), build_base=True)
+    assert all(Path(path).is_file() for path, _ in ran)
+    assert [(Path(path).parent.name, word) for path, word in ran] == [
+        ("engine-cpu", "--build-base"),
+        ("debian", "haproxy"),
+        ("debian", "prometheus"),
+        ("debian", "node-exporter"),
+    ]
+
+
+def test_an_image_of_debian_that_is_missing_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "ask", lambda words, **_: Done(int("prometheus" in words[-1]), "", ""))
+    with pytest.raises(ToolMissing, match="ernie-deploy/prometheus-debian") as raised:
+        runner.require_images(planned("h100", gateway=True, monitoring=True))
+    assert "docker/debian/build_image.py prometheus; " in raised.value.next_step
+    assert raised.value.cause == "the rehearsal runs Debian's prometheus"
 
 
 def test_an_image_that_is_there_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +135,7 @@ def test_a_kept_stack_says_where_it_is_and_how_it_goes(
     monkeypatch.setattr(runner, "lay_out", lambda *_: None)
     monkeypatch.setattr(runner, "rehearse", lambda *_: [proof])
     with nullcontext() if holds else pytest.raises(ToolFailed, match="rehearsal failed") as told:
-        _perform(rehearsal, "", keep=True, as_json=True)
+        _perform(rehearsal, "", {}, keep=True, as_json=True)
     if told:
         assert told.value.next_step == "look at the stack, with the commands above"
     lines = capsys.readouterr().err.splitlines()
@@ -153,9 +166,9 @@ def test_a_rehearsal_that_is_ended_is_taken_down(
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)
     try:
         with pytest.raises(KeyboardInterrupt):
-            _perform(rehearsal, "", keep=False, as_json=True)
+            _perform(rehearsal, "", {}, keep=False, as_json=True)
         with pytest.raises(KeyboardInterrupt):
-            _perform(rehearsal, "", keep=True, as_json=True)
+            _perform(rehearsal, "", {}, keep=True, as_json=True)
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGHUP, before[1])

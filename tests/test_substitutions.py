@@ -21,6 +21,8 @@ REHEARSALS: list[tuple[str, dict[str, Any]]] = [
     ("mi300x", {"profiles": ("mtp",), "user": "1000:1000"}),
     ("h100", {"gateway": True}),
     ("h100", {"gateway": True, "replicas": 2}),
+    ("h100", {"gateway": True, "monitoring": True, "node_exporter": True}),
+    ("mi300x", {"monitoring": True}),
     ("h100", {"model": "300b"}),
     ("h100", {"model": "300b", "profiles": ("cpu-offload",)}),
     ("h100", {"model": "vl-28b"}),

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ REMOVED = (
     "var/lib/apt/lists/*",
     "var/log/*",
 )
+# A line of ldd: `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)`, or the loader's path alone.
+LIBRARY = re.compile(r"(/\S+) \(0x")
 APT_TARGETS = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
 
 
@@ -53,10 +56,12 @@ def output(command: list[str]) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def run(command: list[str]) -> None:
+def run(command: list[str], cwd: str | None = None) -> None:
     """Run a command, showing it, and its output only where it fails."""
     print(f"$ {shlex.join(command)}", flush=True)
-    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd
+    )
     if done.returncode != 0:
         raise SystemExit(f"{done.stdout[-2000:]}\nbase: {command[0]} ended with {done.returncode}")
 
@@ -67,6 +72,29 @@ def debootstrap(archive: Archive, root: Path, packages: str = PACKAGES) -> None:
         raise SystemExit("base: debootstrap is missing: apt-get install debootstrap, then run this again")
     options = ["--variant=minbase", f"--components={archive.components}", f"--include={packages}"]
     run(["debootstrap", *options, archive.suite, str(root), archive.mirror])
+
+
+def unpack(folder: Path, packages: Sequence[str]) -> None:
+    """Unpack packages of this host's own release in a folder; nothing is configured, and none brings another."""
+    with tempfile.TemporaryDirectory() as downloaded:
+        download = ["apt-get", "download", "-q", *packages]
+        # Whoever has installed nothing yet may have no lists of packages.
+        if subprocess.run(download, cwd=downloaded, check=False, capture_output=True).returncode:
+            run(["apt-get", "update", "-q"])
+            run(download, cwd=downloaded)
+        for archive in sorted(Path(downloaded).glob("*.deb")):
+            run(["dpkg-deb", "--extract", str(archive), str(folder)])
+
+
+def libraries(program: Path, unpacked: Path, root: Path) -> None:
+    """Copy what a program is linked with from unpacked packages to where its loader looks."""
+    for library in map(Path, LIBRARY.findall(output(["ldd", str(program)]))):
+        files = [path for path in unpacked.rglob(library.name) if path.is_file() and not path.is_symlink()]
+        if not files:
+            raise SystemExit(f"base: {program.name} needs {library}, which no unpacked package has")
+        to = root / library.relative_to("/")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(files[0], to)
 
 
 def clean(root: Path) -> None:

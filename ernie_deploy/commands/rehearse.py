@@ -15,7 +15,7 @@ Examples:
   ernie-deploy rehearse mi300x
   ernie-deploy rehearse h100 --profile mtp --keep
   ernie-deploy rehearse h100 --model 300b --nodes 2
-  ernie-deploy rehearse h100 --gateway
+  ernie-deploy rehearse h100 --gateway --monitoring
   ernie-deploy rehearse h100 --lock"""
 
 
@@ -37,6 +37,7 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     from ernie_deploy.rehearsal.override import decide
     from ernie_deploy.rehearsal.runner import require_images
     from ernie_deploy.render.compose import compose_file
+    from ernie_deploy.render.monitoring import monitoring_files
     from ernie_deploy.stack.compose import require_compose
     from ernie_deploy.stack.containers import client
 
@@ -45,6 +46,7 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
     refuse_open_routes(plan, catalog)
     _refuse_ray(plan)
     _refuse_without_cpu_build(catalog, plan)
+    watching = monitoring_files(plan)
     if not dry_run:
         require_compose()
         # Without an engine every image is missing, and that is not what is wrong.
@@ -57,7 +59,7 @@ def rehearse(keep: bool, build_base: bool, dry_run: bool, as_json: bool, **optio
         return
     _tell_of_lock(plan)
     forget_shell(catalog.defaults)
-    _perform(rehearsal, compose_file(plan, catalog.defaults), keep=keep, as_json=as_json)
+    _perform(rehearsal, compose_file(plan, catalog.defaults), watching, keep=keep, as_json=as_json)
 
 
 def _tell_of_lock(plan: Any) -> None:
@@ -106,7 +108,9 @@ def _print_commands(rehearsal: Any) -> None:
     say(shlex.join(head.stack.up(UP_S)))
 
 
-def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) -> None:
+def _perform(
+    rehearsal: Any, compose_text: str, watching: dict[str, str], *, keep: bool, as_json: bool
+) -> None:
     import shutil
     import time
 
@@ -120,7 +124,7 @@ def _perform(rehearsal: Any, compose_text: str, *, keep: bool, as_json: bool) ->
     for sentence in rehearsal.replaced:
         say(f"replaced  {sentence}", err=True)
     try:
-        planted = runner.lay_out(rehearsal, compose_text)
+        planted = runner.lay_out(rehearsal, compose_text, watching)
         with shower(sys.stderr) as show:
             proofs = runner.rehearse(rehearsal, planted, show, lambda proof: say(_line(proof), err=True))
     finally:

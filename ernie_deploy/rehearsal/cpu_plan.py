@@ -11,6 +11,8 @@ from ernie_deploy.plan.settings import Setting, words
 
 TENSOR = "tensor-parallel-size"
 UNPROFILED = "skip-mm-profiling"
+# What of --monitoring is started: the services whose program Debian has (docker/debian/build_image.py).
+WATCHING = ("prometheus", "node-exporter")
 # Of every tiny checkpoint (docker/rehearsal/checkpoints.py).
 TINY_LAYERS = 4
 
@@ -33,9 +35,14 @@ def for_cpu(plan: Plan, cores: int = 0) -> tuple[Plan, tuple[str, ...]]:
 
 
 def _unwatched(plan: Plan) -> tuple[str, ...]:
-    """What of --monitoring is not started: its images are those of no CPU, and its GPUs are not here."""
-    names = ", ".join(exporter.id for exporter in plan.monitoring)
-    return (f"{names} -> left out: the servers and the gateway are what is rehearsed",) if names else ()
+    """What of --monitoring is not started: Debian has no Grafana, and the GPUs of an exporter are not here."""
+    names = ", ".join(unwatched(plan))
+    return (f"{names} -> left out: no image of it can be made here, or it needs a GPU",) if names else ()
+
+
+def unwatched(plan: Plan) -> tuple[str, ...]:
+    """The services of --monitoring that a rehearsal leaves out."""
+    return tuple(exporter.id for exporter in plan.monitoring if exporter.id not in WATCHING)
 
 
 def _unprofiled(plan: Plan) -> tuple[Plan, tuple[str, ...]]:

@@ -4,7 +4,9 @@ import json
 import time
 from datetime import datetime
 
+from ernie_deploy.rehearsal import dials
 from ernie_deploy.rehearsal.client import QUESTION, status
+from ernie_deploy.rehearsal.confined import CONFINED, confined, state_of
 from ernie_deploy.rehearsal.planted import CLIENT, LIMITED, LIMITED_RATE
 from ernie_deploy.rehearsal.proofs import (
     DRAIN_S,
@@ -33,27 +35,15 @@ DOWN_S = 600
 
 def hardened(stage: Stage) -> str:
     """The gateway is neither root nor has it a capability or a way to new privileges, and its root is read-only."""
-    text = demand(stage.stack.words("exec", "-T", gateway.SERVICE, "cat", "/proc/1/status"))
-    facts = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
-    seen = (facts["CapEff"], facts["NoNewPrivs"], facts["Seccomp"])
-    uid = facts["Uid"].split()[0]
-    engine = containers.client()
-    read_only = engine.containers.get(_state(stage).id).attrs["HostConfig"]["ReadonlyRootfs"]
-    if seen != ("0000000000000000", "1", "2") or uid == "0" or not read_only:
-        raise Disproved(f"uid {uid}, CapEff, NoNewPrivs and Seccomp {seen}, read-only {read_only}")
-    published = [state.service for state in containers.states(engine, stage.stack.project) if state.ports]
-    if published != [gateway.SERVICE]:
-        raise Disproved(f"published: {', '.join(published)}")
-    return f"uid {uid}, no capability, no new privileges, seccomp on, read-only; it alone is published"
-
-
-def _state(stage: Stage) -> containers.State:
-    state = containers.of_service(
-        containers.states(containers.client(), stage.stack.project), gateway.SERVICE
-    )
-    if state is None:
-        raise Disproved("the gateway has no container")
-    return state
+    uid = confined(stage, gateway.SERVICE)
+    published = {
+        state.service for state in containers.states(containers.client(), stage.stack.project) if state.ports
+    }
+    beside = published & {dials.SERVICE}
+    if published - beside != {gateway.SERVICE}:
+        raise Disproved(f"published: {', '.join(sorted(published))}")
+    alone = "it and Prometheus are published" if beside else "it alone is published"
+    return f"uid {uid}, {CONFINED}; {alone}"
 
 
 def routes_closed(stage: Stage) -> str:
@@ -102,7 +92,7 @@ def log_names_the_key(stage: Stage) -> str:
 
 
 def _lines(stage: Stage, since_unix_s: float) -> list[str]:
-    log = containers.log_since(containers.client(), _state(stage).id, since_unix_s)
+    log = containers.log_since(containers.client(), state_of(stage, gateway.SERVICE).id, since_unix_s)
     return [line for line in log.splitlines() if f'"{CLIENT}"' in line and "completions" in line]
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_deploy.rehearsal.planted import KEY_FILE, TLS_KEY_FILE, TOKEN_FILE
+from ernie_deploy.rehearsal import dials
+from ernie_deploy.rehearsal.planted import SECRET_FILES
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, demand
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 Place = tuple[str, bytes]
-VOLUMES = ("/cache/hf", "/cache/engine", "/stack", "/packages")
+VOLUMES = ("/cache/hf", "/cache/engine", "/stack", "/packages", "/prometheus")
 PROCESSES = r"for p in /proc/[0-9]*; do cat $p/environ $p/cmdline; echo; done 2>/dev/null || true"
 
 
@@ -29,11 +30,14 @@ def places(stack: Stack, project: str, folder: Path) -> Iterator[Place]:
         yield from _image(engine, engine.containers.get(state.id).image.id)
         if state.status == "running":
             yield from _running(engine.containers.get(state.id), stack, state.service)
+        if state.service == dials.SERVICE:
+            # Its blocks and its log of writes are compressed.
+            yield f"series of {state.service}", dials.every_series(state)
 
 
 def _files(folder: Path) -> Iterator[Place]:
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path not in {folder / name for name in (TOKEN_FILE, KEY_FILE, TLS_KEY_FILE)}:
+        if path.is_file() and path not in {folder / name for name in SECRET_FILES}:
             yield f"file {path.relative_to(folder)}", path.read_bytes()
 
 

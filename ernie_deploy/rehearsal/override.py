@@ -12,7 +12,7 @@ from ernie_deploy.paths import DOCKER
 from ernie_deploy.plan.gateway import FRONT_PORT
 from ernie_deploy.plan.memory import kv_bytes_per_token
 from ernie_deploy.plan.plan import Plan
-from ernie_deploy.rehearsal.cpu_plan import for_cpu
+from ernie_deploy.rehearsal.cpu_plan import WATCHING, for_cpu
 from ernie_deploy.render.yaml import environment
 
 KV_CACHE_GIB = 1
@@ -70,13 +70,19 @@ def cpu_image(engine: str) -> str:
     return f"ernie-deploy/engine-cpu:{engine}"
 
 
-def haproxy_image() -> str:
-    """Debian's HAProxy laid out as the official image is, as docker/haproxy-debian/build_haproxy.py names it."""
+def debian_images(plan: Plan) -> dict[str, str]:
+    """Service -> Debian's program in place of its official image; what of --monitoring has none is left out."""
+    gateway = {"gateway": debian_image("haproxy")} if plan.gateway else {}
+    return gateway | {one.id: debian_image(one.id) for one in plan.monitoring if one.id in WATCHING}
+
+
+def debian_image(name: str) -> str:
+    """Debian's program laid out as its official image is, as docker/debian/build_image.py names it."""
     try:
         release = platform.freedesktop_os_release()["VERSION_CODENAME"]
     except (OSError, KeyError):
         release = "debian"
-    return f"ernie-deploy/haproxy-debian:{release}"
+    return f"ernie-deploy/{name}-debian:{release}"
 
 
 def ray_image(engine: str) -> str:
@@ -114,7 +120,7 @@ def override_file(rehearsal: Rehearsal) -> str:
             plan=rehearsal.plan,
             image=cpu_image(rehearsal.plan.engine),
             ray_image=ray_image(rehearsal.plan.engine),
-            haproxy_image=haproxy_image(),
+            debian_images=debian_images(rehearsal.plan),
             front_port=FRONT_PORT,
             kv_cache_gib=KV_CACHE_GIB,
         )

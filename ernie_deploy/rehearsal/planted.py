@@ -9,38 +9,44 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ernie_deploy.gateway import key_file, keys, tls_files
+from ernie_deploy.host import grafana_password
 from ernie_deploy.rehearsal.override import Rehearsal
 
 # The files that are to hold them.
 TOKEN_FILE, KEY_FILE = "token", "api-key.yaml"
 GATEWAY_DIR, TLS_KEY_FILE = "gateway", "gateway/tls/tls.key"
+SECRET_FILES = (TOKEN_FILE, KEY_FILE, TLS_KEY_FILE, grafana_password.FILE)
 # The names of a gateway's keys.
 CLIENT, LIMITED, LIMITED_RATE = "rehearsal", "rehearsal-limited", 2
 
 
 class Planted(Struct, frozen=True, kw_only=True):
-    """What nobody may find: the hub's token, the API's key, and a gateway's further key and its certificate's.
+    """What nobody may find: the hub's token, the API's key, a gateway's further key, its certificate's, a password.
 
-    `limited_key` may ask LIMITED_RATE times a minute. Of a certificate's key one line is looked for.
+    `limited_key` may ask LIMITED_RATE times a minute. Of a certificate's key one line is looked for. The password is
+    that of Grafana, which a rehearsal does not start.
     """
 
     token: str
     api_key: str = ""
     limited_key: str = ""
     tls_key: str = ""
+    grafana_password: str = ""
 
     @property
     def all(self) -> tuple[bytes, ...]:
         """Each secret as it would stand in a file."""
-        return tuple(
-            word.encode() for word in (self.token, self.api_key, self.limited_key, self.tls_key) if word
-        )
+        words = (self.token, self.api_key, self.limited_key, self.tls_key, self.grafana_password)
+        return tuple(word.encode() for word in words if word)
 
 
 def plant(rehearsal: Rehearsal) -> Planted:
     """Write fresh secrets into the rehearsal's folder, as open as the stack needs them."""
     planted = Planted(token=f"hf_{secrets.token_hex(17)}", api_key=_fresh_key(rehearsal))
     _write(rehearsal.folder / TOKEN_FILE, planted.token)
+    if rehearsal.plan.monitoring:
+        planted = replace(planted, grafana_password=secrets.token_urlsafe(grafana_password.RANDOM_BYTES))
+        _write(rehearsal.folder / grafana_password.FILE, f"{planted.grafana_password}\n")
     if rehearsal.plan.gateway:
         return _plant_gateway(rehearsal, planted)
     if planted.api_key:
@@ -76,12 +82,15 @@ def _plant_certificate(rehearsal: Rehearsal, folder: Path) -> str:
 
 
 def variables(rehearsal: Rehearsal) -> dict[str, str]:
-    """The variables by which the stack finds them."""
+    """The variables by which the stack finds them, and a port for Prometheus that is free."""
     known = {"HF_TOKEN_FILE": str(rehearsal.folder / TOKEN_FILE)}
     if rehearsal.plan.request.api_key_file:
         known["API_KEY_FILE"] = str(rehearsal.folder / KEY_FILE)
     if rehearsal.plan.gateway:
         known["GATEWAY_DIR"] = str(rehearsal.folder / GATEWAY_DIR)
+    if rehearsal.plan.monitoring:
+        # Docker takes any that is free; the address stays the rendering's.
+        known["PROMETHEUS_PORT"] = "0"
     return known
 
 

@@ -4,19 +4,21 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.catalog.monitoring_schema import Exporter
 from ernie_deploy.errors import KitError, NotReady, ToolFailed, ToolMissing
 from ernie_deploy.paths import DOCKER, SCRIPTS
 from ernie_deploy.plan.plan import Plan
-from ernie_deploy.rehearsal import gateway_proofs, group_proofs, media, proofs
+from ernie_deploy.rehearsal import gateway_proofs, group_proofs, media, monitoring_proofs, proofs
+from ernie_deploy.rehearsal.cpu_plan import WATCHING
 from ernie_deploy.rehearsal.group import Member, address, lay_out_nodes, members
-from ernie_deploy.rehearsal.override import Rehearsal, cpu_image, haproxy_image, hub_map, override_file
+from ernie_deploy.rehearsal.override import Rehearsal, cpu_image, debian_images, hub_map, override_file
 from ernie_deploy.rehearsal.planted import Planted, plant
 from ernie_deploy.rehearsal.proofs import Disproved, Stage
 from ernie_deploy.stack import containers
@@ -29,6 +31,7 @@ from ernie_deploy.stack.verdict import next_step, shown
 UP_S = 600
 CHECKPOINT_S = 120
 PACKAGES_S = 900
+NOTHING: Mapping[str, str] = MappingProxyType({})
 # What vLLM says when it answers.
 READY = "Application startup complete"
 
@@ -39,6 +42,13 @@ FRONT = [
     ("limit of a key", gateway_proofs.limits_a_key),
     ("servers counted", gateway_proofs.servers_counted),
     ("log names the key", gateway_proofs.log_names_the_key),
+]
+# After the benchmark, so that there is something to see.
+DIALS = [
+    ("monitoring hardened", monitoring_proofs.hardened),
+    ("Prometheus scrapes the stack", monitoring_proofs.scrapes),
+    ("rules loaded", monitoring_proofs.rules_loaded),
+    ("panels have data", monitoring_proofs.panels_have_data),
 ]
 SEEING = [("picture answered", media.sees_a_picture), ("video answered", media.sees_a_video)]
 
@@ -68,6 +78,7 @@ def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
         *drafting,
         ("benchmark cell", proofs.benchmarks),
         *([("benchmark with pictures", media.benchmarks)] if sees(plan) else []),
+        *(DIALS if plan.monitoring else []),
         ("token and key kept secret" if guarded else "token kept secret", proofs.keeps_the_secret),
         ("drain on stop", proofs.drains),
         ("restart offline", proofs.becomes_healthy),
@@ -98,14 +109,22 @@ def unproven(plan: Plan) -> list[str]:
         left_open.append(
             f"HAProxy's own image {plan.gateway.image} (Debian's HAProxy read its configuration)"
         )
+    left_open += [_unwatched(one) for one in plan.monitoring]
     if plan.several_nodes:
         left_open.append("a network between machines (the nodes were containers on one)")
     return left_open
 
 
-def lay_out(rehearsal: Rehearsal, compose_text: str) -> Planted:
+def _unwatched(exporter: Exporter) -> str:
+    if exporter.id in WATCHING:
+        return f"{exporter.id}'s own image {exporter.reference} (Debian's was started)"
+    return f"{exporter.id} ({exporter.reference} was not started)"
+
+
+def lay_out(rehearsal: Rehearsal, compose_text: str, watching: Mapping[str, str] = NOTHING) -> Planted:
     """Write every file of the rehearsal, make the network of its nodes and return the planted secrets.
 
+    `watching` are the files of --monitoring, by name, that lie beside compose.yml.
     Raises `ToolFailed` where a script or Docker refuses.
     """
     folder = rehearsal.folder
@@ -125,6 +144,9 @@ def lay_out(rehearsal: Rehearsal, compose_text: str) -> Planted:
         bring_packages(rehearsal)
     (checkpoints / "map.json").write_text(json.dumps(hub_map(rehearsal.plan, rehearsal.checkpoint)))
     (folder / "compose.yml").write_text(compose_text)
+    for name, text in watching.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     (folder / "rehearsal.yml").write_text(override_file(rehearsal))
     planted = plant(rehearsal)
     lay_out_nodes(rehearsal)
@@ -140,24 +162,26 @@ def bring_packages(rehearsal: Rehearsal) -> None:
 
 def require_images(plan: Plan, *, build_base: bool = False) -> None:
     """Build the images of a rehearsal that are missing where that is asked for; else raise `ToolMissing`."""
-    engine = DOCKER / "engine-cpu/build.py"
-    _require(cpu_image(plan.engine), engine, "serves with the real vLLM for CPU", "--build-base", build_base)
-    if plan.gateway:
-        haproxy = DOCKER / "haproxy-debian/build_haproxy.py"
-        _require(haproxy_image(), haproxy, "has Debian's HAProxy for its gateway", "", build_base)
+    engine = [str(DOCKER / "engine-cpu/build.py"), "--build-base"]
+    _require(cpu_image(plan.engine), engine, "serves with the real vLLM for CPU", build_base)
+    for service, image in debian_images(plan).items():
+        name = "haproxy" if service == "gateway" else service
+        build = [str(DOCKER / "debian/build_image.py"), name]
+        _require(image, build, f"runs Debian's {name}", build_base)
 
 
-def _require(image: str, build: Path, why: str, option: str, build_base: bool) -> None:  # noqa: FBT001 - the user's word
+def _require(image: str, build: list[str], why: str, build_base: bool) -> None:  # noqa: FBT001 - the user's word
     if not ask(["docker", "image", "inspect", image]).returncode:
         return
     if not build_base:
+        # Without a registry vLLM's image takes the option; the others are made so at any time.
+        words, option = (build[:1], "either command") if "--build-base" in build else (build, "`rehearse`")
         raise ToolMissing(
             f"The image {image} is not on this machine.",
             cause=f"the rehearsal {why}",
-            next_step=f"build it with: python {build}; where no registry is reached, add --build-base to "
-            f"{'either command' if option else '`rehearse`'}",
+            next_step=f"build it with: python {' '.join(words)}; where no registry is reached, add --build-base to {option}",
         )
-    if code := relay([sys.executable, str(build), *filter(None, [option])], err=True):
+    if code := relay([sys.executable, *build], err=True):
         raise ToolFailed(
             f"Building the image {image} ended with {code}.", cause="see the build's own output above"
         )

@@ -5,7 +5,7 @@ from ernie_deploy.plan.plan import Plan
 from ernie_deploy.render.yaml import environment
 
 FOLDER = "monitoring"
-GRAFANA = f"{FOLDER}/grafana"
+GRAFANA, RULES = f"{FOLDER}/grafana", f"{FOLDER}/rules.yml"
 
 
 def monitoring_files(plan: Plan) -> dict[str, str]:
@@ -19,7 +19,7 @@ def monitoring_files(plan: Plan) -> dict[str, str]:
     text = environment().get_template("monitoring/prometheus.yml.j2").render(jobs=jobs, interval_s=INTERVAL_S)
     return {
         f"{FOLDER}/prometheus.yml": text,
-        f"{FOLDER}/rules.yml": rules(plan, [job.name for job in jobs]),
+        RULES: rules(plan, [job.name for job in jobs]),
         f"{GRAFANA}/datasources/prometheus.yml": _rendered("datasource.yml.j2", plan),
         f"{GRAFANA}/dashboards/ernie.yml": _rendered("dashboards.yml.j2", plan),
         f"{GRAFANA}/dashboards/ernie.json": dashboard(plan),

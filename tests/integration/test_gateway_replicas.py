@@ -164,7 +164,7 @@ def load(pair: Pair, tokens: int = TOKENS) -> Load:
 @pytest.fixture(scope="module")
 def folder(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if ask(["docker", "image", "inspect", HAPROXY]).returncode:
-        missing(HAPROXY, "python docker/haproxy-debian/build_haproxy.py makes it")
+        missing(HAPROXY, "python docker/debian/build_image.py haproxy makes it")
     return tmp_path_factory.mktemp("pair")
 
 

@@ -44,7 +44,7 @@ DISK_FULL = 23
 # What drafts, what asks for a key and what is served by a locked commit is one stack: each has a proof of its own.
 CASES = [
     ["h100", "--profile", "mtp", "--api-key-file", "--lock"],
-    ["h100", "--gateway", "--tls", "self-signed"],
+    ["h100", "--gateway", "--tls", "self-signed", "--monitoring", "--node-exporter"],
 ]
 MORE = [["h100", "--gateway"], ["h100", "--gateway", "--tls", "self-signed", "--replicas", "2"], ["mi300x"], ["mi300x", "--security", "strict"], ["h100"], ["h200"], ["cpu"], ["mi300x", "--profile", "mtp"], ["h200", "--profile", "mtp"],
         ["h100", "--profile", "mtp"], ["h100", "--api-key-file"],
@@ -64,6 +64,12 @@ PROOFS_OF = {
         "log names the key",
         "key asked for",
         "gateway drains on down",
+    },
+    "--monitoring": {
+        "monitoring hardened",
+        "Prometheus scrapes the stack",
+        "rules loaded",
+        "panels have data",
     },
     "--nodes": {"worker killed, comes back", "answers as one node does"},
     "vl-28b": {"picture answered", "video answered", "benchmark with pictures"},
