@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
-from check_files import CATALOG
+from check_files import CATALOG, of_sample
 
 from ernie_deploy.check import Finding, judge, rules
 
@@ -60,15 +60,8 @@ def _of(counter: Counter[str], identity: str) -> int:
 def _samples(identity: str) -> str:
     """How many of the rule's two samples are judged as they should be."""
     sample = SAMPLES[identity]
-    wrong = identity in _ids(sample["bad"])
-    right = identity not in _ids(sample["good"])
-    return f"{wrong + right} of 2"
-
-
-def _ids(sample: str) -> set[str]:
-    indented = "".join(f"  {line}\n" for line in sample.splitlines())
-    text = sample if sample.startswith("services:") else f"services:\n{indented}"
-    return {finding.id for finding in judge(text.encode(), "sample.yml", CATALOG)}
+    bad, good = ({finding.id for finding in of_sample(sample, kind)[1]} for kind in ("bad", "good"))
+    return f"{(identity in bad) + (identity not in good)} of 2"
 
 
 def main() -> None:

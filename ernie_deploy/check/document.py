@@ -94,6 +94,7 @@ def judge_project(
     if ask_compose:
         top, aside = _by_compose(project, assembly, top)
     stack = stack_of(top, assembly, catalog)
+    stack.folder = Path(project.files[0]).parent
     join(stack, Path(project.files[0]), ask)
     stack.profiles = project.profiles if project.exact or project.profiles else None
     asides = [*([aside] if aside else []), *_nothing_of_vllm([stack])]

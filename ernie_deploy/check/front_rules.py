@@ -98,7 +98,7 @@ def front_in_clear(service: Service) -> Iterator[Spot]:
 def _speaks_tls(front: Service) -> bool:
     """Whether the file says so, or leaves it open."""
     if OF_THE_KIT in front.environment:
-        return _label(front, TLS_LABEL)
+        return labelled(front, TLS_LABEL)
     words = [*(front.entrypoint or ()), *(front.command or ())]
     named = any(TLS_WORDS.search(word.text) for word in words)
     return named or any(_is_for_tls(port) for port in front.ports)
@@ -108,7 +108,8 @@ def _is_for_tls(port: Port) -> bool:
     return bool(TLS_PORTS & {port.published, port.target})
 
 
-def _label(service: Service, name: str) -> bool:
+def labelled(service: Service, name: str) -> bool:
+    """Whether the service has a label of this name."""
     labels = service.value("labels")
     if isinstance(labels, Table):
         return name in labels.values

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ernie_deploy.catalog import Catalog
@@ -29,7 +30,8 @@ class Stack:
     """The files around a service: its neighbours, secrets and configs, and the catalog.
 
     `remarks` are what reading them showed; `files` are those that were read, the first of them `name`.
-    `profiles` are the active ones; None where nobody said which.
+    `profiles` are the active ones; None where nobody said which. `folder` is where Compose would take relative paths from;
+    None for a text that lies nowhere.
     """
 
     def __init__(self, top: Table, catalog: Catalog) -> None:
@@ -41,6 +43,7 @@ class Stack:
         self.remarks: list[Remark] = []
         self.profiles: tuple[str, ...] | None = None
         self.lock: Lock | None = None
+        self.folder: Path | None = None
 
     @cached_property
     def published(self) -> Mapping[tuple[int, str], list[tuple["Service", Port]]]:

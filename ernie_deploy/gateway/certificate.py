@@ -157,6 +157,18 @@ def private_key_of(text: str, name: str) -> tuple[str, str]:
     return match[0], half
 
 
+def read_pair(chain: str | None, key: str | None) -> tuple[Certificate | None, bool | None]:
+    """The first certificate of a PEM text, and whether the key is its; None for what cannot be read; raises `KitError`."""
+    own = described(openssl(("x509", *DESCRIBED), chain or "").stdout)
+    half = public_key(openssl(("pkey", "-pubout", "-passin", "pass:"), key).stdout) if own and key else ""
+    return own, pair_ok(own, half)
+
+
+def pair_ok(certificate: Certificate | None, half: str) -> bool | None:
+    """Whether the public half of a key is the certificate's; None where one of them could not be read."""
+    return half == certificate.public_key if certificate and half else None
+
+
 def order_fault(chain: Sequence[Certificate], half: str) -> str:
     """Why a key and a chain do not belong together as they stand; empty where they do."""
     place = next((at for at, one in enumerate(chain, 1) if one.public_key == half), 0)

@@ -1,17 +1,18 @@
 """Checks of a gateway's folder: keys and certificate are there, in date, and open to the gateway and to nobody else."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from shlex import quote
 
-from ernie_deploy.gateway.certificate import dated, nameless
+from ernie_deploy.gateway import faults
+from ernie_deploy.gateway.certificate import Fault
+from ernie_deploy.gateway.faults import INSTALL
 from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.front_files import Front
 from ernie_deploy.host.probes import Stat
 
-READ, OTHERS, OTHERS_WRITE = 0o4, 0o7, 0o022
-INSTALL = "ernie-deploy tls install CERT KEY, or for a laboratory: ernie-deploy tls self-signed"
+READ = 0o4
 AGAIN = "ernie-deploy tls install, which gives both to the gateway"
 
 
@@ -27,13 +28,18 @@ def keys(examination: Examination) -> Iterator[Finding]:
         yield warning(
             "gateway-keys", f"{path} is empty: the gateway lets nobody in.", "ernie-deploy key add NAME"
         )
-    elif stat.mode & OTHERS_WRITE:
-        sentence = f"Others than its owner can write to {path} ({stat.mode:04o}), and give themselves a key."
-        yield error("gateway-keys", sentence, f"chmod go-w {quote(path)}")
+    elif wrong := _findings("gateway-keys", faults.of_map(path, stat.mode, front.map_text)):
+        yield from wrong
     else:
         yield from _readable(examination, "gateway-keys", path, stat, f"chmod o+r {quote(path)}") or [
             ok("gateway-keys", f"{path} is the gateway's to read, and its owner's to write.")
         ]
+
+
+def _findings(name: str, found: Iterable[Fault]) -> list[Finding]:
+    """Faults of a gateway's files as findings of a check."""
+    kinds = {"error": error, "warning": warning}
+    return [kinds[fault.severity](name, fault.sentence, fault.remedy) for fault in found]
 
 
 def _readable(examination: Examination, name: str, path: str, stat: Stat, remedy: str) -> list[Finding]:
@@ -74,29 +80,19 @@ def _files(examination: Examination, front: Front) -> Iterator[Finding]:
             yield error("tls", f"{path} does not exist: the gateway does not start without it.", INSTALL)
         else:
             yield from _readable(examination, "tls", path, stat, AGAIN)
-    if front.key_file and front.key_file.kind == "file" and front.key_file.mode & OTHERS:
-        sentence = f"Everybody on this host can read {key} ({front.key_file.mode:04o})."
-        yield error(
-            "tls",
-            sentence,
-            f"chmod 600 {quote(key)}, and ask the CA for another certificate if anybody was there",
-        )
+    if front.key_file and front.key_file.kind == "file":
+        yield from _findings("tls", faults.of_key_mode(key, front.key_file.mode))
 
 
 def _content(front: Front) -> Iterator[Finding]:
     """What openssl says of them."""
     if not front.openssl:
         yield unknown("tls", "Without openssl nobody here reads the certificate.", "apt-get install openssl")
-    elif front.certificate is None:
-        if front.certificate_file:
-            yield error("tls", f"{front.folder}/tls/tls.crt is no certificate that openssl reads.", INSTALL)
-    else:
-        if front.pair_ok is False:
-            sentence = f"{front.folder}/tls/tls.key is not the key of tls.crt: the gateway refuses the pair."
-            yield error("tls", sentence, INSTALL)
-        for fault in (*nameless(front.certificate), *dated(front.certificate, time.time())):
-            kind = error if fault.severity == "error" else warning
-            yield kind("tls", fault.sentence, fault.remedy)
+    elif front.certificate or front.certificate_file:
+        of_pair = faults.of_pair(
+            f"{front.folder}/tls", front.certificate, pair_ok=front.pair_ok, now_s=time.time()
+        )
+        yield from _findings("tls", of_pair)
 
 
 CHECKS = (keys, tls)

@@ -15,6 +15,7 @@ class Front(Struct, frozen=True, kw_only=True):
 
     folder: str
     keys: Stat | None
+    map_text: str | None = None
     certificate_file: Stat | None = None
     key_file: Stat | None = None
     certificate: Certificate | None = None
@@ -24,9 +25,10 @@ class Front(Struct, frozen=True, kw_only=True):
 
 def look_at(host: Host, folder: str, *, tls: bool) -> Front:
     """Ask the host for the files of the gateway whose folder this is."""
-    keys, place = host.stat(f"{folder}/{key_file.NAME}"), f"{folder}/{tls_files.FOLDER}"
+    path, place = f"{folder}/{key_file.NAME}", f"{folder}/{tls_files.FOLDER}"
+    keys, text = host.stat(path), host.read(path)
     if not tls:
-        return Front(folder=folder, keys=keys)
+        return Front(folder=folder, keys=keys, map_text=text)
     paths = [f"{place}/{name}" for name in (tls_files.CERTIFICATE, tls_files.KEY)]
     described = host.run(certificate.words_for_certificate(paths[0]))
     own = certificate.described(described.stdout)
@@ -34,9 +36,10 @@ def look_at(host: Host, folder: str, *, tls: bool) -> Front:
     return Front(
         folder=folder,
         keys=keys,
+        map_text=text,
         certificate_file=host.stat(paths[0]),
         key_file=host.stat(paths[1]),
         certificate=own,
-        pair_ok=half == own.public_key if own and half else None,
+        pair_ok=certificate.pair_ok(own, half),
         openssl=described.rc != NOT_FOUND,
     )

@@ -29,6 +29,9 @@ class HostWithFiles(FixtureHost):
             return LocalHost().run(argv, env) if self.openssl else Ran(127, "", "openssl: command not found")
         return super().run(argv, env)
 
+    def read(self, path: str) -> str | None:
+        return LocalHost().read(path) if path.startswith(self.folder) else super().read(path)
+
     def stat(self, path: str) -> Stat | None:
         return LocalHost().stat(path) if path.startswith(self.folder) else super().stat(path)
 
@@ -97,6 +100,7 @@ CASES: list[tuple[str, str, str, str]] = [
     ("no map", "gateway-keys", "error", "ernie-deploy key add NAME"),
     ("empty map", "gateway-keys", "warning", "lets nobody in"),
     ("writable map", "gateway-keys", "error", "give themselves a key"),
+    ("pasted key", "gateway-keys", "error", "line 1: a plain key, which belongs in no file"),
 ]
 
 
@@ -110,6 +114,7 @@ def test_each_fault_is_found(case: tuple[str, str, str, str], gateway: Path, ca:
         "open key": lambda: key.chmod(0o644), "no key": key.unlink, "no certificate": cert.unlink,
         "garbage": lambda: cert.write_text("x"), "self-signed": lambda: own(gateway), "no map": keys.unlink,
         "empty map": lambda: keys.write_text(""), "writable map": lambda: keys.chmod(0o666),
+        "pasted key": lambda: keys.write_text("ek_mine a:0:0:0\n"),
     }  # fmt: skip
     breaks[name]()
     wrong = [one for one in found(gateway) if one[1] != "ok"]
