@@ -173,7 +173,7 @@ def snapshot(url: str, cache: Path, revision: str, token: str = TOKEN) -> subpro
     """huggingface_hub in a process of its own: it reads its environment once, on import."""
     settings = {"HF_ENDPOINT": url, "HF_HOME": str(cache), "HF_TOKEN": token, "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", SNAPSHOT, MODEL, revision]
-    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=settings, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(("revision", "kind"), [("main", "moe"), (PULL_REQUEST, "vl")])

@@ -41,7 +41,7 @@ FORMS = [
 
 def config(compose: str, path: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     words = [compose, "-f", str(path), *options]
-    return subprocess.run(words, capture_output=True, text=True, env=NO_DAEMON, timeout=60)
+    return subprocess.run(words, capture_output=True, text=True, env=NO_DAEMON, timeout=300)
 
 
 def test_compose_accepts_each_committed_file(compose: str) -> None:

@@ -204,7 +204,7 @@ def test_a_hang_ends_with_all_that_it_started(bed: Bed) -> None:
     fails(
         bed.run(limit_s=2), HANGS, "within 2 s and stands at processing.py:4", "REMOTE_CODE_IMPORT_TIMEOUT_S"
     )
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60
     assert not alive(int((bed.folder / "pid").read_text()))
 
 

@@ -337,10 +337,10 @@ def test_secrets_and_controls_of_a_log_are_not_shown() -> None:
 
 
 def test_a_huge_and_hostile_text_is_bounded() -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     text = ("vllm: error: " * 90 + "\n") * 2_000 + "A" * 5_000_000 + "\n" + "x | y | " * 300_000
     of(text + "\nRuntimeError: No CUDA GPUs are available\n")
-    assert time.monotonic() - begun < 30
+    assert time.process_time() - begun < 30
 
 
 def test_powershells_encoding_is_read() -> None:

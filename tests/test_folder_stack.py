@@ -42,7 +42,7 @@ def config(compose: str, words: list[str], cwd: Path, env: dict[str, str]) -> di
         text=True,
         cwd=cwd,
         env=env,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     resolved: dict[str, object] = json.loads(done.stdout)

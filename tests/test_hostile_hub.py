@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,8 @@ import fake_hub
 import pytest
 from fake_hub import FakeHub, Handler
 from test_weights import LFS, MODEL, NOWHERE, TOKEN, Stack, fill, safetensors
+
+from ernie_deploy.stack.waiting import poll_until
 
 UP = "../" * 4
 # Where nobody cuts it off, the disk of who tests shall not be full.
@@ -255,10 +256,16 @@ def test_two_revisions_fetched_at_once_do_not_end_each_other(stack: Stack, hub: 
     large.write_bytes(safetensors(4 << 20))
     asked = threading.Event()
 
+    def waits() -> bool:
+        """Whether a process waits for a lock in this cache, by the kernel's list."""
+        inodes = {f":{path.stat().st_ino} " for path in stack.folder.rglob("*.lock")}
+        lines = Path("/proc/locks").read_text().splitlines()
+        return any("-> FLOCK" in line and any(inode in line for inode in inodes) for line in lines)
+
     def slow(answer: Answer) -> None:
         if answer.is_file and answer.path.endswith(f"{fake_hub.commit(hub.folder / MODEL)}/{LFS}"):
             asked.set()
-            time.sleep(3)
+            poll_until(waits, 30)
 
     hub.lie = slow
     with ThreadPoolExecutor() as pool:

@@ -108,8 +108,8 @@ def test_no_secret_is_an_argument(fake: FakeVllm) -> None:
 def test_a_command_that_hangs_is_cut() -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError, match="no whole answer within 0"):
-        run_inside(FakeExec(), "c1", ["sleep", "9"], limit_s=0.3)  # type: ignore[arg-type]
-    assert time.monotonic() - began < 5
+        run_inside(FakeExec(), "c1", ["sleep", "60"], limit_s=0.3)  # type: ignore[arg-type]
+    assert time.monotonic() - began < 30
 
 
 def test_a_command_that_prints_without_end_is_cut() -> None:

@@ -687,7 +687,8 @@ def many(n: int, line: str) -> str:
 )
 def test_time_grows_with_the_length_alone(line: str) -> None:
     seconds(many(100, line))
-    short, long = seconds(many(500, line)), seconds(many(4_000, line))
+    # The least of two: a neighbour on the processor makes some slow.
+    short, long = (min(seconds(many(count, line)) for _ in range(2)) for count in (500, 4_000))
     assert long < 8 * 4 * max(short, 0.01)
 
 

@@ -83,7 +83,7 @@ each_odd = pytest.mark.parametrize("make", ODD, ids=lambda make: make.__name__)
 def ended(*words: object, cwd: Path, codes: set[int]) -> str:
     """What a command says on standard error; it ends soon, in a sentence, with little memory."""
     done = subprocess.run(
-        [sys.executable, "-m", "ernie_deploy", *map(str, words)], capture_output=True, text=True, timeout=60,
+        [sys.executable, "-m", "ernie_deploy", *map(str, words)], capture_output=True, text=True, timeout=300,
         cwd=cwd, env=ENV, stdin=subprocess.DEVNULL,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (2 * GIB, 2 * GIB)),
     )  # fmt: skip
@@ -188,7 +188,7 @@ def test_a_journal_on_a_full_disk_keeps_what_it_has(tmp_path: Path) -> None:
     before = path.read_bytes()
     env = {**LIMITED_ENV, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     done = subprocess.run(
-        [sys.executable, "-c", APPENDS, str(path), "1000"], capture_output=True, text=True, timeout=60, env=env,
+        [sys.executable, "-c", APPENDS, str(path), "1000"], capture_output=True, text=True, timeout=300, env=env,
         preexec_fn=lambda: limited(len(before) + 5_000),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (2, "")
@@ -224,7 +224,7 @@ def test_a_full_standard_output_is_a_sentence(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "ernie_deploy", "render", "h100"], stdout=full, stderr=subprocess.PIPE, text=True,
-            timeout=60, env=ENV, cwd=tmp_path,
+            timeout=300, env=ENV, cwd=tmp_path,
         )  # fmt: skip
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -172,7 +172,7 @@ class Place(NamedTuple):
         ]
         given = {"PATH": os.environ["PATH"], "PIP_INDEX_URL": self.index.url, "PIP_CONFIG_FILE": "/dev/null"}
         given |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"), "")
-        done = subprocess.run(command, env=given | env, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=given | env, capture_output=True, text=True, timeout=300)
         assert "s3cret" not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return Done(done.returncode, done.stdout, done.stderr)
@@ -235,7 +235,7 @@ def test_the_second_time_asks_nobody(place: Place) -> None:
     assert done.code == 0, done.err
     assert "tiny-1.0 is as verified before" in done.out
     assert len(place.index.log) == asked
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_an_archive_that_lies_there_needs_no_index(place: Place) -> None:
@@ -355,7 +355,7 @@ def sends(content: bytes, form: str) -> Callable[[Handler], bool]:
 def drips(handler: Handler) -> bool:
     handler.send_response(200)
     handler.end_headers()
-    for _ in range(100):
+    for _ in range(600):
         handler.wfile.write(b" ")
         time.sleep(0.1)
     return True
@@ -389,7 +389,7 @@ def test_an_answer_of_no_index_ends_in_a_sentence(
     assert done.code == UNREACHABLE
     assert f"({reason}" in done.err
     assert done.err.count("\n") == 1
-    assert time.monotonic() - began < 9
+    assert time.monotonic() - began < 50
     assert list(place.file("archives").iterdir()) == []
 
 

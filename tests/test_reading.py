@@ -59,7 +59,7 @@ def test_a_pipe_is_not_waited_for_and_a_device_not_read(words: tuple[str, ...], 
     with (tmp_path / "large.yml").open("wb") as file:
         file.write(b"# ernie-deploy render h100 ")
         file.truncate(1 << 34)
-    done = kit(*words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=30)
+    done = kit(*words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300)
     assert "Traceback" not in done.stderr
     if "plan" not in words or "pipe" in words:
         assert done.returncode == 2, done.stderr

@@ -67,7 +67,7 @@ def test_opencv_reads_the_video_again(tmp_path: Path) -> None:
 
     cv2 = pytest.importorskip("cv2")
     done = subprocess.run(
-        [sys.executable, "-c", media.MAKE_VIDEO], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", media.MAKE_VIDEO], capture_output=True, text=True, check=True, timeout=300
     )
     (tmp_path / "a.mp4").write_bytes(base64.b64decode(done.stdout))
     video, frames = cv2.VideoCapture(str(tmp_path / "a.mp4")), 0
@@ -205,7 +205,7 @@ def test_the_hub_is_an_index_that_the_packages_script_fetches_from(tmp_path: Pat
         return subprocess.run(
             [sys.executable, "-I", script, "bring", f"--into={into}", requirement, "--", "echo", "next"],
             env={"PATH": "/usr/bin:/bin", "PIP_INDEX_URL": index, "PIP_CONFIG_FILE": "/dev/null", "NO_PROXY": "*"},
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
     done = bring(f"{wheel}#sha256={digest}")

@@ -52,7 +52,7 @@ def attach(fake: FakeOpenAI, hostile: Path, *words: str) -> dict[str, object]:
     env = {**os.environ, "PATH": f"{binaries}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-P", "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, *words, *SMALL],
-        cwd=hostile, env=env, capture_output=True, text=True, timeout=60, check=False,
+        cwd=hostile, env=env, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert seen.exists(), done.stderr
     given: dict[str, object] = json.loads(seen.read_text())

@@ -181,17 +181,27 @@ def test_the_client_of_a_killed_run_ends_with_it(shim: dict[str, str], tmp_path:
         _until(lambda: not _clients_of(fake.url))
 
 
+def begun(tmp_path: Path) -> int:
+    """How many cells of the journal have begun."""
+    if not (tmp_path / "r" / store.NAME).exists():
+        return 0
+    journal = read(tmp_path)
+    return len(journal.cut) + len(journal.attempts)
+
+
 def test_a_run_that_is_killed_twice_ends_with_the_same_cells(shim: dict[str, str], tmp_path: Path) -> None:
     with FakeOpenAI(token_s=0.02) as fake:
         words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--tokenizer", "dir", "--results", str(tmp_path / "r"),
                  "--shapes", "20/10,10/20", "--num-prompts", "1,2,4", "--rate", "inf", "--no-warm-up"]  # fmt: skip
-        for kills in range(1, 3):
+        for _ in range(2):
+            before = begun(tmp_path)
             cut = subprocess.Popen(words, env=shim, cwd=ROOT, stderr=subprocess.DEVNULL, process_group=0)
-            _until(lambda n=kills: (tmp_path / "r" / store.NAME).exists() and len(read(tmp_path).cut) == n)
+            # In its first cell, whether the kill before came within one or just after its end.
+            _until(lambda n=before: begun(tmp_path) > n)
             time.sleep(random.uniform(0, 0.2))
             cut.kill()
             cut.wait()
-        last = subprocess.run(words, env=shim, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        last = subprocess.run(words, env=shim, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert last.stdout == "6 valid\n", last.stderr
     proven = [a.identity for a in read(tmp_path).attempts if a.status == "valid"]
     assert len(proven) == len(set(proven)) == 6
@@ -200,19 +210,19 @@ def test_a_run_that_is_killed_twice_ends_with_the_same_cells(shim: dict[str, str
 
 @pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_says_so_and_goes_on(name: int, shim: dict[str, str], tmp_path: Path) -> None:
-    with FakeOpenAI(token_s=0.1) as fake:
+    with FakeOpenAI(token_s=0.5) as fake:
         words = [sys.executable, "-m", "ernie_deploy", "bench", "run", "--attach", fake.url, "--tokenizer", "dir", "--results", str(tmp_path / "r"),
                  "--shapes", "20/30", "--num-prompts", "2", "--rate", "inf", "--no-warm-up"]  # fmt: skip
         cut = subprocess.Popen([*words[:1], "-c", AT_A_TERMINAL, *words], env=shim, cwd=ROOT, stderr=subprocess.PIPE,
                                text=True, process_group=0)  # fmt: skip
         _until(lambda: fake.running > 0)
         cut.send_signal(name)
-        _, said = cut.communicate(timeout=30)
+        _, said = cut.communicate(timeout=120)
         assert cut.returncode == 130
         assert "the same command continues from here" in said
         _until(lambda: fake.running == 0)
         fake.token_s = 0.001
-        assert subprocess.run(words, env=shim, cwd=ROOT, capture_output=True, timeout=60).returncode == 0
+        assert subprocess.run(words, env=shim, cwd=ROOT, capture_output=True, timeout=300).returncode == 0
     assert [a.status for a in read(tmp_path).attempts] == ["interrupted", "valid"]
 
 
@@ -224,11 +234,11 @@ def test_a_run_under_nohup_outlives_its_terminal(shim: dict[str, str], tmp_path:
                                stderr=subprocess.PIPE, text=True, process_group=0)  # fmt: skip
         _until(lambda: fake.running > 0)
         run.send_signal(signal.SIGHUP)
-        assert run.communicate(timeout=60)[0] == "1 valid\n"
+        assert run.communicate(timeout=300)[0] == "1 valid\n"
 
 
 def _until(met: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not met():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -441,7 +451,7 @@ def test_the_search_ends_at_the_edge(shim: dict[str, str], tmp_path: Path) -> No
     """10 ms a token and request: 45 ms are kept by four at a time."""
     with FakeOpenAI(token_s=0.01, crowded=True) as fake:
         done = kit("bench", "search", "--attach", fake.url, "--tokenizer", "dir", "--results", str(tmp_path / "r"), "--slo", "tpot:45", "--most", "16",
-                   "--shape", "20/10", "--share", "0.5", "--no-warm-up", "--json", env=shim, timeout=100)  # fmt: skip
+                   "--shape", "20/10", "--share", "0.5", "--no-warm-up", "--json", env=shim, timeout=500)  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert 2 <= found["concurrency"] <= 5, found

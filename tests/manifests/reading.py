@@ -105,5 +105,5 @@ def probe(tmp_path: Path, script: Path, *words: str, **variables: str) -> "subpr
     """Run a probe as the kubelet does."""
     return subprocess.run(
         [sys.executable, "-IS", script, *words],
-        capture_output=True, text=True, timeout=30, env={**os.environ, "TMPDIR": str(tmp_path), **variables},
+        capture_output=True, text=True, timeout=300, env={**os.environ, "TMPDIR": str(tmp_path), **variables},
     )  # fmt: skip

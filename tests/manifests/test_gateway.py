@@ -55,7 +55,7 @@ def test_haproxy_takes_the_configuration_with_the_pods_variables(
     variables = {one["name"]: one["value"] for one in container(pod(documents))["env"]}
     done = subprocess.run(
         [binary(), "-c", "-f", tmp_path / "haproxy.cfg"],
-        capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True, text=True, timeout=300, env={"PATH": os.environ["PATH"], **variables},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     headless = named(documents, "Service", "-serve")

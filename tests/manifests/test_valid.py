@@ -139,7 +139,7 @@ def test_kubectl_reads_what_was_rendered(tmp_path: Path, target: str, options: d
     scrubbed = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "NO_PROXY": "*"}
     with api_server() as address:
         done = subprocess.run(
-            [*words, "--server", address], capture_output=True, text=True, env=scrubbed, timeout=60
+            [*words, "--server", address], capture_output=True, text=True, env=scrubbed, timeout=300
         )
     assert (done.returncode, done.stderr) == (0, "")
     items = json.loads(done.stdout)["items"]
