@@ -1,6 +1,5 @@
 """The access log: one JSON object a request that names the key, and holds nothing that a client worded."""
 
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -142,11 +141,13 @@ def test_after_all_that_the_whole_log_parses(door: FrontDoor) -> None:
 )
 def test_no_line_of_it_is_evidence(door: FrontDoor, words: str) -> None:
     """Even a key that somebody calls after a failure does not make `explain` name it."""
-    line = {**door.line(door.post().headers["x-request-id"]), "key": words}
-    for printed in (
-        json.dumps(line, separators=(",", ":")),
-        f"gateway-1  | {json.dumps(line, separators=(',', ':'))}",
-    ):
+    identity = door.post().headers["x-request-id"]
+    assert door.line(identity)["key"] == "alice"
+    # As HAProxy writes it: a number that was read and written again may have lost zeros at its end.
+    (line,) = [one for one in text(door).splitlines() if identity in one]
+    line = line.replace('"key":"alice"', f'"key":"{words}"')
+    assert words in line
+    for printed in (line, f"gateway-1  | {line}"):
         assert not of_text(printed).lines
         assert judge(of_text(printed), CATALOG).known is None
-    assert not gathered(logs=[json.dumps(line, separators=(",", ":"))]).lines
+    assert not gathered(logs=[line]).lines
