@@ -2,7 +2,6 @@
 
 import itertools
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -145,9 +144,9 @@ def layers(target: Target, model: Model, precision: str, *, whole: bool) -> list
 
 
 @pytest.fixture(scope="module", params=CATALOG.ids("engines"))
-def code(request: pytest.FixtureRequest) -> Iterator[EngineCode]:
+def code(request: pytest.FixtureRequest) -> EngineCode:
     """The code of each version of the catalog."""
-    yield from code_of(request.param)
+    return code_of(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 """The client's command line, held against vLLM's own parser where vLLM is installed."""
 
-from pathlib import Path
+import ast
+from types import SimpleNamespace
 
 import pytest
-from conftest import planned
+from conftest import ENGINE, planned
+from engine.code import code_of
 from msgspec.structs import replace
 
 from ernie_deploy.bench.journal.record import Cell
@@ -51,16 +53,16 @@ def test_a_warm_up_has_the_cells_prompts_in_length_and_few_tokens() -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.filterwarnings("ignore")  # what vLLM's own imports warn of
 @pytest.mark.parametrize("name", CELLS)
-def test_vllm_reads_the_words_as_they_are_meant(engine: str, name: str, tmp_path: Path) -> None:
-    from vllm.benchmarks.serve import add_cli_args  # type: ignore[import-not-found, unused-ignore]
-    from vllm.utils.argparse_utils import FlexibleArgumentParser  # type: ignore[import-not-found, unused-ignore]
-
-    parser = FlexibleArgumentParser()
-    add_cli_args(parser)
+def test_vllm_reads_the_words_as_they_are_meant(engine: str, name: str) -> None:
     cell = CELLS[name]
-    found = parser.parse_args(words(BASE, cell, 7, "r.json", Place()))
+    job = {"id": name, "kind": "bench", "argv": words(BASE, cell, 7, "r.json", Place())}
+    verdict = code_of(ENGINE).judged([job])[name]
+    assert verdict["ok"], verdict
+    wanted = ("num_prompts", "seed", "max_concurrency", "request_rate", "dataset_name", "goodput", "num_warmups",
+              "ready_check_timeout_sec", "ignore_eos", "random_mm_bucket_config", "random_mm_limit_mm_per_prompt",
+              "random_mm_base_items_per_request")  # fmt: skip
+    found = SimpleNamespace(**{name: value_of(verdict["arguments"][name]) for name in wanted})
     assert (found.num_prompts, found.seed, found.max_concurrency) == (16, 7, cell.max_concurrency)
     assert found.request_rate == (cell.request_rate or float("inf"))
     assert found.dataset_name == cell.dataset
@@ -72,6 +74,11 @@ def test_vllm_reads_the_words_as_they_are_meant(engine: str, name: str, tmp_path
         assert found.random_mm_bucket_config == {(720, 1280, 1): 1.0}
         assert found.random_mm_limit_mm_per_prompt == {"image": 1}
         assert found.random_mm_base_items_per_request == 1
+
+
+def value_of(text: str) -> object:
+    """What Python wrote."""
+    return float(text) if text == "inf" else ast.literal_eval(text)
 
 
 def test_what_a_cell_decides_is_what_it_says() -> None:

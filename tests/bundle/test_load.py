@@ -23,7 +23,10 @@ TOKEN = "hf_" + "Zq9" * 11
 BLOBS = {
     "config.json": b'{"a": 1}', "model.safetensors": bytes(range(256)) * 12_000, "sub/chat.jinja": b"x" * 2000,
 }  # fmt: skip
-SHELLS = ["sh", "dash", "busybox"]
+# Where `sh` is dash, as on Debian, one of the two is enough.
+SHELLS = list(
+    {os.path.realpath(shutil.which(name) or name): name for name in ("dash", "sh", "busybox")}.values()
+)
 
 
 class Side(NamedTuple):
@@ -46,7 +49,7 @@ def side(folder: Path, compose: str, tools: str = "") -> Side:
     (folder / "bin").mkdir(parents=True)
     docker = folder / "bin/docker"
     state = f'PATH="{os.environ["PATH"]}" FAKE_DOCKER="{folder}" FAKE_COMPOSE="{compose}"'
-    docker.write_text(f'#!/bin/sh\n{state} exec {sys.executable} {FAKE} "$@"\n')
+    docker.write_text(f'#!/bin/sh\n{state} exec {sys.executable} -SE {FAKE} "$@"\n')
     docker.chmod(0o755)
     path = f"{folder}/bin:{tools or os.environ['PATH']}"
     return Side(folder, {"PATH": path, "HOME": str(folder), "PYTHONPATH": str(ROOT)})

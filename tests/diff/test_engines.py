@@ -10,7 +10,7 @@ from conftest import kit, planned, rendered
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.diff import differences
-from ernie_deploy.diff.engines import compare_engines
+from ernie_deploy.diff.engines import Differences, compare_engines
 from ernie_deploy.diff.matrix import requests
 from ernie_deploy.diff.report import as_text, line
 from ernie_deploy.errors import KitError
@@ -45,9 +45,15 @@ DEPRECATED = """\
 
 
 @pytest.fixture(scope="module")
-def text() -> str:
-    """The page of the two versions that stand in the issue."""
-    return as_text(compare_engines(Catalog(), "0.32.0", "0.33.0"))
+def compared() -> Differences:
+    """The two versions that stand in the issue."""
+    return compare_engines(Catalog(), "0.32.0", "0.33.0")
+
+
+@pytest.fixture(scope="module")
+def text(compared: Differences) -> str:
+    """Their page."""
+    return as_text(compared)
 
 
 @pytest.mark.parametrize("part", [HEAD, FLAGS, MOVED, DEPRECATED])
@@ -86,9 +92,9 @@ def test_an_engine_is_equal_to_itself() -> None:
         assert (same.equal, same.touched) == (True, ())
 
 
-def test_what_a_pair_says_of_its_stack_is_what_their_files_say() -> None:
+def test_what_a_pair_says_of_its_stack_is_what_their_files_say(compared: Differences) -> None:
     """The matrix is compared by plans, for speed: the flags and variables of files differ by the same."""
-    touched = compare_engines(Catalog(), "0.32.0", "0.33.0").touched
+    touched = compared.touched
     for name, target, options in (
         ("21b-h100-mtp", "h100", {"profiles": ("mtp",)}),
         ("vl-28b-mi300x", "mi300x", {"model": "vl-28b"}),

@@ -1,5 +1,6 @@
 """The code of one vLLM version of the catalog, and a process of it that judges jobs (worker.py)."""
 
+import atexit
 import importlib.metadata
 import importlib.util
 import json
@@ -7,8 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Iterable
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,6 +96,8 @@ class EngineCode:
         print(json.dumps(job), file=pipe, flush=True)
         line = answers.readline()
         if not line:
+            # The next job has a process of its own.
+            del self.__dict__["_worker"]
             self._stderr.seek(0)
             raise AssertionError(
                 f"vLLM {self.version} ended at {job['id']!r}:\n{self._stderr.read()[-3000:]}"
@@ -111,13 +114,20 @@ class EngineCode:
         self._stderr.close()
 
 
-def code_of(version: str) -> Iterator[EngineCode]:
-    """The code of one version while a test has it; where it is missing, the test is skipped or fails."""
+@cache
+def shared(version: str) -> EngineCode:
+    """The code of one version, whose process is that of all files of a test run: to import vLLM takes long."""
+    made = EngineCode(version)
+    atexit.register(made.close)
+    return made
+
+
+def code_of(version: str) -> EngineCode:
+    """The code of one version; where it is missing, the test that asks is skipped or fails."""
     # Not above: the worker's process, which has no conftest, finds this file where Ray imports Python's own `code`.
     from conftest import missing
 
-    made = EngineCode(version)
+    made = shared(version)
     if made.lacking:
         missing(f"The code of vLLM {made.version}", made.lacking)
-    yield made
-    made.close()
+    return made

@@ -271,8 +271,9 @@ def routes_of(routes: list[Any]) -> Iterator[tuple[str, list[str]]]:
 
 
 def bench_verdict(job: Job) -> Verdict:
-    parse_words(bench_parser(), job["argv"])
-    return {}
+    """What the client's parser makes of the words, as Python writes it: some have keys that JSON does not."""
+    arguments = vars(parse_words(bench_parser(), job["argv"]))
+    return {"arguments": {name: repr(value) for name, value in arguments.items()}}
 
 
 def switches_verdict(job: Job) -> Verdict:

@@ -295,16 +295,22 @@ def is_remembered(front: Front, secret: str) -> bool:
     return [*statuses, front.status(secret)] == [TOO_MANY] * 3
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["", "broken", f"{hashed('b')}", f"{hashed('b')} ", f"{hashed('b')} b", f"{hashed('b')} b:0", f"{hashed('b')} b:0:0",
-     f"{hashed('b')} :0:0:0", f"{hashed('b')} b:0:0:never", f"{hashed('b').upper()} b:0:0:0", "b b:0:0:0",
-     f"# {hashed('b')} b:0:0:0", f"{hashed('b')}b:0:0:0"],
-)  # fmt: skip
-def test_a_damaged_line_opens_nothing_and_closes_nothing(line: str, front: Front) -> None:
-    (front.folder / "keys.map").write_text(f"{line}\n{key('a').line()}\n")
+# Each with a key of its own, HASH of SECRET, so that one reload shows them all.
+DAMAGED = ["", "broken", "HASH", "HASH ", "HASH b", "HASH b:0", "HASH b:0:0", "HASH :0:0:0", "HASH b:0:0:never", "UPPER b:0:0:0",
+           "SECRET b:0:0:0", "# HASH b:0:0:0", "HASHb:0:0:0"]  # fmt: skip
+
+
+def test_a_damaged_line_opens_nothing_and_closes_nothing(front: Front) -> None:
+    lines = []
+    for number, line in enumerate(DAMAGED):
+        secret = f"b{number}"
+        made = line.replace("HASH", hashed(secret)).replace("UPPER", hashed(secret).upper())
+        lines += [made.replace("SECRET", secret), key(f"a{number}").line()]
+    (front.folder / "keys.map").write_text("\n".join([*lines, key("a").line(), ""]))
     front.reload()
-    assert (front.status("b"), front.status("a")) == (UNAUTHORIZED, OK)
+    statuses = [(front.status(f"b{number}"), front.status(f"a{number}")) for number in range(len(DAMAGED))]
+    assert statuses == [(UNAUTHORIZED, OK)] * len(DAMAGED)
+    assert front.status("a") == OK
 
 
 def test_a_map_that_is_gone_is_refused_and_the_old_one_stays(front: Front) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import CATALOG, NOTHING_MISSING, missing, planned
-from engine.code import EngineCode
+from conftest import CATALOG, NOTHING_MISSING, planned
+from engine.code import code_of
 from engine.rendered import vllm_words
 from gateway import haproxy
 from gateway.haproxy import Running
@@ -45,13 +45,10 @@ def ask(front: Running, method: str, target: str, *headers: str) -> int:
 def test_every_route_of_vllms_app_but_the_allowed_ones_is_404(front: Running, version: str) -> None:
     if importlib.util.find_spec("vllm") is None and not NOTHING_MISSING:
         pytest.skip("vLLM for CPU is missing: docker/engine-cpu/install_engine.py installs it (3.4 GB)")
-    code = EngineCode(version)
-    if code.lacking:
-        missing(f"The code of vLLM {version}", code.lacking)
+    code = code_of(version)
     argv = [w for w in vllm_words(planned("h100", engine=version)) if w != "--disable-fastapi-docs"]
     job = {"id": "routes", "kind": "routes", "argv": argv, "files": {}}
     verdict = code.judged([job])["routes"]
-    code.close()
     assert verdict["ok"], verdict
     listed = {(method, path) for path, methods in verdict["methods"].items() for method in methods}
     assert len(listed) > 25

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import tarfile
@@ -27,13 +28,20 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("ca"))
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stack with a gateway that speaks TLS, as `init` makes it."""
-    done = kit("init", "s", "h100", "--gateway", "--tls", "files", cwd=tmp_path, env=OWN)
+    place = tmp_path_factory.mktemp("made")
+    done = kit("init", "s", "h100", "--gateway", "--tls", "files", cwd=place, env=OWN)
     assert done.returncode == 0, done.stderr
     assert "ernie-deploy tls install" in done.stderr
-    return tmp_path / "s"
+    return place / "s"
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path / "s"))
 
 
 def install(folder: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
