@@ -68,7 +68,9 @@ def test_a_processor_has_no_bandwidth_to_derive_from():
     ]
 
 
-@pytest.mark.parametrize("words", [("--slo", "ttft_p95=2s"), ("--gpu-price", "2")])
+@pytest.mark.parametrize(
+    "words", [("--slo", "ttft_p95=2s"), ("--gpu-price", "2"), ("--runbooks", "https://x.example")]
+)
 def test_without_monitoring_nobody_would_read_them(words):
     done = kit("plan", "h100", *words)
     assert done.returncode == 2

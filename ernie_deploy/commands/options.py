@@ -165,6 +165,8 @@ OPTIONS = [
                  help="Price of one GPU for an hour, for the dashboard's money per million tokens."),
     click.option("--baseline", callback=_baseline, metavar="FILE",
                  help="Benchmark that an alert holds the server to.  [default: baseline.json in the folder of `init`]"),
+    click.option("--runbooks", default="", metavar="URL",
+                 help="Where you keep docs/alerts, for an alert's runbook_url.  [default: the path in the kit]"),
     click.option("--lock", is_flag=False, flag_value=LOCK, default=None, callback=_lock, metavar="[FILE]",
                  help=f"Pin images and revisions as this lock has them, `{NO_LOCK}` for none.  [default: that beside the output]"),
     click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A vLLM flag and its value."),

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+# Where the kit has the pages of its alerts.
+PAGES = "docs/alerts"
 Severity = Literal["critical", "warning"]
 
 
@@ -33,9 +35,8 @@ class Alert(Struct, frozen=True, kw_only=True):
     description: str
     labels: dict[str, str] = {}
 
-    @property
-    def entry(self) -> dict[str, Any]:
-        """As Prometheus reads it, with the page to open."""
+    def entry(self, runbooks: str = "") -> dict[str, Any]:
+        """As Prometheus reads it, with the page to open: below the URL `runbooks`, or its path in the kit."""
         return {
             "alert": self.name,
             "expr": self.expr,
@@ -44,7 +45,7 @@ class Alert(Struct, frozen=True, kw_only=True):
             "annotations": {
                 "summary": self.summary,
                 "description": self.description,
-                "runbook_url": f"docs/alerts/{self.name}.md",
+                "runbook_url": f"{runbooks.rstrip('/') or PAGES}/{self.name}.md",
             },
         }
 

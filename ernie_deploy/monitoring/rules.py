@@ -16,7 +16,7 @@ def rules(plan: Plan, jobs: Collection[str]) -> str:
 
     groups = {
         "ernie-records": [one.entry for one in records(plan, jobs)],
-        "ernie-alerts": [one.entry for one in alerts(plan, jobs)],
+        "ernie-alerts": [one.entry(plan.request.runbooks) for one in alerts(plan, jobs)],
     }
     document = {"groups": [{"name": name, "rules": entries} for name, entries in groups.items()]}
     return yaml.dump(document, Dumper=_dumper(), sort_keys=False, allow_unicode=True, width=WIDTH)

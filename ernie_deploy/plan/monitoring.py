@@ -31,7 +31,12 @@ def check_monitoring(request: Request) -> None:
         raise UsageError(
             "--node-exporter is a part of --monitoring.", next_step="add --monitoring, or leave it out"
         )
-    watched = {"--slo": request.slo, "--gpu-price": request.gpu_price, "--baseline": request.baseline}
+    watched = {
+        "--slo": request.slo,
+        "--gpu-price": request.gpu_price,
+        "--baseline": request.baseline,
+        "--runbooks": request.runbooks,
+    }
     if alone := [name for name, value in watched.items() if value and not request.monitoring]:
         raise UsageError(
             f"{alone[0]} is for the alerts and the dashboard of --monitoring.",

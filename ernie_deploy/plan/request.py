@@ -21,6 +21,8 @@ LOOPBACK = "127.0.0.1"
 # Docker's, for users and groups.
 LARGEST_ID = 2**31 - 1
 HIGHEST_PRICE = 1000
+# A page of the web, with nothing that Prometheus would take for a template of its own.
+RUNBOOKS = re.compile(r"https?://[A-Za-z0-9._~:\[\]-]{1,255}(?:/[A-Za-z0-9._~%:@!$&'()*+,;=/-]{0,500})?")
 
 # What the stack itself decides, or what would put a secret on a command line.
 MANAGED = {
@@ -109,6 +111,7 @@ class Request(Struct, frozen=True, kw_only=True):
     slo: tuple[str, ...] = ()
     gpu_price: float | None = None
     baseline: Baseline | None = None
+    runbooks: str = ""
     lock: LockFile | None = None
     pairs: tuple[str, ...] = ()
     extra: tuple[str, ...] = ()
@@ -192,10 +195,7 @@ def check_words(request: Request) -> None:
             f"--{'rdma' if request.rdma else 'multi-node ray'} is about more than one node.",
             next_step="add --nodes 2, or leave it out",
         )
-    if request.gpu_price is not None and not 0 < request.gpu_price <= HIGHEST_PRICE:
-        raise UsageError(
-            f"--gpu-price {request.gpu_price:g} is no price of a GPU for an hour, in US dollars."
-        )
+    _check_figures(request)
     if len(set(request.gpus)) != len(request.gpus):
         raise UsageError(f"--gpus names a GPU twice: {','.join(map(str, request.gpus))}.")
     if not request.weights.isprintable():
@@ -206,6 +206,19 @@ def check_words(request: Request) -> None:
                 f"{word[:40]!r} has a character that YAML cannot carry.",
                 cause="a control character or half of a surrogate pair",
             )
+
+
+def _check_figures(request: Request) -> None:
+    """What the dashboard and the alerts are told."""
+    if request.gpu_price is not None and not 0 < request.gpu_price <= HIGHEST_PRICE:
+        raise UsageError(
+            f"--gpu-price {request.gpu_price:g} is no price of a GPU for an hour, in US dollars."
+        )
+    if request.runbooks and not RUNBOOKS.fullmatch(request.runbooks):
+        raise UsageError(
+            f"--runbooks {request.runbooks[:60]!r} is no address of pages.",
+            next_step="give where you keep the kit's docs/alerts, such as --runbooks https://wiki.example.org/ernie",
+        )
 
 
 def beyond_loopback(address: str) -> bool:
@@ -275,6 +288,7 @@ def command_words(request: Request) -> list[str]:
         ("--slo", ",".join(request.slo)),
         ("--gpu-price", request.gpu_price),
         ("--baseline", request.baseline.path if request.baseline else ""),
+        ("--runbooks", request.runbooks),
         ("--lock", request.lock.path if request.lock else ""),
         *(("--set", pair) for pair in request.pairs),
     ]

@@ -13,12 +13,13 @@ from monitoring.cases import CASES
 from monitoring.forms import FORMS
 from monitoring.promtool import Case, judged, question, run
 
+from ernie_deploy.errors import UsageError
 from ernie_deploy.monitoring import rules as made
 from ernie_deploy.monitoring.queries import queries
 from ernie_deploy.monitoring.rule import Alert
 from ernie_deploy.plan.objectives import max_num_seqs
 from ernie_deploy.plan.plan import Plan
-from ernie_deploy.plan.request import Baseline
+from ernie_deploy.plan.request import Baseline, command_words
 from ernie_deploy.render.monitoring import monitoring_files
 
 JOBS = ("vllm", "gateway", "certificate", "gpu", "node", "prometheus")
@@ -80,11 +81,31 @@ def test_a_page_says_what_it_means_what_to_look_at_and_what_to_do(name):
 
 @pytest.mark.parametrize("alert", list(every_alert()), ids=lambda alert: f"{alert.name}")
 def test_an_alert_says_what_a_person_needs(alert):
-    entry = alert.entry
+    entry = alert.entry()
     assert entry["annotations"]["runbook_url"] == f"docs/alerts/{alert.name}.md"
     assert entry["labels"]["severity"] in ("critical", "warning")
     assert alert.summary
     assert re.search(r"\d", alert.description), "a number from the plan, or of the rule"
+
+
+@pytest.mark.parametrize("url", ["https://wiki.example.org/ernie", "http://10.0.0.4:8080/docs/alerts/"])
+def test_the_page_of_an_alert_is_where_the_user_keeps_it(url):
+    plan = planned("h100", monitoring=True, runbooks=url)
+    groups = yaml.safe_load(made.rules(plan, JOBS))["groups"]
+    pages = {rule["alert"]: rule["annotations"]["runbook_url"] for rule in groups[1]["rules"]}
+    assert pages["ErnieDown"] == f"{url.rstrip('/')}/ErnieDown.md"
+    assert {page.rpartition("/")[0] for page in pages.values()} == {url.rstrip("/")}
+    # The stack is rendered again as it is.
+    assert command_words(plan.request)[-2:] == ["--runbooks", url]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["wiki", "javascript:alert(1)", "https://x/{{ $value }}", "https://x/ y", "https://", "https://x\n"],
+)
+def test_what_is_no_address_of_pages_is_refused(url):
+    with pytest.raises(UsageError, match="no address of pages"):
+        planned("h100", monitoring=True, runbooks=url)
 
 
 @pytest.mark.parametrize("target", [target.id for target in CATALOG.targets()])
