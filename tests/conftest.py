@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.plan.plan import Plan
@@ -40,7 +40,13 @@ _PORTS = itertools.cycle(range(20_000 + 1000 * _WORKER, 21_000 + 1000 * _WORKER)
 next(itertools.islice(_PORTS, random.randrange(1000), None))
 
 # How long one example takes says more of the machine's load than of the code.
-settings.register_profile("project", deadline=None)
+# And `.ci/run` takes the same examples each time, so that it says the same of the same tree; others look for new ones.
+settings.register_profile(
+    "project",
+    deadline=None,
+    derandomize=NOTHING_MISSING and not FULL,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("project")
 
 SCRUBBED = ("HF_", "VLLM_", "COMPOSE_", "DOCKER_", "BENCH_", "NO_COLOR", "FORCE_COLOR", "COLUMNS",

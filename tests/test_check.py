@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from check_files import of_sample
+from conftest import FULL
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -734,7 +735,7 @@ SERVICE = st.fixed_dictionaries(
     optional=dict.fromkeys(("command", "entrypoint", "environment", "ports", "volumes", "deploy"), TREES)
     | {"command": st.lists(WORDS, max_size=12), "healthcheck": TREES, "depends_on": TREES, "extends": TREES},
 )
-QUIET = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+QUIET = settings(max_examples=150 if FULL else 60, suppress_health_check=[HealthCheck.too_slow])
 
 
 def judged(data):

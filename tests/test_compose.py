@@ -98,7 +98,7 @@ def test_what_differs_from_node_to_node_is_in_env_alone(compose: str, tmp_path: 
 
 
 @given(NASTY)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_compose_reads_any_setting_unchanged(compose: str, tmp_path: Path, value: str) -> None:
     path = tmp_path / "compose.yml"
     try:
@@ -113,7 +113,7 @@ def test_compose_reads_any_setting_unchanged(compose: str, tmp_path: Path, value
 
 
 @given(VALUES.filter(lambda value: "\0" not in value))
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_compose_reads_any_env_value_unchanged(compose: str, tmp_path: Path, value: str) -> None:
     try:
         line = folder.env_line("VALUE", value)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ENGINE, ROOT, kit, planned, rendered
+from conftest import ENGINE, FULL, ROOT, kit, planned, rendered
 from dotenv import dotenv_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -413,7 +413,7 @@ NASTY = st.one_of(
     NASTY,
     st.sampled_from(["served-model-name", "chat-template", "max-num-seqs", "override-generation-config"]),
 )
-@settings(max_examples=200)
+@settings(max_examples=200 if FULL else 60)
 def test_any_setting_yields_a_correct_file_or_a_clear_refusal(value: str, key: str) -> None:
     try:
         plan = planned("h100", pairs=(f"{key}={value}",))
@@ -426,7 +426,7 @@ def test_any_setting_yields_a_correct_file_or_a_clear_refusal(value: str, key: s
 
 
 @given(st.lists(NASTY, max_size=3), NASTY)
-@settings(max_examples=200)
+@settings(max_examples=200 if FULL else 60)
 def test_any_extra_words_and_names_yield_a_file_or_a_refusal(extra: list[str], name: str) -> None:
     for options in ({"extra": tuple(extra)}, {"model": name}, {"profiles": (name,)}, {"weights": name},
                     {"user": name}, {"cuda": name}):  # fmt: skip

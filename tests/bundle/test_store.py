@@ -106,7 +106,7 @@ def test_killed_at_each_step_it_goes_on(
     assert count > 30
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4),
     splits=st.tuples(st.sampled_from([0, 7, 16]), st.sampled_from([0, 7, 16])),

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from conftest import planned
+from conftest import FULL, planned
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -92,7 +92,7 @@ def test_any_rendered_flag_that_is_left_out_is_named(place: tuple[int, re.Match[
 
 
 @given(st.sampled_from(LINES))
-@settings(SLOW, max_examples=120)
+@settings(SLOW, max_examples=120 if FULL else 60)
 def test_no_line_of_a_rendering_can_be_left_out_unnoticed(place: tuple[int, int]) -> None:
     at, number = place
     lines = TEXTS[at].splitlines(keepends=True)

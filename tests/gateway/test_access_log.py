@@ -110,7 +110,7 @@ def test_a_server_cannot_write_into_the_log_either(door: FrontDoor) -> None:
 )
 @example(method=b'"}', path=b'/"},{"a":"', header=b'X: "\\\n{"status":200}', body=b'"}\n{"key":"root"}\n')
 @example(method=b"GET", path=b'/\r\n\r\n{"key":"root"}', header=b"\x1b[31m", body=b"\n")
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_whatever_a_client_sends_each_line_is_an_object_of_these_fields(
     door: FrontDoor, method: bytes, path: bytes, header: bytes, body: bytes
 ) -> None:

@@ -63,7 +63,7 @@ def _heard(door: FrontDoor, attack: Attack) -> Answer:
 @given(
     line=st.binary(max_size=40), header=st.binary(max_size=40), length=st.integers(0, 30), body=st.binary(max_size=60)
 )  # fmt: skip
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_whatever_stands_in_a_request_the_server_receives_no_more_than_the_list(
     door: FrontDoor, line: bytes, header: bytes, length: int, body: bytes
 ) -> None:

@@ -422,7 +422,10 @@ def is_accepted(compose: str, path: Path) -> bool:
     return subprocess.run([compose, "-f", path, "config", "-q"], capture_output=True).returncode == 0
 
 
-@settings(max_examples=200 if FULL else 20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200 if FULL else 20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(EDIT, max_size=5), st.booleans())
 def test_no_line_of_the_users_is_lost_and_no_file_is_half_written(
     made: Path, tmp_path_factory: pytest.TempPathFactory, compose: str, edits: list[tuple[str, str, float, str]], crlf: bool
