@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 from conftest import FULL, ROOT, missing
-from engine.code import EngineCode, built_version, installer
+from engine.vllm_code import EngineCode, built_version, installer
 
 from ernie_deploy.catalog import Catalog
 

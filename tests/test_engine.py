@@ -16,9 +16,9 @@ import yaml
 from api_key_files import FILES, KEYS
 from conftest import NOTHING_MISSING, ROOT, missing, planned
 from engine.checkpoint import write_config, write_tokenizer
-from engine.code import EngineCode, Verdicts, code_of
 from engine.configs import config_of
 from engine.rendered import services, vllm_words, words_of
+from engine.vllm_code import EngineCode, Verdicts, code_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_api_key import keys_in
@@ -430,7 +430,7 @@ COUNTED = ("0.3b", "21b", "300b", "vl-28b", "vl-424b")
 @pytest.fixture(scope="module")
 def counts(engine: str, checkpoints: dict[str, str]) -> tuple[dict[str, int], str]:
     """The parameters of each model by one process of transformers, and what it printed besides."""
-    asked = {name: (checkpoints[name], Catalog().model(name).vision) for name in COUNTED}
+    asked = {name: (checkpoints[name], Catalog().model(name).vision is not None) for name in COUNTED}
     words_ = [engine, "-c", COUNT, json.dumps(asked)]
     done = subprocess.run(words_, capture_output=True, text=True, timeout=580)
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("count ")]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, planned
-from engine.code import EngineCode, code_of
+from engine.vllm_code import EngineCode, code_of
 from hypothesis import given
 from hypothesis import strategies as st
 

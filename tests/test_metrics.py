@@ -14,9 +14,9 @@ import pytest
 import yaml
 from conftest import CATALOG, ENGINE, FULL, ROOT, free_port, planned
 from engine.checkpoint import write_config, write_tokenizer
-from engine.code import EngineCode, built_version, code_of
 from engine.configs import config_of
 from engine.rendered import vllm_words
+from engine.vllm_code import EngineCode, built_version, code_of
 from gateway.haproxy import running
 from monitoring.forms import FORMS
 

@@ -235,3 +235,13 @@ def test_a_key_adds_its_reader_and_no_other_script() -> None:
     plan = planned("h100")
     guarded = replace(plan, request=replace(plan.request, api_key_file=True))
     assert scripts_of(guarded).texts.keys() - scripts_of(plan).texts.keys() == {"with_api_key.py"}
+
+
+@pytest.mark.parametrize(
+    "folder", ["docker/scripts", "docker/engine-cpu", "docker/rehearsal", "tests/engine"]
+)
+def test_no_file_beside_a_program_has_a_name_of_pythons_own(folder):
+    """Python looks beside a program first: what it imports there would be ours and not its own."""
+    names = {path.stem for path in (ROOT / folder).glob("*.py")}
+    assert names
+    assert not names & sys.stdlib_module_names

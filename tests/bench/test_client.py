@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import ENGINE, planned
-from engine.code import code_of
+from engine.vllm_code import code_of
 from msgspec.structs import replace
 
 from ernie_deploy.bench.journal.record import Cell

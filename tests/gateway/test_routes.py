@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from conftest import CATALOG, NOTHING_MISSING, planned
-from engine.code import code_of
 from engine.rendered import vllm_words
+from engine.vllm_code import code_of
 from gateway import haproxy
 from gateway.haproxy import Running
 from gateway.upstream import Upstream

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from conftest import missing
+
 ROOT = Path(__file__).parents[2]
 WORKER = ROOT / "tests/engine/worker.py"
 
@@ -124,9 +126,6 @@ def shared(version: str) -> EngineCode:
 
 def code_of(version: str) -> EngineCode:
     """The code of one version; where it is missing, the test that asks is skipped or fails."""
-    # Not above: the worker's process, which has no conftest, finds this file where Ray imports Python's own `code`.
-    from conftest import missing
-
     made = shared(version)
     if made.lacking:
         missing(f"The code of vLLM {made.version}", made.lacking)
