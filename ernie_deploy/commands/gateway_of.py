@@ -25,10 +25,8 @@ def gateway_folder(stack: "Stack") -> Path:
     Raises `UsageError` where the kit has rendered the file without a gateway.
     """
     from ernie_deploy.check.project import with_env
-    from ernie_deploy.stack.rendered import rendered
 
-    file = stack.files[0]
-    made_by = rendered(file)
+    file, made_by = stack.files[0], stack.made_by
     if made_by and "--gateway" not in made_by.words:
         raise UsageError(
             f"{file} has no gateway.",
@@ -45,9 +43,7 @@ def tls_folder(stack: "Stack") -> Path:
 
     Raises `UsageError` too where the kit has rendered a gateway that speaks no TLS.
     """
-    from ernie_deploy.stack.rendered import rendered
-
-    folder, made_by = gateway_folder(stack), rendered(stack.files[0])
+    folder, made_by = gateway_folder(stack), stack.made_by
     if made_by and not made_by.has("--tls"):
         raise UsageError(
             f"The gateway of {stack.files[0]} speaks no TLS.",
@@ -64,10 +60,7 @@ def utc_text(epoch_s: int) -> str | None:
 
 def in_kubernetes(stack: "Stack") -> bool:
     """Whether the stack is a file of manifests."""
-    from ernie_deploy.stack.rendered import rendered
-
-    made_by = rendered(stack.files[0])
-    return made_by is not None and "kubernetes" in made_by.words
+    return stack.made_by is not None and "kubernetes" in stack.made_by.words
 
 
 def take_up(stack: "Stack", *kinds: Kind, must: bool = False) -> bool:
@@ -109,10 +102,8 @@ def reload_words(stack: "Stack", *kinds: Kind) -> str:
 
 def every_kind(stack: "Stack") -> tuple[Kind, ...]:
     """What of its folder the stack's gateway reads."""
-    from ernie_deploy.stack.rendered import rendered
-
-    made_by = rendered(stack.files[0])
-    return ("keys", "certificate") if made_by and made_by.has("--tls") else ("keys",)
+    with_tls = stack.made_by is not None and stack.made_by.has("--tls")
+    return ("keys", "certificate") if with_tls else ("keys",)
 
 
 def kubectl(stack: "Stack", kinds: Sequence[Kind]) -> str:

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from ernie_deploy.errors import ToolFailed, ToolMissing
 from ernie_deploy.safe_io.terminal import say
+from ernie_deploy.stack.rendered import Rendered, rendered
 
 QUICK_S = 60
 TERMINATE_S = 20
@@ -21,7 +22,7 @@ TERMINATE_S = 20
 READ: Any = {"encoding": "utf-8", "errors": "replace"}
 
 
-class Stack(Struct, frozen=True, kw_only=True):
+class Stack(Struct, frozen=True, kw_only=True, dict=True):
     """Compose files that make one project; an empty project is the file's own name for it.
 
     `implicit` files are those that Compose takes of itself: they are not named to it, so that it also reads what it
@@ -34,6 +35,11 @@ class Stack(Struct, frozen=True, kw_only=True):
     project: str = ""
     env_file: Path | None = None
     profiles: tuple[str, ...] = ()
+
+    @cached_property
+    def made_by(self) -> Rendered | None:
+        """The command that rendered its first file, read once; None where the kit did not."""
+        return rendered(self.files[0])
 
     def words(self, *rest: str) -> list[str]:
         """Return `docker compose` with this stack's files, then `rest`."""

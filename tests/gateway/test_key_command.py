@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, kit
 
+from ernie_deploy.commands.gateway_of import every_kind, in_kubernetes, tls_folder
 from ernie_deploy.errors import UsageError
 from ernie_deploy.gateway import key_file, keys
 from ernie_deploy.gateway.keys import Key, duration_s, hashed, named, parse, rate_per_minute
+from ernie_deploy.safe_io.reading import first_line
 from ernie_deploy.safe_io.secret_masks import masked
+from ernie_deploy.stack import rendered as of_rendered
+from ernie_deploy.stack.compose import Stack
 
 OWN = {"PYTHONPATH": str(ROOT), "PATH": "/nonexistent"}
 HEAD = "# ernie-deploy render h100 --gateway\nname: x\nservices: {}\n"
@@ -252,6 +256,26 @@ def test_a_reload_in_a_cluster_brings_the_certificate_too(folder: Path) -> None:
         "kubectl create secret tls ernie-21b-gateway-tls",
         "kubectl rollout restart deployment/ernie-21b-gateway",
     ]
+
+
+def test_a_command_reads_the_first_line_of_its_stack_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else two answers of one command could be of two files."""
+    file = tmp_path / "compose.yml"
+    reads: list[Path] = []
+    file.write_text("# ernie-deploy render h100 --gateway --tls files\n")
+
+    def reading(path: Path) -> str:
+        reads.append(path)
+        return first_line(path)
+
+    monkeypatch.setattr(of_rendered, "first_line", reading)
+    stack = Stack(files=(file,))
+    assert tls_folder(stack) == tmp_path / "gateway"
+    assert every_kind(stack) == ("keys", "certificate")
+    assert not in_kubernetes(stack)
+    assert reads == [file]
 
 
 def test_a_link_is_replaced_by_a_command_that_quotes_its_path(tmp_path: Path) -> None:
