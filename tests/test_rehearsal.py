@@ -20,7 +20,7 @@ from ernie_deploy.rehearsal import cpu_plan, group, group_proofs, override, proo
 from ernie_deploy.rehearsal.client import Answer, Said
 from ernie_deploy.rehearsal.group import removal
 from ernie_deploy.rehearsal.planted import Planted, plant, variables
-from ernie_deploy.rehearsal.proofs import Disproved
+from ernie_deploy.rehearsal.stage import Disproved, Stage
 from ernie_deploy.stack.compose import Done
 
 # Of every tiny checkpoint.
@@ -282,7 +282,7 @@ def completions(tensor: int, together: list[Said], alone: list[Said], monkeypatc
     monkeypatch.setattr(group_proofs, "_completions", lambda _: next(answers))
     monkeypatch.setattr(group_proofs, "_alone", lambda _: nullcontext())
     plan = planned("mi300x", tp=tensor)
-    stage = group_proofs.Stage(
+    stage = Stage(
         rehearsal=override.decide(plan, Path("f"), "p"), members=(), base_url="", planted=Planted(token="")
     )
     return group_proofs.as_one_node(stage)
@@ -372,7 +372,7 @@ def drained(last: Answer, monkeypatch: pytest.MonkeyPatch, *, held: bool = True)
     monkeypatch.setattr(proofs.containers, "client", lambda: engine)
     monkeypatch.setattr(group.Member, "state", lambda _: SimpleNamespace(id="1"))
     rehearsal = override.decide(planned("h100"), Path("f"), "p")
-    stage = proofs.Stage(
+    stage = Stage(
         rehearsal=rehearsal, members=group.members(rehearsal), base_url="", planted=Planted(token="")
     )
     try:

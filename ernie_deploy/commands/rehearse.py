@@ -97,7 +97,7 @@ def _print_commands(rehearsal: Any) -> None:
 
     from ernie_deploy.rehearsal.group import members
     from ernie_deploy.rehearsal.override import override_file
-    from ernie_deploy.rehearsal.runner import UP_S
+    from ernie_deploy.rehearsal.runner import start_limit_s
 
     say(override_file(rehearsal))
     if rehearsal.plan.several_nodes:
@@ -105,7 +105,7 @@ def _print_commands(rehearsal: Any) -> None:
     head, *workers = members(rehearsal)
     for worker in workers:
         say(shlex.join(worker.stack.words("up", "--detach")))
-    say(shlex.join(head.stack.up(UP_S)))
+    say(shlex.join(head.stack.up(start_limit_s(rehearsal.plan))))
 
 
 def _perform(

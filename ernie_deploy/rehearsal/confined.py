@@ -1,6 +1,6 @@
 """Looks at what the kernel holds the first process of a service to, and at whether its root can be written."""
 
-from ernie_deploy.rehearsal.proofs import Disproved, Stage
+from ernie_deploy.rehearsal.stage import Disproved, Stage
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import demand
 

@@ -12,14 +12,12 @@ from ernie_deploy.rehearsal.proofs import (
     DRAIN_S,
     STREAMS,
     TOKENS,
-    Disproved,
-    Stage,
     asked,
     complete,
     stopped_midway,
     tokens_in,
-    until,
 )
+from ernie_deploy.rehearsal.stage import Disproved, Stage, until
 from ernie_deploy.stack import containers, gateway
 from ernie_deploy.stack.compose import demand
 
@@ -112,6 +110,7 @@ def _order(stage: Stage) -> str:
         state.service: datetime.fromisoformat(engine.containers.get(state.id).attrs["State"]["FinishedAt"])
         for state in containers.states(engine, stage.stack.project)
     }
-    if not ended[gateway.SERVICE] < ended["serve"]:
-        raise Disproved(f"the gateway ended at {ended[gateway.SERVICE]}, serve at {ended['serve']}")
-    return "the gateway ended before serve"
+    for replica in stage.rehearsal.plan.replicas:
+        if not ended[gateway.SERVICE] < (at := ended[replica.service]):
+            raise Disproved(f"the gateway ended at {ended[gateway.SERVICE]}, {replica.service} at {at}")
+    return f"the gateway ended before {' and '.join(one.service for one in stage.rehearsal.plan.replicas)}"

@@ -9,7 +9,8 @@ from ernie_deploy.plan.nodes import node_environment, node_settings
 from ernie_deploy.plan.settings import words
 from ernie_deploy.rehearsal.client import Said, complete
 from ernie_deploy.rehearsal.override import cpu_image
-from ernie_deploy.rehearsal.proofs import RECOVERY_S, Disproved, Stage, killed, until
+from ernie_deploy.rehearsal.proofs import RECOVERY_S, killed
+from ernie_deploy.rehearsal.stage import Disproved, Stage, until
 from ernie_deploy.stack import containers, metrics
 
 if TYPE_CHECKING:

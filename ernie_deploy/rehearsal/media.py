@@ -5,7 +5,8 @@ import struct
 import zlib
 
 from ernie_deploy.plan.bench import PICTURES
-from ernie_deploy.rehearsal.proofs import TOKENS, Disproved, Stage, asked, complete, completes_a_cell
+from ernie_deploy.rehearsal.proofs import TOKENS, asked, complete, completes_a_cell
+from ernie_deploy.rehearsal.stage import Disproved, Stage
 from ernie_deploy.stack.compose import demand
 
 WIDTH, HEIGHT = 64, 48

@@ -14,7 +14,7 @@ from ernie_deploy.plan.plan import Plan
 from ernie_deploy.rehearsal import dials
 from ernie_deploy.rehearsal.confined import CONFINED, confined, state_of
 from ernie_deploy.rehearsal.cpu_plan import WATCHING, unwatched
-from ernie_deploy.rehearsal.proofs import Disproved, Stage
+from ernie_deploy.rehearsal.stage import Disproved, Stage
 from ernie_deploy.render.monitoring import RULES
 from ernie_deploy.safe_io.reading import read_bounded
 from ernie_deploy.stack import containers

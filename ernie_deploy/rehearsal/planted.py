@@ -24,7 +24,7 @@ class Planted(Struct, frozen=True, kw_only=True):
     """What nobody may find: the hub's token, the API's key, a gateway's further key, its certificate's, a password.
 
     `limited_key` may ask LIMITED_RATE times a minute. Of a certificate's key one line is looked for. The password is
-    that of Grafana, which a rehearsal does not start.
+    that of Grafana, which a rehearsal does not start. What a proof makes later it adds to `made`.
     """
 
     token: str
@@ -32,11 +32,12 @@ class Planted(Struct, frozen=True, kw_only=True):
     limited_key: str = ""
     tls_key: str = ""
     grafana_password: str = ""
+    made: list[str] = []
 
     @property
     def all(self) -> tuple[bytes, ...]:
         """Each secret as it would stand in a file."""
-        words = (self.token, self.api_key, self.limited_key, self.tls_key, self.grafana_password)
+        words = (self.token, self.api_key, self.limited_key, self.tls_key, self.grafana_password, *self.made)
         return tuple(word.encode() for word in words if word)
 
 
@@ -72,13 +73,18 @@ def _plant_gateway(rehearsal: Rehearsal, planted: Planted) -> Planted:
 
 def _plant_certificate(rehearsal: Rehearsal, folder: Path) -> str:
     """A certificate for this host, which this process trusts from now on; a line of its key, to be looked for."""
-    gateway = rehearsal.plan.gateway
-    assert gateway, "only a gateway has a certificate"
     chain, key = tls_files.self_signed(["127.0.0.1"])
-    uid, gid = map(int, gateway.user.split(":"))
-    tls_files.put(folder, chain, key, (uid, gid) if os.geteuid() == 0 else None)
+    tls_files.put(folder, chain, key, gateway_owner(rehearsal))
     os.environ["SSL_CERT_FILE"] = str(folder / tls_files.FOLDER / tls_files.CERTIFICATE)
     return max(key.splitlines(), key=len)
+
+
+def gateway_owner(rehearsal: Rehearsal) -> tuple[int, int] | None:
+    """Whom the certificate's key is given, as `tls install` does; None where this user cannot give a file away."""
+    gateway = rehearsal.plan.gateway
+    assert gateway, "only a gateway has a certificate"
+    uid, gid = map(int, gateway.user.split(":"))
+    return (uid, gid) if os.geteuid() == 0 else None
 
 
 def variables(rehearsal: Rehearsal) -> dict[str, str]:
@@ -91,6 +97,9 @@ def variables(rehearsal: Rehearsal) -> dict[str, str]:
     if rehearsal.plan.monitoring:
         # Docker takes any that is free; the address stays the rendering's.
         known["PROMETHEUS_PORT"] = "0"
+    if rehearsal.plan.request.tls and os.geteuid():
+        # The key of the certificate is this user's, and nobody else may read it.
+        known["GATEWAY_USER"] = f"{os.geteuid()}:{os.getegid()}"
     return known
 
 

@@ -6,22 +6,18 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http import HTTPStatus
 from typing import Any
-
-from msgspec import Struct
 
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.rehearsal.client import QUESTION, Answer, chat, status
 from ernie_deploy.rehearsal.group import Member
 from ernie_deploy.rehearsal.leaks import places
-from ernie_deploy.rehearsal.override import KV_CACHE_GIB, Rehearsal, tiny_kv_bytes
-from ernie_deploy.rehearsal.planted import Planted
+from ernie_deploy.rehearsal.override import KV_CACHE_GIB, tiny_kv_bytes
 from ernie_deploy.rehearsal.seclusion import secluded
+from ernie_deploy.rehearsal.stage import Disproved, Stage, until
 from ernie_deploy.stack import containers, metrics
-from ernie_deploy.stack.compose import Stack, ask, demand
-from ernie_deploy.stack.servers import Server, servers
-from ernie_deploy.stack.waiting import poll_until
+from ernie_deploy.stack.compose import ask, demand
+from ernie_deploy.stack.servers import Server
 
 BENCH_S = 300
 # Two cores that start four ranks take minutes; the time that was measured is printed.
@@ -36,52 +32,6 @@ MOST_TOKENS = 2000
 ENGINE = "EngineCore"
 CACHE = re.compile(r"^vllm:cache_config_info\{.*\}", re.MULTILINE)
 LABEL = re.compile(r'(?<!\w)(\w+)="([^"]*)"')
-
-
-class Disproved(Exception):
-    """What was to be shown did not hold; the text says how."""
-
-
-class Stage(Struct, frozen=True, kw_only=True):
-    """A rehearsal that is up: its members, where it serves, and the secrets that were planted."""
-
-    rehearsal: Rehearsal
-    members: tuple[Member, ...]
-    base_url: str
-    planted: Planted
-
-    @property
-    def stack(self) -> Stack:
-        """The one node's stack, or the head's."""
-        return self.members[0].stack
-
-    def serve(self) -> containers.State:
-        """The serving container as the engine sees it now."""
-        return self.members[0].state()
-
-    def servers(self) -> list[Server]:
-        """What is asked for counters: behind a gateway each server from inside."""
-        if self.rehearsal.plan.gateway is None:
-            return [Server(url=self.base_url)]
-        engine = containers.client()
-        return servers(engine, {}, containers.states(engine, self.stack.project))
-
-    def healthy(self) -> bool:
-        """Whether every member is."""
-        return all(member.state().health == "healthy" for member in self.members)
-
-    def is_open(self) -> bool:
-        """Whether clients reach a server: a gateway's /healthz says that one is up."""
-        if self.rehearsal.plan.gateway is None:
-            return True
-        try:
-            return status(f"{self.base_url}/healthz") == HTTPStatus.OK
-        except OSError:
-            return False
-
-    def everywhere(self, sentence: str) -> str:
-        """The sentence, with the number of nodes that it was shown on."""
-        return f"{sentence}, on each of {len(self.members)} nodes" if len(self.members) > 1 else sentence
 
 
 def fetched_and_verified(stage: Stage) -> str:
@@ -245,7 +195,7 @@ def stopped_midway(stage: Stage, tokens: int, stop: Callable[[], object]) -> boo
     """
     with ThreadPoolExecutor(1) as pool:
         answering = pool.submit(asked, stage, tokens)
-        until(lambda: answering.done() or bool(_busy(stage)), 30)
+        until(lambda: answering.done() or bool(busy(stage)), 30)
         lasted = not answering.done()
         if lasted:
             stop()
@@ -256,13 +206,14 @@ def stopped_midway(stage: Stage, tokens: int, stop: Callable[[], object]) -> boo
 
 def _stop(stage: Stage) -> None:
     """Stop the server that has the stream."""
-    busy = _busy(stage)
-    server = busy[0].container_id if busy else ""
+    working = busy(stage)
+    server = working[0].container_id if working else ""
     container = containers.client().containers.get(server or stage.serve().id)
     container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
 
 
-def _busy(stage: Stage) -> list[Server]:
+def busy(stage: Stage) -> list[Server]:
+    """The servers that work on a request."""
     return [
         server
         for server in stage.servers()
@@ -299,6 +250,9 @@ def killed(stage: Stage, member: Member, word: str) -> float:
 def becomes_healthy(stage: Stage) -> str:
     """The same container starts again from the verified weights, with no way out of the network where it has its own."""
     engine = containers.client()
+    # The drain stopped whichever server had the stream, and none starts again by itself.
+    for replica in stage.replicas():
+        engine.containers.get(replica.id).start()
     container = engine.containers.get(stage.serve().id)
     container.stop(timeout=stage.rehearsal.plan.stop_grace_period_s)
     with secluded(engine, container) as apart:
@@ -311,9 +265,3 @@ def becomes_healthy(stage: Stage) -> str:
     # Apart, no gateway reached it either.
     until(stage.is_open, OPEN_S)
     return sentence
-
-
-def until(met: Callable[[], bool], limit_s: float) -> None:
-    """Wait for something; raises `Disproved` where it does not come."""
-    if not poll_until(met, limit_s):
-        raise Disproved(f"not within {limit_s:g} s")

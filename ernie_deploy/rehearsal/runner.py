@@ -15,12 +15,19 @@ from ernie_deploy.catalog.monitoring_schema import Exporter
 from ernie_deploy.errors import KitError, NotReady, ToolFailed, ToolMissing
 from ernie_deploy.paths import DOCKER, SCRIPTS
 from ernie_deploy.plan.plan import Plan
-from ernie_deploy.rehearsal import gateway_proofs, group_proofs, media, monitoring_proofs, proofs
+from ernie_deploy.rehearsal import (
+    gateway_changes,
+    gateway_proofs,
+    group_proofs,
+    media,
+    monitoring_proofs,
+    proofs,
+)
 from ernie_deploy.rehearsal.cpu_plan import WATCHING
 from ernie_deploy.rehearsal.group import Member, address, lay_out_nodes, members
 from ernie_deploy.rehearsal.override import Rehearsal, cpu_image, debian_images, hub_map, override_file
 from ernie_deploy.rehearsal.planted import Planted, plant
-from ernie_deploy.rehearsal.proofs import Disproved, Stage
+from ernie_deploy.rehearsal.stage import Disproved, Stage, until
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import ask, demand, relay
 from ernie_deploy.stack.evidence import gathered
@@ -42,6 +49,7 @@ FRONT = [
     ("limit of a key", gateway_proofs.limits_a_key),
     ("servers counted", gateway_proofs.servers_counted),
     ("log names the key", gateway_proofs.log_names_the_key),
+    ("key added and revoked", gateway_changes.key_comes_and_goes),
 ]
 # After the benchmark, so that there is something to see.
 DIALS = [
@@ -71,6 +79,7 @@ def script(plan: Plan) -> list[tuple[str, Callable[[Stage], str]]]:
         ("hardening in force", proofs.hardened),
         ("KV cache as planned", proofs.caches_as_planned),
         *(FRONT if plan.gateway else []),
+        *([("certificate renewed", gateway_changes.certificate_renewed)] if plan.request.tls else []),
         *([("key asked for", proofs.asks_for_the_key)] if guarded else []),
         ("chat answer", proofs.answers),
         ("streamed answer", proofs.streams),
@@ -192,24 +201,29 @@ def rehearse(
 ) -> list[Proof]:
     """Bring it up and show everything; a proof that fails does not stop the later ones."""
     group = members(rehearsal)
-    started = bring_up(group, show)
+    started = bring_up(group, show, start_limit_s(rehearsal.plan))
     first = Proof(what="healthy", holds=True, detail=_own_start(started), elapsed_s=started.elapsed_s)
     tell(first)
     stage = Stage(rehearsal=rehearsal, members=group, base_url=address(rehearsal), planted=planted)
     return [first, *_shown(stage, tell)]
 
 
-def bring_up(group: tuple[Member, ...], show: Show) -> Started:
+def start_limit_s(plan: Plan) -> int:
+    """How long the whole stack may take until it is healthy: servers that start at once share the processor."""
+    return UP_S * max(1, len(plan.replicas))
+
+
+def bring_up(group: tuple[Member, ...], show: Show, limit_s: int = UP_S) -> Started:
     """Start the workers, which wait for the head, then the head; returns when all are healthy.
 
     Raises `ToolFailed` or `NotReady`: a worker that ended in a known failure is the cause of a head that waits.
     """
     head, *workers = group
     for worker in workers:
-        demand(worker.stack.words("up", "--detach"), timeout_s=UP_S)
+        demand(worker.stack.words("up", "--detach"), timeout_s=limit_s)
     try:
-        started = up(head.stack, UP_S, show)
-        proofs.until(lambda: all(worker.state().health == "healthy" for worker in workers), UP_S)
+        started = up(head.stack, limit_s, show)
+        until(lambda: all(worker.state().health == "healthy" for worker in workers), limit_s)
     except (KitError, Disproved) as fault:
         late = fault if isinstance(fault, KitError) else NotReady(f"The workers were not healthy: {fault}.")
         raise _failure_of(workers) or late from fault

@@ -19,7 +19,8 @@ from ernie_deploy.rehearsal.group import Member, address, members, take_down
 from ernie_deploy.rehearsal.group_proofs import RANK
 from ernie_deploy.rehearsal.override import Rehearsal, decide
 from ernie_deploy.rehearsal.planted import Planted
-from ernie_deploy.rehearsal.proofs import ENGINE, RECOVERY_S, Stage, killed, until
+from ernie_deploy.rehearsal.proofs import ENGINE, RECOVERY_S, killed
+from ernie_deploy.rehearsal.stage import Stage, until
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import ask, demand
 from ernie_deploy.stack.evidence import gathered

@@ -24,6 +24,7 @@ from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import members
 from ernie_deploy.rehearsal.override import cpu_image
 from ernie_deploy.rehearsal.planted import Planted
+from ernie_deploy.rehearsal.stage import Disproved, Stage
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, ask, demand
 from ernie_deploy.stack.evidence import gathered
@@ -71,6 +72,7 @@ PROOFS_OF = {
         "limit of a key",
         "servers counted",
         "log names the key",
+        "key added and revoked",
         "key asked for",
         "gateway drains on down",
     },
@@ -80,6 +82,7 @@ PROOFS_OF = {
         "rules loaded",
         "panels have data",
     },
+    "--tls": {"certificate renewed"},
     "--nodes": {"worker killed, comes back", "answers as one node does"},
     "vl-28b": {"picture answered", "video answered", "benchmark with pictures"},
 }
@@ -444,11 +447,11 @@ def leak_into_an_environment(running: Running, token: str) -> None:
 )
 def test_a_leak_of_the_token_is_found(running: Running, planted: Planted, leak: object, place: str) -> None:
     group = members(running.rehearsal)
-    stage = proofs.Stage(rehearsal=running.rehearsal, members=group, base_url=running.url(), planted=planted)
+    stage = Stage(rehearsal=running.rehearsal, members=group, base_url=running.url(), planted=planted)
     proofs.keeps_the_secret(stage)
     leak(running, planted.token)  # type: ignore[operator]
     try:
-        with pytest.raises(proofs.Disproved, match=place):
+        with pytest.raises(Disproved, match=place):
             proofs.keeps_the_secret(stage)
     finally:
         (running.rehearsal.folder / "notes.txt").unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from conftest import kit, planned
 from ernie_deploy.monitoring.jobs import jobs_of
 from ernie_deploy.rehearsal import confined, dials, gateway_proofs, leaks, monitoring_proofs, override, runner
 from ernie_deploy.rehearsal.planted import Planted, plant, variables
-from ernie_deploy.rehearsal.proofs import Disproved, Stage
+from ernie_deploy.rehearsal.stage import Disproved, Stage
 from ernie_deploy.render.monitoring import RULES, monitoring_files
 from ernie_deploy.stack.containers import State
 
