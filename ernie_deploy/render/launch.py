@@ -153,8 +153,12 @@ class Launch(Struct, frozen=True, kw_only=True):
 
     @property
     def gateway_waits(self) -> list[str]:
-        """What `gateway` depends on, so that Compose stops it first."""
-        waits = "{condition: service_started, restart: true}"
+        """What `gateway` depends on, so that Compose stops it first: on `down`, and before its only server is made anew.
+
+        Of several servers one is made anew while the others serve: with `restart` Compose would close the front door.
+        """
+        restart = ", restart: true" if len(self.plan.replicas) == 1 else ""
+        waits = f"{{condition: service_started{restart}}}"
         return [f"{replica.service}: {waits}" for replica in self.plan.replicas]
 
     @property

@@ -72,9 +72,7 @@ def test_replicas_differ_in_nothing_but_their_gpus_and_vllms_own_cache() -> None
 
 
 @pytest.mark.parametrize("target", ["h100", "mi300x", "cpu"])
-def test_compose_takes_it_and_the_gateway_is_stopped_before_each(
-    target: str, compose: str, tmp_path: Path
-) -> None:
+def test_compose_takes_it_and_the_gateway_is_stopped_first(target: str, compose: str, tmp_path: Path) -> None:
     (tmp_path / "compose.yml").write_text(rendered(target, **BASE, replicas=3, tp=1))
     (tmp_path / "gateway").mkdir()
     done = subprocess.run(
@@ -83,7 +81,7 @@ def test_compose_takes_it_and_the_gateway_is_stopped_before_each(
     assert done.returncode == 0, done.stderr
     waits = yaml.safe_load(done.stdout)["services"]["gateway"]["depends_on"]
     assert set(waits) == {"serve", "serve-2", "serve-3"}
-    assert all(one["restart"] for one in waits.values())
+    assert not any("restart" in one for one in waits.values())
 
 
 @pytest.mark.parametrize("balance", ["leastconn", "sticky"])
@@ -101,6 +99,13 @@ def test_further_servers_cost_few_lines() -> None:
     # Seven in the file, one in haproxy.cfg, and at most one by which the gateway waits.
     assert lines[1] - lines[0] <= 9
     assert lines[2] - lines[1] <= 9
+
+
+def test_a_server_that_is_made_anew_takes_the_gateway_along_only_where_it_is_the_only_one() -> None:
+    """`docker compose up` stops what depends on a changed service with `restart`: one of two closed the front door."""
+    waits = [services("h100", replicas=count)["gateway"]["depends_on"] for count in (1, 2)]
+    assert waits[0] == {"serve": {"condition": "service_started", "restart": True}}
+    assert waits[1] == {name: {"condition": "service_started"} for name in ("serve", "serve-2")}
 
 
 def test_a_server_behind_a_gateway_says_when_it_is_ready() -> None:

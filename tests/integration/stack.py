@@ -47,6 +47,25 @@ def recovered(fault: str, elapsed_s: float) -> None:
 
 
 @contextlib.contextmanager
+def signals_and_ends(project: str) -> Iterator[list[tuple[str, str]]]:
+    """What happens to a project's containers meanwhile, in order: ("kill" or "die", service); whole after the block."""
+    seen: list[tuple[str, str]] = []
+    words = ["docker", "events", "--since", f"{time.time():.0f}", "--filter", "event=die", "--filter", "event=kill",
+             "--filter", f"label={containers.PROJECT}={project}",
+             "--format", '{{.Action}} {{index .Actor.Attributes "com.docker.compose.service"}}']  # fmt: skip
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as events:
+        try:
+            yield seen
+        finally:
+            time.sleep(1)
+            events.terminate()
+            assert events.stdout
+            for line in events.stdout.read().splitlines():
+                action, _, service = line.partition(" ")
+                seen.append((action, service))
+
+
+@contextlib.contextmanager
 def flood(url: str, model: str, kind: str) -> Iterator[None]:
     """Send large bodies to /tokenize, as a stranger without a key may; nothing is generated."""
     begin, part, end = FLOODS[kind]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import ENGINE, FULL, missing, planned, rendered
 from gateway.haproxy import key_line
-from integration.stack import Asked, recovered
+from integration.stack import Asked, recovered, signals_and_ends
 
 from ernie_deploy.rehearsal import runner
 from ernie_deploy.rehearsal.client import chat
@@ -161,6 +161,13 @@ def load(pair: Pair, tokens: int = TOKENS) -> Load:
     return made
 
 
+def changed(pair: Pair, service: str) -> Stack:
+    """The same stack with another variable in the environment of one server."""
+    path = pair.stack.files[0].parent / "changed.yml"
+    path.write_text(f'services: {{{service}: {{environment: {{CHANGED: "1"}}}}}}\n')
+    return Stack(files=(*pair.stack.files, path), project=pair.stack.project, env_file=pair.stack.env_file)
+
+
 @pytest.fixture(scope="module")
 def folder(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if ask(["docker", "image", "inspect", HAPROXY]).returncode:
@@ -270,24 +277,42 @@ def test_no_request_was_taken_twice_short_or_hung(pair: Pair) -> None:
     assert [one for one in pair.asked if one.fault()] == []
 
 
+def test_a_replica_that_is_made_anew_loses_no_request(pair: Pair) -> None:
+    """`docker compose up` with a change of one server: the other and the gateway stay as they are."""
+    running = load(pair)
+    old, front = pair.state("serve-2"), pair.container("gateway").attrs["State"]["StartedAt"]
+    with ThreadPoolExecutor(1) as pool, signals_and_ends(pair.stack.project) as events:
+        up = pool.submit(demand, changed(pair, "serve-2").words("up", "--detach"), timeout_s=300)
+        until(lambda: pair.at_gateway("serve-2") != UP, 120, "serve-2 left")
+        # vLLM has not ended yet, and what it has goes on.
+        assert pair.engine.containers.get(old.id).status == "running"
+        up.result(300)
+    begun = time.monotonic()
+    assert ("die", "serve-2") in events
+    assert not {"gateway", "serve"} & {service for _, service in events}, events
+    assert pair.state("serve-2").id != old.id
+    back(pair, "serve-2", begun, "replica made anew")
+    endings = running.end()
+    print(f"made anew with {CLIENTS} clients: {dict(endings)}")
+    assert set(endings) == {"complete"}
+    assert pair.container("gateway").attrs["State"]["StartedAt"] == front
+
+
 # Last: it takes the stack down.
 def test_down_stops_the_gateway_first_and_a_stream_ends_whole(pair: Pair) -> None:
     with ThreadPoolExecutor(1) as pool:
         stream = pool.submit(pair.ask, 400)
         until(lambda: pair.running("serve") + pair.running("serve-2") > 0, 30, "a stream")
         began_at = time.time()
-        events = subprocess.Popen(
-            ["docker", "events", "--since", f"{began_at:.0f}", "--filter", "event=die", "--filter",
-             f"label={containers.PROJECT}={pair.stack.project}", "--format", "{{.Actor.Attributes.name}}"],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        demand(pair.stack.words("down"), timeout_s=300)
+        with signals_and_ends(pair.stack.project) as events:
+            demand(pair.stack.words("down"), timeout_s=300)
         asked = stream.result(60)
-    time.sleep(1)
-    events.terminate()
-    assert events.stdout
-    died = events.stdout.read().split()
     recovered("down with a stream open", time.time() - began_at)
+    died = [service for action, service in events if action == "die"]
+    signalled = [service for action, service in events if action == "kill"]
     assert asked.answer.ending == "complete", asked
-    assert "gateway" in died[0], died
+    assert died[0] == "gateway", events
+    # Not before it had ended did a server get the signal.
+    assert events.index(("die", "gateway")) < min(events.index(("kill", one)) for one in ("serve", "serve-2"))
+    assert {"serve", "serve-2"} <= set(signalled)
     assert len(died) >= 3
