@@ -21,8 +21,12 @@ LOADING = "http://127.0.0.1:9"  # nobody listens on the discard port
 
 
 def script(folder: Path, **constants: object) -> str:
-    """The scripts in a folder of a test, which cannot wait for a minute; the text of the health check."""
-    return (copied(folder / "scripts", **constants) / "canary.py").read_text()
+    """The scripts in a folder of a test, which cannot wait for a minute; the text of the health check.
+
+    The processes are the test's: another vLLM of this host would be taken for the server's engine.
+    """
+    places = {"PROC": f"Path({str(folder / 'proc')!r})"}
+    return (copied(folder / "scripts", **places, **constants) / "canary.py").read_text()
 
 
 class Probe(NamedTuple):
@@ -77,8 +81,7 @@ class Probe(NamedTuple):
 @pytest.fixture
 def probe(tmp_path: Path) -> Probe:
     starts = f"Path({str(tmp_path / 'starts')!r})"
-    proc = f"Path({str(tmp_path / 'proc')!r})"
-    return Probe(tmp_path, script(tmp_path, HANG_S=0.2, STARTS=starts, PROC=proc))
+    return Probe(tmp_path, script(tmp_path, HANG_S=0.2, STARTS=starts))
 
 
 @pytest.fixture

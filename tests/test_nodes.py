@@ -224,7 +224,8 @@ def test_a_missing_ray_node_is_told(node: Callable[..., Ended], ray: Path) -> No
     (ray / "gpus").write_text("8")
     ended = node("head", path=str(ray), ray=True, gpus=8, nodes=3, port=6379)
     assert ended.code == 36
-    assert ended.err.splitlines()[-1] == (
+    # The limit is 0.3 s; what a busy machine adds is told too.
+    assert re.sub(r"after \d+ s", "after 0 s", ended.err.splitlines()[-1]) == (
         "node: 8 of 24 GPUs have joined, 2 nodes are missing after 0 s: start the profile worker on them,"
         " and open port 6379, then run `docker compose --profile head up -d`"
     )
