@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,14 +111,14 @@ def front(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Front:
     return made
 
 
-def streams(monkeypatch: pytest.MonkeyPatch, *, ending: Any = "complete", over_before: int = 0) -> list[int]:
-    """Streams that last as long as the change, but for those of the first `over_before` turns; their tokens."""
-    asked, turns = list[int](), list[int]()
+def streams(monkeypatch: pytest.MonkeyPatch, *, ending: Any = "complete") -> None:
+    """A stream that lasts as long as the change."""
+    asked: list[int] = []
     over = threading.Event()
 
     def answer(_: Stage, tokens: int) -> Answer:
         asked.append(tokens)
-        assert len(turns) <= over_before or over.wait(120)
+        assert over.wait(120)
         return Answer(ending=ending, text="", tokens=tokens)
 
     def tokens_in(seconds: float, *_: object) -> int:
@@ -130,14 +131,9 @@ def streams(monkeypatch: pytest.MonkeyPatch, *, ending: Any = "complete", over_b
         return tokens
 
     class Pool(gateway_changes.ThreadPoolExecutor):
-        def __enter__(self) -> Any:
-            turns.append(1)
-            return super().__enter__()
-
         def __exit__(self, *fault: object) -> None:
             # The block is over, and with it the change.
-            if len(turns) > over_before:
-                over.set()
+            over.set()
             super().__exit__(*fault)
 
     monkeypatch.setattr(gateway_changes, "ThreadPoolExecutor", Pool)
@@ -145,14 +141,13 @@ def streams(monkeypatch: pytest.MonkeyPatch, *, ending: Any = "complete", over_b
     monkeypatch.setattr(gateway_changes, "busy", lambda _: ["serve"] if asked else [])
     monkeypatch.setattr(gateway_changes, "tokens_in", tokens_in)
     monkeypatch.setattr(gateway_changes, "complete", complete)
-    return asked
 
 
 def test_a_key_comes_and_goes_under_a_stream(stage: Stage, front: Front) -> None:
     before = len(stage.planted.all)
     shown = KEYS(stage)
     assert front.ran == ["key add", "key revoke", "reload"]
-    assert shown.endswith("; 10 of 10 tokens of streams meanwhile, open before and after 3 of 3 commands")
+    assert shown.endswith("; 20 of 20 tokens of streams meanwhile, open before and after 3 of 3 commands")
     # The others' keys stay, and the search for secrets knows the one that was made.
     assert len(front.keys) == 2
     assert len(stage.planted.all) == before + 1
@@ -243,13 +238,18 @@ def test_a_stream_that_the_change_cuts_is_seen(
 def test_streams_that_outlast_no_command_are_followed_by_longer_ones(
     stage: Stage, front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = streams(monkeypatch, over_before=2)
+    turns: list[int] = []
+
+    def streamed(_: Stage, tokens: int, streams: list[gateway_changes.Span], __: threading.Event) -> None:
+        turns.append(tokens)
+        streams.append(gateway_changes.Span(0.0, inf if len(turns) == 3 else 0.0))
+
+    monkeypatch.setattr(gateway_changes, "_keep_streaming", streamed)
     assert KEYS(stage).endswith(
-        "; 40 of 40 tokens of streams meanwhile, open before and after 3 of 3 commands"
+        "; 80 of 80 tokens of streams meanwhile, open before and after 3 of 3 commands"
     )
-    assert list(dict.fromkeys(asked)) == [10, 20, 40]
-    streams(monkeypatch, over_before=3)
-    with pytest.raises(Disproved, match="no stream was open before a command and after it, the last of 40"):
+    assert turns == [20, 40, 80]
+    with pytest.raises(Disproved, match="no stream was open before a command and after it, the last of 80"):
         KEYS(stage)
 
 

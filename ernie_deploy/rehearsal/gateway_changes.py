@@ -24,7 +24,7 @@ from ernie_deploy.stack.compose import ask, demand
 
 ADDED = "rehearsal-added"
 # Longer than a command takes; where no stream outlasted one, the next are twice as long.
-STREAM_S = 10.0
+STREAM_S = 20.0
 FIRST_S = 30
 COMMAND_S = 120
 TAKEN_UP_S = 10
