@@ -99,18 +99,36 @@ def says(path: Path, text: str) -> bool:
 def _staged(path: Path, text: str, *, private: bool, mode: int | None = None) -> Iterator[Callable[[], None]]:
     """The text on the disk, and the function that gives it the name; a file that is there keeps its owner and mode."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, spare = _opened_beside(path)
+
+    def protect(handle: int) -> None:
+        _protect(handle, path, text, private=private)
+        if mode is not None:
+            os.fchmod(handle, mode)
+
+    with spare(path, text.encode(), protect) as put:
+        yield put
+
+
+@contextmanager
+def spare(
+    path: Path, data: bytes, protect: Callable[[int], None], *, mode: int = 0o666, to_disk: bool = False
+) -> Iterator[Callable[[], None]]:
+    """The bytes in a file beside `path`, gone at the end, and the function that gives it the name; raises `OSError`.
+
+    `protect` gives the descriptor its owner and mode before a byte is in it, for the file may have a name that others
+    know: with `mode` less the umask it is made.
+    """
+    handle, place = _opened_beside(path, mode)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            # Before the text is in it: the spare may have a name that others know.
-            _protect(handle, path, text, private=private)
-            if mode is not None:
-                os.fchmod(handle, mode)
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            protect(handle)
+            file.write(data)
             file.flush()
-            yield lambda: _put(handle, spare, path)
+            if to_disk:
+                os.fsync(handle)
+            yield lambda: _put(handle, place, path)
     finally:
-        spare.unlink(missing_ok=True)
+        place.unlink(missing_ok=True)
 
 
 def _protect(handle: int, path: Path, text: str, *, private: bool) -> None:
@@ -128,26 +146,26 @@ def _mode_for(text: str, mode: int, *, private: bool) -> int:
     return stat.S_IMODE(mode) & (OWNERS if private and redacted(text) != text else ~0)
 
 
-def _opened_beside(path: Path) -> tuple[int, Path]:
+def _opened_beside(path: Path, mode: int) -> tuple[int, Path]:
     """A file without a name, of which no kill leaves a part, and the name it may have for a moment.
 
     Where the file system has no such files, or this is not Linux, it has that name at once.
     """
-    spare = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
+    place = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     with suppress(AttributeError, OSError):
-        return os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o666), spare
-    return os.open(spare, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), spare
+        return os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, mode), place
+    return os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), place
 
 
-def _put(handle: int, spare: Path, path: Path) -> None:
-    if not spare.exists():
+def _put(handle: int, place: Path, path: Path) -> None:
+    if not place.exists():
         folder = os.open(path.parent, os.O_DIRECTORY)
         try:
             # Only with a folder's descriptor does Python ask the kernel to follow the link of /proc.
-            os.link(f"/proc/self/fd/{handle}", spare.name, dst_dir_fd=folder)
+            os.link(f"/proc/self/fd/{handle}", place.name, dst_dir_fd=folder)
         finally:
             os.close(folder)
-    spare.replace(path)
+    place.replace(path)
 
 
 def folder_to_disk(folder: Path) -> None:

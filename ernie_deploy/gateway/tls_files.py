@@ -5,13 +5,14 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
 from ernie_deploy.errors import ToolFailed, UsageError
 from ernie_deploy.gateway.certificate import BLOCK, PRIVATE, openssl
 from ernie_deploy.gateway.key_file import locked
+from ernie_deploy.paths import spare
 from ernie_deploy.safe_io.reading import read_bounded
 
 FOLDER, CERTIFICATE, KEY = "tls", "tls.crt", "tls.key"
@@ -71,33 +72,28 @@ def _make(folder: Path) -> None:
         folder.chmod(FOLDER_MODE)
 
 
-@contextmanager
-def _spare(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> Iterator[Path]:
-    """The bytes on the disk beside `path`, never readable by more than it will be."""
-    spare = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-    handle = os.open(spare, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, KEY_MODE)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if owner:
-                os.fchown(handle, *owner)
-            os.fchmod(handle, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(handle)
-        yield spare
-    finally:
-        spare.unlink(missing_ok=True)
+def _spare(
+    path: Path, data: bytes, mode: int, owner: tuple[int, int] | None
+) -> AbstractContextManager[Callable[[], None]]:
+    """The bytes on the disk beside `path`, never readable by more than it will be, and what gives them its name."""
+
+    def protect(handle: int) -> None:
+        if owner:
+            os.fchown(handle, *owner)
+        os.fchmod(handle, mode)
+
+    return spare(path, data, protect, mode=KEY_MODE, to_disk=True)
 
 
-def _swap(spares: Sequence[tuple[Path, Path]]) -> None:
+def _swap(spares: Sequence[tuple[Callable[[], None], Path]]) -> None:
     """Give every spare its name; where one cannot have it, those before it go back to what they were."""
     before = [(path, path.with_name(f".{path.name}.before")) for _, path in spares if path.exists()]
     for path, kept in before:
         kept.unlink(missing_ok=True)
         _keep(path, kept)
     try:
-        for spare, path in spares:
-            spare.replace(path)
+        for put_in_place, _ in spares:
+            put_in_place()
     except OSError:
         for path, kept in before:
             kept.replace(path)
@@ -114,8 +110,8 @@ def _keep(path: Path, kept: Path) -> None:
     except OSError:
         info = path.stat()
         owner = (info.st_uid, info.st_gid) if os.getuid() == 0 else None
-        with _spare(path, path.read_bytes(), stat.S_IMODE(info.st_mode), owner) as copy:
-            copy.replace(kept)
+        with _spare(kept, path.read_bytes(), stat.S_IMODE(info.st_mode), owner) as put_in_place:
+            put_in_place()
 
 
 def self_signed(hosts: Sequence[str]) -> tuple[str, str]:

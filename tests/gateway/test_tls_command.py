@@ -209,10 +209,14 @@ def test_where_no_second_name_is_given_a_copy_keeps_the_old_pair(
     """As with fs.protected_hardlinks; 2 of the renames are those of the copies."""
     old, new = ca.issue("a"), ca.issue("b")
     tls_files.put(tmp_path, old.cert.read_text(), old.key.read_text(), None)
-    renames, replace = [], Path.replace
+    renames, replace, link = [], Path.replace, os.link
 
-    def refused(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
+    def refused(source: Path | str, target: Path | str, **options: int) -> None:
+        if options:
+            # A file of one's own that had no name yet.
+            link(source, target, **options)
+        else:
+            raise PermissionError(1, "Operation not permitted")
 
     def failing(self: Path, target: Path) -> Path:
         renames.append(self)
