@@ -1,7 +1,6 @@
 """A real vLLM behind the real HAProxy is upgraded with a stream open: the gateway ends first, and the stream whole."""
 
 import json
-import secrets
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,13 +9,13 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import CATALOG, ENGINE, FULL, kit, missing, planned, rendered
-from gateway.haproxy import key_line
 from integration.stack import recovered, signals_and_ends
 
 from ernie_deploy.rehearsal import runner
 from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import address, members
-from ernie_deploy.rehearsal.override import Rehearsal, cpu_image, decide, haproxy_image
+from ernie_deploy.rehearsal.override import Rehearsal, cpu_image, debian_image, decide
+from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.stage import until
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, ask, demand
@@ -25,8 +24,12 @@ from ernie_deploy.stack.servers import servers
 
 full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), full]
-KEY = f"ek_{secrets.token_urlsafe(32)}"
-OPTIONS: dict[str, Any] = {"gateway": True, "pairs": ("enforce-eager=true", "shutdown-timeout=60")}
+OPTIONS: dict[str, Any] = {
+    "gateway": True,
+    "tls": "self-signed",
+    "pairs": ("enforce-eager=true", "shutdown-timeout=60"),
+}
+HAPROXY = debian_image("haproxy")
 TOKENS, LIMIT_S, START_S = 1200, 180, 900
 # The image of another version cannot be had on a machine without a registry: the same vLLM stands for it.
 OTHER = next(engine for engine in CATALOG.ids("engines") if engine != ENGINE)
@@ -38,10 +41,11 @@ class Front(NamedTuple):
 
     rehearsal: Rehearsal
     stack: Stack
+    planted: Planted
 
     def ask(self, tokens: int = TOKENS) -> Answer:
         name = self.rehearsal.plan.served_name
-        return chat(address(self.rehearsal), name, max_tokens=tokens, stream=True, timeout_s=LIMIT_S, api_key=KEY)  # fmt: skip
+        return chat(address(self.rehearsal), name, max_tokens=tokens, stream=True, timeout_s=LIMIT_S, api_key=self.planted.api_key)  # fmt: skip
 
     def running(self) -> float:
         engine = containers.client()
@@ -64,26 +68,28 @@ def write_images(rehearsal: Rehearsal, image: str) -> Path:
 
 @pytest.fixture(scope="module")
 def front(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    if ask(["docker", "image", "inspect", haproxy_image()]).returncode:
-        missing(haproxy_image(), "python docker/haproxy-debian/build_haproxy.py makes it")
+    if ask(["docker", "image", "inspect", HAPROXY]).returncode:
+        missing(HAPROXY, "python docker/debian/build_image.py haproxy makes it")
     rehearsal = decide(
         planned("cpu", **OPTIONS), tmp_path_factory.mktemp("upgrade") / "stack", "ernie-upgrade"
     )
     rehearsal.folder.mkdir()
-    runner.lay_out(rehearsal, rendered("cpu", **OPTIONS))
-    keys = rehearsal.folder / "gateway/keys.map"
-    keys.write_text(key_line(KEY, "tester:100000:1000:0"))
+    # Put back at the end: this process trusts the certificate that is made.
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("SSL_CERT_FILE", "")
+    planted = runner.lay_out(rehearsal, rendered("cpu", **OPTIONS))
     first = members(rehearsal)[0].stack
     images = write_images(rehearsal, cpu_image(ENGINE))
     stack = Stack(files=(*first.files, images), project=first.project, env_file=first.env_file)
     demand(["docker", "tag", cpu_image(ENGINE), OTHER_IMAGE])
     try:
         demand(stack.up(START_S), timeout_s=START_S + 100)
-        yield Front(rehearsal, stack)
+        yield Front(rehearsal, stack, planted)
     finally:
         print(ask(stack.logs(tail="30"), timeout_s=60).stdout)
         ask(stack.words("--profile", "*", "down", "--volumes", "--timeout", "5"), timeout_s=120)
         ask(["docker", "image", "rm", OTHER_IMAGE])
+        monkeypatch.undo()
 
 
 def test_an_upgrade_ends_the_gateway_first_and_a_stream_whole(front: Front) -> None:
