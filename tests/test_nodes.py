@@ -220,6 +220,15 @@ def test_ray_is_started_and_every_gpu_awaited(node: Callable[..., Ended], ray: P
     assert status == "status"
 
 
+def test_a_worker_starts_no_head_of_a_cluster_of_its_own(node: Callable[..., Ended], ray: Path) -> None:
+    """It becomes `ray start --address`, which joins the head's."""
+    (ray / "gpus").write_text("8")
+    with socket.create_server((HEAD, 0)) as listening:
+        ended = node("worker", path=str(ray), ray=True, gpus=8, port=listening.getsockname()[1])
+    assert (ended.code, ended.out) == (0, "engine vllm serve --headless\n"), ended.err
+    assert not (ray / "asked").exists()
+
+
 def test_a_missing_ray_node_is_told(node: Callable[..., Ended], ray: Path) -> None:
     (ray / "gpus").write_text("8")
     ended = node("head", path=str(ray), ray=True, gpus=8, nodes=3, port=6379)

@@ -235,7 +235,8 @@ def main(words: list[str]) -> None:
             JOINS.touch()
         else:
             note_start()
-        if options.ray:
+        # A worker becomes `ray start --address`, which joins the head's cluster.
+        if options.ray and options.role == "head":
             start_ray(options)
             wait_for_gpus(options)
     except KnownError as error:
