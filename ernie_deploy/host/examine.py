@@ -87,9 +87,14 @@ def judge(subject: Subject, env_text: str, environ: Mapping[str, str], folder: P
 
 
 def _checks(plan: Plan) -> tuple[Check, ...]:
-    """All of them; of a gateway alone those that are about Docker, its port and its variables."""
+    """All of them; of a gateway alone those that are about Docker, its port, its variables and its files."""
     if not plan.replicas:
-        return (*docker_checks.CHECKS, *machine_checks.OF_A_GATEWAY, *env_checks.CHECKS)
+        return (
+            *docker_checks.CHECKS,
+            *machine_checks.OF_A_GATEWAY,
+            *env_checks.CHECKS,
+            *front_checks.CHECKS,
+        )
     return (
         *docker_checks.CHECKS,
         *GPU_CHECKS[plan.target.vendor],

@@ -122,6 +122,16 @@ def test_each_fault_is_found(case: tuple[str, str, str, str], gateway: Path, ca:
     assert len(wrong) == (severity != "ok"), wrong
 
 
+def test_a_gateway_alone_has_these_files_too(gateway: Path) -> None:
+    (gateway / "keys.map").unlink()
+    host = HostWithFiles(gateway.parent)
+    request = Request(target="h100", gateway=True, tls="files", upstreams=("10.0.0.4:8000",))
+    subject = examine.inspect(host, Catalog(), request)
+    report = examine.judge(subject, f"GATEWAY_USER={ME}\n", {}, gateway.parent)
+    severities = {one.id: one.severity for one in report.findings}
+    assert (severities["gateway-keys"], severities["tls"]) == ("error", "ok")
+
+
 def test_a_key_that_the_gateways_user_may_not_read(gateway: Path) -> None:
     other = found(gateway, "GATEWAY_USER=54321:54321\n")
     assert [one for one in other if "the gateway, 54321:54321, may not read it" in one[2]]
