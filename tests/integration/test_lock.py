@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from conftest import ROOT, kit, missing, planned
+from conftest import ROOT, free_port, kit, missing, planned
 
 from ernie_deploy.plan.lock import read_lock, short
 from ernie_deploy.stack.containers import client
@@ -28,16 +28,14 @@ HTPASSWD = "me:$2b$04$p1HiI4J.RLSOB1qkLS85DewvZOU2is2JTEtenyzc10NbxQnvykCba\n"
 LOGIN = {"username": "me", "password": "secret"}
 NAME = "ernie-locked"
 PLAN = planned("cpu")
-START_S = 10
+START_S = 60
 
 
 class Registry:
     """Debian's docker-registry on loopback, which Docker asks without TLS."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.host = f"127.0.0.1:{free.getsockname()[1]}"
+        self.host = f"127.0.0.1:{free_port()}"
         (folder / "htpasswd").write_text(HTPASSWD)
         config = {
             "version": 0.1,
