@@ -33,7 +33,7 @@ REMOVED = (
     "var/log/*",
 )
 # A line of ldd: `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x...)`, or the loader's path alone.
-LIBRARY = re.compile(r"(/\S+) \(0x")
+LIBRARY = re.compile(r"(?<!\S)(/\S{1,4096}) \(0x")
 APT_TARGETS = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
 
 
