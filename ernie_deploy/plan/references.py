@@ -1,4 +1,4 @@
-"""What a digest, a commit, an image, a model and a revision look like, wherever somebody words one."""
+"""What a digest, a commit, an image, a model, a revision and a page of the web look like, wherever somebody words one."""
 
 import re
 
@@ -15,3 +15,5 @@ IMAGE = re.compile(
 )
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]|/(?=[A-Za-z0-9])){0,249}")
+# A page of the web, with nothing that Prometheus would take for a template of its own.
+PAGES = re.compile(r"https?://[A-Za-z0-9._~:\[\]-]{1,255}(?:/[A-Za-z0-9._~%:@!$&'()*+,;=/-]{0,500})?")

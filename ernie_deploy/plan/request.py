@@ -21,8 +21,6 @@ LOOPBACK = "127.0.0.1"
 # Docker's, for users and groups.
 LARGEST_ID = 2**31 - 1
 HIGHEST_PRICE = 1000
-# A page of the web, with nothing that Prometheus would take for a template of its own.
-RUNBOOKS = re.compile(r"https?://[A-Za-z0-9._~:\[\]-]{1,255}(?:/[A-Za-z0-9._~%:@!$&'()*+,;=/-]{0,500})?")
 
 # What the stack itself decides, or what would put a secret on a command line.
 MANAGED = {
@@ -214,11 +212,18 @@ def _check_figures(request: Request) -> None:
         raise UsageError(
             f"--gpu-price {request.gpu_price:g} is no price of a GPU for an hour, in US dollars."
         )
-    if request.runbooks and not RUNBOOKS.fullmatch(request.runbooks):
+    if request.runbooks and not is_page(request.runbooks):
         raise UsageError(
             f"--runbooks {request.runbooks[:60]!r} is no address of pages.",
             next_step="give where you keep the kit's docs/alerts, such as --runbooks https://wiki.example.org/ernie",
         )
+
+
+def is_page(text: str) -> bool:
+    """Whether an alert may name it as where its page is."""
+    from ernie_deploy.plan.references import PAGES
+
+    return bool(PAGES.fullmatch(text))
 
 
 def beyond_loopback(address: str) -> bool:
