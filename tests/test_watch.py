@@ -182,8 +182,10 @@ def test_status_names_the_gateway() -> None:
 
 
 # A watch over made-up ticks, so that no Docker is needed.
+# A shell has what it starts in the background ignore Ctrl-C, and its children with it.
 WATCHING = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = [{root!r}, {tests!r}]
 from unittest.mock import patch
 from test_watch import tick
