@@ -59,6 +59,7 @@ MORE = [
     ["h100", "--model", "vl-28b"],
     ["mi300x", "--model", "vl-28b"],
     ["h100", "--model", "300b", "--nodes", "2"],
+    ["h100", "--model", "300b", "--nodes", "2", "--profile", "mtp"],
 ]
 PROOFS = {"healthy", "weights fetched and verified", "hardening in force", "KV cache as planned", "chat answer",
           "streamed answer", "benchmark cell", "drain on stop", "restart offline", "engine killed, comes back",
