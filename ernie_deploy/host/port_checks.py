@@ -7,9 +7,9 @@ from msgspec import Struct
 from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.facts import Container, Socket
 from ernie_deploy.host.findings import Finding, error, ok
+from ernie_deploy.plan.request import LOOPBACK
 
 LAST_PORT = 65535
-LOOPBACK = "127.0.0.1"
 # The services of the monitoring that are published, and the variable of each one's port.
 MONITORING = {"prometheus": "PROMETHEUS_PORT", "grafana": "GRAFANA_PORT"}
 

@@ -16,4 +16,4 @@ IMAGE = re.compile(
 MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]|/(?=[A-Za-z0-9])){0,249}")
 # A page of the web, with nothing that Prometheus would take for a template of its own.
-PAGES = re.compile(r"https?://[A-Za-z0-9._~:\[\]-]{1,255}(?:/[A-Za-z0-9._~%:@!$&'()*+,;=/-]{0,500})?")
+PAGE_ADDRESS = re.compile(r"https?://[A-Za-z0-9._~:\[\]-]{1,255}(?:/[A-Za-z0-9._~%:@!$&'()*+,;=/-]{0,500})?")

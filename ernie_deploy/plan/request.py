@@ -221,9 +221,9 @@ def _check_figures(request: Request) -> None:
 
 def is_page(text: str) -> bool:
     """Whether an alert may name it as where its page is."""
-    from ernie_deploy.plan.references import PAGES
+    from ernie_deploy.plan.references import PAGE_ADDRESS
 
-    return bool(PAGES.fullmatch(text))
+    return bool(PAGE_ADDRESS.fullmatch(text))
 
 
 def beyond_loopback(address: str) -> bool:

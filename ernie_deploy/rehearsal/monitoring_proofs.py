@@ -11,6 +11,7 @@ from ernie_deploy.monitoring.jobs import INTERVAL_S, jobs_of
 from ernie_deploy.monitoring.queries import Panel, Query, panels
 from ernie_deploy.plan.monitoring import JOBS
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.request import LOOPBACK
 from ernie_deploy.rehearsal import dials
 from ernie_deploy.rehearsal.confined import CONFINED, confined, state_of
 from ernie_deploy.rehearsal.cpu_plan import WATCHING, unwatched
@@ -26,7 +27,6 @@ ANSWERED_S = 4 * INTERVAL_S
 WINDOW = f"{4 * INTERVAL_S}s"
 # A metric in a query, among words of the language.
 NAME = re.compile(r"[a-zA-Z_:][\w:]*")
-LOOPBACK = {"127.0.0.1"}
 
 
 def hardened(stage: Stage) -> str:
@@ -35,7 +35,7 @@ def hardened(stage: Stage) -> str:
     uids = {service: confined(stage, service) for service in services}
     for service in services:
         addresses = _published(stage, service)
-        if addresses != (LOOPBACK if service == dials.SERVICE else set()):
+        if addresses != ({LOOPBACK} if service == dials.SERVICE else set()):
             raise Disproved(f"{service} is published on {', '.join(sorted(addresses)) or 'nothing'}")
     whose = ", ".join(f"{service} as uid {uid}" for service, uid in uids.items())
     return f"{whose}: {CONFINED}; published on 127.0.0.1 alone"
@@ -155,9 +155,9 @@ def _empty(state: containers.State, asked: list[tuple[Panel, Query]]) -> list[st
 
 def _metrics_left_out(plan: Plan) -> set[str]:
     """The metrics of a GPU's exporter that is not started."""
-    return {
-        one.name for one in Catalog().metrics if one.of == plan.target.vendor and "gpu" in _left_out(plan)
-    }
+    if "gpu" not in _left_out(plan):
+        return set()
+    return {one.name for one in Catalog().metrics if one.of == plan.target.vendor}
 
 
 def _has_data(state: containers.State, panel: Panel, query: Query) -> bool:

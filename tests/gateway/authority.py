@@ -8,6 +8,8 @@ from pathlib import Path
 from conftest import missing
 from msgspec import Struct
 
+from ernie_deploy.gateway import tls_files
+
 CONFIG = """\
 [ca]
 default_ca = own
@@ -93,6 +95,15 @@ class Authority:
             with pair.cert.open("a") as file:
                 file.write(self.root.cert.read_text())
         return pair
+
+    def fill(self, folder: Path) -> Path:
+        """A gateway's folder in which nothing is wrong: a key, and a certificate of 90 days."""
+        pair = self.issue("llm.example.org")
+        tls_files.put(folder, pair.cert.read_text(), pair.key.read_text(), None)
+        keys = folder / "keys.map"
+        keys.write_text(f"{'0' * 64} team-a:60:8:0:0\n")
+        keys.chmod(0o644)
+        return folder
 
 
 def _time(days: float) -> str:

@@ -32,18 +32,10 @@ def test_the_kits_own_front(target: str, options: dict[str, str], expected: set[
     assert "ED230" in {one.id for one in judge(opened.encode(), "compose.yml", CATALOG)}
 
 
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
 @pytest.fixture
 def stack(tmp_path: Path, ca: Authority) -> Path:
     """A stack with a gateway in whose folder nothing is wrong."""
-    pair, gateway = ca.issue("llm.example.org"), tmp_path / "gateway"
-    tls_files.put(gateway, pair.cert.read_text(), pair.key.read_text(), None)
-    (gateway / "keys.map").write_text(f"{'0' * 64} team-a:60:8:0:0\n")
-    (gateway / "keys.map").chmod(0o644)
+    ca.fill(tmp_path / "gateway")
     (tmp_path / "compose.yml").write_text(rendered("h100", gateway=True, tls="files"))
     return tmp_path
 

@@ -36,19 +36,10 @@ class HostWithFiles(FixtureHost):
         return LocalHost().stat(path) if path.startswith(self.folder) else super().stat(path)
 
 
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
 @pytest.fixture
 def gateway(tmp_path: Path, ca: Authority) -> Path:
     """A folder in which nothing is wrong."""
-    pair, folder = ca.issue("llm.example.org"), tmp_path / "gateway"
-    tls_files.put(folder, pair.cert.read_text(), pair.key.read_text(), None)
-    (folder / "keys.map").write_text(f"{'0' * 64} a:0:0:0:0\n")
-    (folder / "keys.map").chmod(0o644)
-    return folder
+    return ca.fill(tmp_path / "gateway")
 
 
 def found(

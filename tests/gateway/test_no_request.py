@@ -29,11 +29,6 @@ def upstream() -> Iterator[Upstream]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
 def counted(front: Running) -> int:
     """What was no request, as Prometheus reads it."""
     with urllib.request.urlopen(f"http://127.0.0.1:{front.own_port}/metrics", timeout=10) as answer:

@@ -22,11 +22,6 @@ BEARER = f"Authorization: Bearer {KEY}"
 
 
 @pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
 def upstream() -> Iterator[Upstream]:
     with Upstream() as made:
         yield made

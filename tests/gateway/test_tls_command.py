@@ -24,11 +24,6 @@ DOCKERLESS = {"PYTHONPATH": str(ROOT), "PATH": f"{ROOT}/nowhere:/usr/bin:/bin"}
 
 
 @pytest.fixture(scope="module")
-def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("ca"))
-
-
-@pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stack with a gateway that speaks TLS, as `init` makes it."""
     place = tmp_path_factory.mktemp("made")

@@ -9,13 +9,16 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
+from conftest import missing
+
 from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import address, members
-from ernie_deploy.rehearsal.override import Rehearsal
+from ernie_deploy.rehearsal.override import Rehearsal, debian_image
 from ernie_deploy.stack import containers, metrics
 from ernie_deploy.stack.compose import Done, Stack, ask
 from ernie_deploy.stack.servers import Server
 
+HAPROXY = debian_image("haproxy")
 # A request may use the whole of its limit and a moment to be judged.
 GRACE_S = 5
 FLOOD_BYTES, FLOOD_WAYS = 20_000_000, 4
@@ -39,6 +42,12 @@ class Asked(NamedTuple):
         if "timed out" in self.answer.detail or self.elapsed_s > self.limit_s + GRACE_S:
             return "hung"
         return "short" if self.answer.ending == "complete" and self.answer.tokens != self.tokens else ""
+
+
+def require_haproxy() -> None:
+    """Skip, or fail where nothing may be missing, without the image of the gateway."""
+    if ask(["docker", "image", "inspect", HAPROXY]).returncode:
+        missing(HAPROXY, "python docker/debian/build_image.py haproxy makes it")
 
 
 def recovered(fault: str, elapsed_s: float) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import ENGINE, FULL, missing, planned, rendered
+from conftest import ENGINE, FULL, planned, rendered
 from gateway.haproxy import key_line
-from integration.stack import Asked, recovered, signals_and_ends
+from integration.stack import HAPROXY, Asked, recovered, require_haproxy, signals_and_ends
 
 from ernie_deploy.rehearsal import runner
 from ernie_deploy.rehearsal.client import chat
@@ -29,7 +29,6 @@ from ernie_deploy.stack.compose import Stack, ask, demand
 full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), full]
 KEY = f"ek_{secrets.token_urlsafe(32)}"
-HAPROXY = "ernie-deploy/haproxy-debian:bookworm"
 OPTIONS: dict[str, Any] = {
     "gateway": True, "replicas": 2, "pairs": ("enforce-eager=true", "enable-log-requests=true", "shutdown-timeout=60"),
 }  # fmt: skip
@@ -170,8 +169,7 @@ def changed(pair: Pair, service: str) -> Stack:
 
 @pytest.fixture(scope="module")
 def folder(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if ask(["docker", "image", "inspect", HAPROXY]).returncode:
-        missing(HAPROXY, "python docker/debian/build_image.py haproxy makes it")
+    require_haproxy()
     return tmp_path_factory.mktemp("pair")
 
 

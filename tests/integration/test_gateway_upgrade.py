@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import CATALOG, ENGINE, FULL, kit, missing, planned, rendered
-from integration.stack import recovered, signals_and_ends
+from conftest import CATALOG, ENGINE, FULL, kit, planned, rendered
+from integration.stack import recovered, require_haproxy, signals_and_ends
 
 from ernie_deploy.rehearsal import runner
 from ernie_deploy.rehearsal.client import Answer, chat
 from ernie_deploy.rehearsal.group import address, members
-from ernie_deploy.rehearsal.override import Rehearsal, cpu_image, debian_image, decide
+from ernie_deploy.rehearsal.override import Rehearsal, cpu_image, decide
 from ernie_deploy.rehearsal.planted import Planted
 from ernie_deploy.rehearsal.stage import until
 from ernie_deploy.stack import containers
@@ -29,7 +29,6 @@ OPTIONS: dict[str, Any] = {
     "tls": "self-signed",
     "pairs": ("enforce-eager=true", "shutdown-timeout=60"),
 }
-HAPROXY = debian_image("haproxy")
 TOKENS, LIMIT_S, START_S = 1200, 180, 900
 # The image of another version cannot be had on a machine without a registry: the same vLLM stands for it.
 OTHER = next(engine for engine in CATALOG.ids("engines") if engine != ENGINE)
@@ -68,8 +67,7 @@ def write_images(rehearsal: Rehearsal, image: str) -> Path:
 
 @pytest.fixture(scope="module")
 def front(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    if ask(["docker", "image", "inspect", HAPROXY]).returncode:
-        missing(HAPROXY, "python docker/debian/build_image.py haproxy makes it")
+    require_haproxy()
     rehearsal = decide(
         planned("cpu", **OPTIONS), tmp_path_factory.mktemp("upgrade") / "stack", "ernie-upgrade"
     )
