@@ -3,7 +3,7 @@
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from ernie_deploy.catalog import engine_schema, schema, vendor_schema
 from ernie_deploy.catalog.load import load
@@ -17,7 +17,6 @@ AnyFact = TypeVar("AnyFact", bound=schema.Fact)
 ENGINE_FILE = re.compile(r"(\d{1,4}\.\d{1,4}\.\d{1,4})\.toml")
 # In the order of `failures`: what is in several words of one line is told by the earlier one.
 FAILURE_TABLES = ("gateway", "host", "scripts", "memory", "gpu", "image", "hub", "model", "ranks", "engine")
-DEFAULT_MODEL = {"nvidia": "21b", "amd": "21b", "cpu": "0.3b"}
 
 
 class Catalog:
@@ -157,7 +156,7 @@ class Catalog:
 
     def targets(self) -> list[schema.Target]:
         """Every node kind, by vendor and memory."""
-        order = ("nvidia", "amd", "cpu")
+        order = get_args(schema.Vendor)
         return sorted(
             (self.target(i) for i in self.ids("targets")),
             key=lambda t: (order.index(t.vendor), t.memory_gib, t.id),

@@ -1,9 +1,24 @@
 """The catalog's types for what watches a stack: images, the users they run as, and what they may take."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from ernie_deploy.catalog.schema import Fact, Vendor
 
+# As the dashboard shows a number.
+Unit: TypeAlias = Literal[
+    "none",
+    "short",
+    "s",
+    "percentunit",
+    "reqps",
+    "tokens/s",
+    "tokens",
+    "watt",
+    "celsius",
+    "bytes",
+    "J/token",
+    "USD",
+]
 ExporterId = Literal["prometheus", "grafana", "dcgm-exporter", "device-metrics-exporter", "node-exporter"]
 
 

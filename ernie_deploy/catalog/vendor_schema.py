@@ -1,7 +1,8 @@
-"""The catalog's types of a vendor: what containers with its devices are allowed."""
+"""The catalog's types of a vendor: what its containers are allowed, and what its driver, exporter and cluster call things."""
 
 from typing import Literal, TypeAlias
 
+from ernie_deploy.catalog.monitoring_schema import Unit
 from ernie_deploy.catalog.schema import Fact, Vendor
 
 Security: TypeAlias = Literal["strict", "recipe", "vendor"]
@@ -54,6 +55,38 @@ class VendorVariable(Fact, frozen=True):
     source: str
 
 
+class GpuPanel(Fact, frozen=True):
+    """A panel of the dashboard: a metric of each card, narrowed to the stack's where `expr` has `{cards}`."""
+
+    title: str
+    unit: Unit
+    expr: str
+    why: str
+
+
+class GpuMetrics(Fact, frozen=True):
+    """What the vendor's exporter shows of its cards; the names are those of metrics.toml, with their sources.
+
+    `card_label` is the label that tells cards apart, and `shows_all_cards` says that the exporter sees those of other
+    stacks too. Each of `errors` has a series where a card has an error that no restart heals; `power` is in watts.
+    """
+
+    card_label: str
+    errors: list[str]
+    errors_source: str
+    power: str
+    panel: list[GpuPanel]
+    shows_all_cards: bool = False
+
+
+class KubernetesFacts(Fact, frozen=True):
+    """The resource that the vendor's device plugin hands out, empty for none, and how to choose a node."""
+
+    node_hint: str
+    source: str
+    resource: str = ""
+
+
 class VendorFacts(Fact, frozen=True):
     """One vendor; `security` holds its sets by name, one of which is the default; a processor has no driver.
 
@@ -63,11 +96,14 @@ class VendorFacts(Fact, frozen=True):
     """
 
     id: Vendor
+    default_model: str
     architectures: list[str]
     architectures_source: str
     default_security: Security
     security: dict[Security, SecuritySet]
+    kubernetes: KubernetesFacts
     driver: DriverFacts | None = None
+    gpu_metrics: GpuMetrics | None = None
     visible_devices: str = ""
     grouped_devices: bool = False
     kv_cache_gib: float | None = None

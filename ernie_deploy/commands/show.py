@@ -18,8 +18,9 @@ Rows = list[dict[str, Any]]
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def targets(as_json: bool) -> None:
     """List the kinds of node, their memory and what they serve by default."""
-    from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
+    from ernie_deploy.catalog import Catalog
 
+    catalog = Catalog()
     rows = [
         {
             "target": target.id,
@@ -29,9 +30,9 @@ def targets(as_json: bool) -> None:
             "memory_gib": target.memory_gib,
             "bandwidth_gb_per_s": target.bandwidth_gb_per_s,
             "peak_bf16_tflops": target.peak_bf16_tflops,
-            "default_model": DEFAULT_MODEL[target.vendor],
+            "default_model": catalog.vendor(target.vendor).default_model,
         }
-        for target in Catalog().targets()
+        for target in catalog.targets()
     ]
     show(rows, as_json=as_json, drop=("peak_bf16_tflops", "bandwidth_gb_per_s", "title", "vendor"))
 

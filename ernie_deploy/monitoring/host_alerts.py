@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Iterator
 
-from ernie_deploy.monitoring.gpus import GPU_LABEL, gpu_selector
+from ernie_deploy.catalog.vendor_schema import GpuMetrics
+from ernie_deploy.monitoring.gpus import of_cards
 from ernie_deploy.monitoring.rule import Alert
 from ernie_deploy.plan.plan import Plan
 
@@ -10,19 +11,6 @@ from ernie_deploy.plan.plan import Plan
 DISKS = 'job="node",mountpoint=~"/disk/.*"'
 WEIGHTS = 'job="node",mountpoint="/disk/weights"'
 AVAILABLE = f"node_filesystem_avail_bytes{{{DISKS}}}"
-# What no restart of the server heals, by NVIDIA's Xid catalog and the failure table of the kit's reference: ECC errors
-# (48, 94, 95), rows to be remapped (63, 64), NVLink (74), the card lost (79).
-XIDS = (48, 63, 64, 74, 79, 94, 95)
-# The names are the catalog's (metrics.toml, with their sources).
-GPU_ERRORS = {
-    "nvidia": "\nor ".join(
-        [
-            *(f"DCGM_FI_DEV_XID_ERRORS%(cards)s == {xid}" for xid in XIDS),
-            "DCGM_FI_DEV_ROW_REMAP_FAILURE%(cards)s > 0",
-        ]
-    ),
-    "amd": "increase(gpu_ecc_uncorrect_total%(cards)s[1h]) > 0",
-}
 LEAST_SHARE = 0.05
 # As `fetch` asks for, too: downloads lie beside the files for a moment.
 ROOM = 1.1
@@ -30,23 +18,23 @@ ROOM = 1.1
 
 def alerts(plan: Plan, jobs: Collection[str]) -> Iterator[Alert]:
     """Those of the exporters that the stack has, and of the port that shows the gateway's certificate."""
-    if "gpu" in jobs:
-        yield _gpu(plan)
+    if "gpu" in jobs and plan.vendor.gpu_metrics:
+        yield _gpu(plan, plan.vendor.gpu_metrics)
     if "node" in jobs:
         yield from _disks(plan)
     if exporters := [job for job in ("gpu", "node", "certificate") if job in jobs]:
         yield _silent("|".join(exporters))
 
 
-def _gpu(plan: Plan) -> Alert:
-    vendor, cards = plan.target.vendor, len(plan.gpu_ids)
+def _gpu(plan: Plan, metrics: GpuMetrics) -> Alert:
+    cards = len(plan.gpu_ids)
     return Alert(
         name="ErnieGpuError",
-        expr=GPU_ERRORS[vendor] % {"cards": gpu_selector(plan, 'job="gpu"')},
+        expr=of_cards(plan, "\nor ".join(metrics.errors), 'job="gpu"'),
         hold="0m",
         severity="critical",
         summary="A GPU of {{ $labels.instance }} reports an error that does not heal by itself",
-        description=f"GPU {{{{ $labels.{GPU_LABEL[vendor]} }}}}: {{{{ $value }}}} (an Xid, or a count of uncorrectable errors)."
+        description=f"GPU {{{{ $labels.{metrics.card_label} }}}}: {{{{ $value }}}} (an Xid, or a count of uncorrectable errors)."
         f" The stack takes {cards} {'GPU' if cards == 1 else 'GPUs'}, and a restart on a broken one is a loop.",
     )
 

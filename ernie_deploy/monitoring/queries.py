@@ -8,7 +8,8 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from ernie_deploy.monitoring.gpus import GPU_LABEL, gpu_selector
+from ernie_deploy.catalog.monitoring_schema import Unit
+from ernie_deploy.monitoring.gpus import of_cards
 from ernie_deploy.monitoring.jobs import jobs_of
 from ernie_deploy.plan.monitoring import JOBS
 from ernie_deploy.plan.objectives import HISTOGRAMS, most_tokens_per_s, objectives
@@ -18,20 +19,6 @@ WINDOW = "$__rate_interval"
 QUANTILES = (50, 95, 99)
 SECONDS_PER_HOUR, TOKENS = 3600, 1_000_000
 
-Unit: TypeAlias = Literal[
-    "none",
-    "short",
-    "s",
-    "percentunit",
-    "reqps",
-    "tokens/s",
-    "tokens",
-    "watt",
-    "celsius",
-    "bytes",
-    "J/token",
-    "USD",
-]
 Kind: TypeAlias = Literal["graph", "number", "table", "text"]
 
 
@@ -236,37 +223,17 @@ def _who(jobs: set[str]) -> Iterator[Panel]:
 
 
 def _gpus(plan: Plan) -> Iterator[Panel]:
-    names = GPU_METRICS.get(plan.target.vendor, ())
-    for title, unit, expr, why in names:
-        query = Query(expr=expr % gpu_selector(plan), legend=f"GPU {{{{{GPU_LABEL[plan.target.vendor]}}}}}")
-        yield Panel(row=GPUS, title=title, unit=unit, queries=(query,), why=why)
-
-
-MIB, MB = 2**20, 1_000_000
-# `%s` is where `gpu_selector` narrows a metric to the stack's cards.
-GPU_METRICS: dict[str, tuple[tuple[str, Unit, str, str], ...]] = {
-    "nvidia": (
-        ("Memory in use", "bytes", f"DCGM_FI_DEV_FB_USED%s * {MIB}", "vLLM takes its share at the start and keeps it."),
-        ("Power", "watt", "DCGM_FI_DEV_POWER_USAGE%s", "A card that idles while requests wait is not what they wait for."),
-        ("Temperature", "celsius", "DCGM_FI_DEV_GPU_TEMP%s", "A card that is too hot slows down."),
-        ("Last Xid", "none", "DCGM_FI_DEV_XID_ERRORS%s", "0 is none; NVIDIA's Xid catalog says what another number asks for."),
-    ),
-    "amd": (
-        ("Memory in use", "bytes", f"gpu_used_vram%s * {MB}", "vLLM takes its share at the start and keeps it."),
-        ("Power", "watt", "gpu_package_power%s", "A card that idles while requests wait is not what they wait for."),
-        ("Temperature", "celsius", "gpu_junction_temperature%s", "A card that is too hot slows down."),
-        ("Uncorrectable ECC errors", "none", "gpu_ecc_uncorrect_total%s", "RAS: more than the day before is a card to replace."),
-    ),
-}  # fmt: skip
-# Joules a second of all cards of the stack.
-POWER = {"nvidia": "sum(DCGM_FI_DEV_POWER_USAGE%s)", "amd": "sum(gpu_package_power%s)"}
+    if metrics := plan.vendor.gpu_metrics:
+        for panel in metrics.panel:
+            query = Query(expr=of_cards(plan, panel.expr), legend=f"GPU {{{{{metrics.card_label}}}}}")
+            yield Panel(row=GPUS, title=panel.title, unit=panel.unit, queries=(query,), why=panel.why)
 
 
 def _cost(plan: Plan) -> Iterator[Panel]:
     generated, price = _rate("vllm:generation_tokens_total"), plan.request.gpu_price
-    if power := POWER.get(plan.target.vendor):
+    if metrics := plan.vendor.gpu_metrics:
         yield Panel(
-            row=COST, title="Joules a generated token", unit="J/token", queries=(Query(expr=f"{power % gpu_selector(plan)} / ({generated} > 0)", legend="J/token"),),
+            row=COST, title="Joules a generated token", unit="J/token", queries=(Query(expr=f"sum({of_cards(plan, metrics.power)}) / ({generated} > 0)", legend="J/token"),),
             why="Of the cards alone; prompts are paid for by the tokens that they lead to.", quiet="while nothing is generated",
         )  # fmt: skip
     if price and plan.gpu_ids:

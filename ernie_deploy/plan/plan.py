@@ -5,7 +5,7 @@ from msgspec import Struct
 from ernie_deploy.catalog.monitoring_schema import Exporter
 from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.catalog.schema import Model, Port, Support, Target
-from ernie_deploy.catalog.vendor_schema import SecuritySet
+from ernie_deploy.catalog.vendor_schema import SecuritySet, VendorFacts
 from ernie_deploy.plan.gateway import Gateway
 from ernie_deploy.plan.memory import MemoryPlan, serve_memory_gib
 from ernie_deploy.plan.nodes import entry_settings, ray_settings, worker_settings
@@ -45,7 +45,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     user: str
     home_caches: tuple[str, ...]
     security: SecuritySet
-    grouped_devices: bool
+    vendor: VendorFacts
     profiles: tuple[str, ...]
     topology: Topology
     gpu_ids: tuple[int, ...]
@@ -187,7 +187,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     @property
     def joins_device_groups(self) -> bool:
         """Whether `serve` must join the groups that devices belong to: root owns them anyway."""
-        return self.grouped_devices and (bool(self.user) or self.security.device_groups)
+        return self.vendor.grouped_devices and (bool(self.user) or self.security.device_groups)
 
     @property
     def offline_settings(self) -> tuple[Setting, ...]:

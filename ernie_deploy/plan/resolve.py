@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from ernie_deploy.catalog import DEFAULT_MODEL, Catalog
+from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.engine_schema import Engine
 from ernie_deploy.catalog.schema import Model, Support, Target
 from ernie_deploy.catalog.vendor_schema import Security, SecuritySet, VendorFacts
@@ -103,7 +103,7 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         user=request.user or pairing.engine.images[target.vendor].user,
         home_caches=home_caches(pairing.engine, target.vendor),
         security=pairing.security,
-        grouped_devices=pairing.vendor.grouped_devices,
+        vendor=pairing.vendor,
         profiles=tuple(profile.id for profile in layout.profiles),
         topology=layout.topology,
         gpu_ids=gpu_ids,
@@ -134,7 +134,7 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
 
 def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
     target, engine = catalog.target(request.target), catalog.engine(request.engine)
-    model = catalog.model(request.model or DEFAULT_MODEL[target.vendor])
+    model = catalog.model(request.model or catalog.vendor(target.vendor).default_model)
     profiles = tuple(catalog.profile(profile_id) for profile_id in request.profiles)
     support = catalog.support(model.id, target.id)
     if support.state == "refused":

@@ -49,12 +49,6 @@ POD_NIC = "eth0"
 
 # Compose reads these for `fetch`; where the catalog has no default for them there is nothing to say.
 FETCH_VARIABLES = ("HF_ENDPOINT", "PIP_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-DEVICES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu"}
-NODE_HINTS = {
-    "nvidia": "the label nvidia.com/gpu.product tells GPUs apart.",
-    "amd": "the label amd.com/gpu.product-name tells GPUs apart.",
-    "cpu": "vLLM wants AVX2 at least, better AVX-512.",
-}
 
 
 class Gateway(Struct, frozen=True, kw_only=True):
@@ -140,7 +134,7 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
     """Decide what is Kubernetes' alone; `host` has each variable's value."""
     name, nodes = short_name(plan.project), plan.topology.nodes
     uid, gid = map(int, (plan.user or "0:0").split(":"))
-    vendor = plan.target.vendor
+    resource = plan.vendor.kubernetes.resource
     return Stack(
         command=command_line(plan.request),
         name=name,
@@ -152,8 +146,8 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         unconfined=plan.security.unconfined,
         capabilities=plan.capabilities,
         host_ipc=plan.security.host_ipc,
-        devices=f"{DEVICES[vendor]}: {plan.topology.gpus}" if vendor in DEVICES else "",
-        node_hint=NODE_HINTS[vendor],
+        devices=f"{resource}: {plan.topology.gpus}" if resource else "",
+        node_hint=plan.vendor.kubernetes.node_hint,
         access="ReadWriteOnce" if nodes == 1 else "ReadWriteMany",
         weights_claim=_weights_claim(plan),
         weights_size=f"{-(-round(plan.weight_bytes * WEIGHTS_ROOM) // GIB) + 1:.0f}Gi",
