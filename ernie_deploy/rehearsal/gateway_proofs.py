@@ -4,7 +4,7 @@ import json
 import time
 from datetime import datetime
 
-from ernie_deploy.rehearsal import dials
+from ernie_deploy.rehearsal import prometheus_api
 from ernie_deploy.rehearsal.client import QUESTION, status
 from ernie_deploy.rehearsal.confined import CONFINED, confined, state_of
 from ernie_deploy.rehearsal.planted import CLIENT, LIMITED, LIMITED_RATE
@@ -37,7 +37,7 @@ def hardened(stage: Stage) -> str:
     published = {
         state.service for state in containers.states(containers.client(), stage.stack.project) if state.ports
     }
-    beside = published & {dials.SERVICE}
+    beside = published & {prometheus_api.SERVICE}
     if published - beside != {gateway.SERVICE}:
         raise Disproved(f"published: {', '.join(sorted(published))}")
     alone = "it and Prometheus are published" if beside else "it alone is published"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ernie_deploy.rehearsal import dials
+from ernie_deploy.rehearsal import prometheus_api
 from ernie_deploy.rehearsal.planted import SECRET_FILES
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, demand
@@ -30,9 +30,9 @@ def places(stack: Stack, project: str, folder: Path) -> Iterator[Place]:
         yield from _image(engine, engine.containers.get(state.id).image.id)
         if state.status == "running":
             yield from _running(engine.containers.get(state.id), stack, state.service)
-        if state.service == dials.SERVICE:
+        if state.service == prometheus_api.SERVICE:
             # Its blocks and its log of writes are compressed.
-            yield f"series of {state.service}", dials.every_series(state)
+            yield f"series of {state.service}", prometheus_api.every_series(state)
 
 
 def _files(folder: Path) -> Iterator[Place]:

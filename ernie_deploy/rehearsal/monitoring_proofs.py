@@ -12,7 +12,7 @@ from ernie_deploy.monitoring.queries import Panel, Query, panels
 from ernie_deploy.plan.monitoring import JOBS
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import LOOPBACK
-from ernie_deploy.rehearsal import dials
+from ernie_deploy.rehearsal import prometheus_api
 from ernie_deploy.rehearsal.confined import CONFINED, confined, state_of
 from ernie_deploy.rehearsal.cpu_plan import WATCHING, unwatched
 from ernie_deploy.rehearsal.stage import Disproved, Stage
@@ -35,7 +35,7 @@ def hardened(stage: Stage) -> str:
     uids = {service: confined(stage, service) for service in services}
     for service in services:
         addresses = _published(stage, service)
-        if addresses != ({LOOPBACK} if service == dials.SERVICE else set()):
+        if addresses != ({LOOPBACK} if service == prometheus_api.SERVICE else set()):
             raise Disproved(f"{service} is published on {', '.join(sorted(addresses)) or 'nothing'}")
     whose = ", ".join(f"{service} as uid {uid}" for service, uid in uids.items())
     return f"{whose}: {CONFINED}; published on 127.0.0.1 alone"
@@ -50,12 +50,12 @@ def _published(stage: Stage, service: str) -> set[str]:
 
 def scrapes(stage: Stage) -> str:
     """Every target whose service was started answers; those of services that were left out are named."""
-    plan, state = stage.rehearsal.plan, state_of(stage, dials.SERVICE)
+    plan, state = stage.rehearsal.plan, state_of(stage, prometheus_api.SERVICE)
     if not poll_until(lambda: not _silent(plan, state), ANSWERED_S):
         raise Disproved(f"not up within {ANSWERED_S} s: {'; '.join(_silent(plan, state))}")
     counts = {
         (one["metric"]["job"], one["metric"]["instance"]): one["value"][1]
-        for one in dials.vector(state, "scrape_samples_post_metric_relabeling")
+        for one in prometheus_api.vector(state, "scrape_samples_post_metric_relabeling")
     }
     up = [f"{job} {address} ({counts.get((job, address), '0')} samples)" for job, address in _targets(plan)]
     left_out = "".join(f"; {job} left out with {service}" for job, service in _left_out(plan).items())
@@ -66,7 +66,7 @@ def _silent(plan: Plan, state: containers.State) -> list[str]:
     """The targets that ought to answer and do not, each with what Prometheus says of it."""
     active = {
         (one["labels"]["job"], one["labels"]["instance"]): one
-        for one in dials.data(state, "targets")["activeTargets"]
+        for one in prometheus_api.data(state, "targets")["activeTargets"]
     }
     seen = {target: active.get(target, {}) for target in _targets(plan)}
     return [
@@ -89,7 +89,7 @@ def _left_out(plan: Plan) -> dict[str, str]:
 
 def rules_loaded(stage: Stage) -> str:
     """Prometheus judges every rule of the rendering, and nothing rings but what a service that is left out causes."""
-    state, rendered = state_of(stage, dials.SERVICE), _rendered(stage)
+    state, rendered = state_of(stage, prometheus_api.SERVICE), _rendered(stage)
     if not poll_until(lambda: _judged(state) == rendered, ANSWERED_S):
         judged = _judged(state)
         faults = [": ".join(one) for one in sorted((judged - rendered) | (rendered - judged))]
@@ -130,14 +130,14 @@ def _judged(state: containers.State) -> Counter[tuple[str, str, str]]:
 
 
 def _rules(state: containers.State) -> Iterator[tuple[str, dict[str, Any]]]:
-    for group in dials.data(state, "rules")["groups"]:
+    for group in prometheus_api.data(state, "rules")["groups"]:
         for rule in group["rules"]:
             yield group["name"], rule
 
 
 def panels_have_data(stage: Stage) -> str:
     """Prometheus answers every query of the dashboard that no exporter is missing for."""
-    plan, state = stage.rehearsal.plan, state_of(stage, dials.SERVICE)
+    plan, state = stage.rehearsal.plan, state_of(stage, prometheus_api.SERVICE)
     missing = _metrics_left_out(plan)
     every = [(panel, query) for panel in panels(plan) for query in panel.queries]
     asked = [one for one in every if not missing.intersection(NAME.findall(one[1].expr))]
@@ -162,5 +162,5 @@ def _metrics_left_out(plan: Plan) -> set[str]:
 
 def _has_data(state: containers.State, panel: Panel, query: Query) -> bool:
     """Whether a series has a number; the table of what rings is rightly empty, which `rules_loaded` looks at."""
-    series = dials.vector(state, query.at(WINDOW))
+    series = prometheus_api.vector(state, query.at(WINDOW))
     return panel.kind == "table" or any(math.isfinite(float(one["value"][1])) for one in series)

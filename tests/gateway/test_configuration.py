@@ -56,8 +56,38 @@ def test_only_the_gateway_is_published_and_the_server_has_no_way_out() -> None:
     assert stack["networks"]["back"] == {"internal": True}
     assert services["serve"]["networks"] == ["back"]
     assert services["bench"]["networks"] == ["back"]
-    assert services["fetch"]["networks"] == ["front"]
+    # It has the way out of Compose's own network, and no way to the gateway.
+    assert "networks" not in services["fetch"]
     assert services["gateway"]["depends_on"] == {"serve": {"condition": "service_started", "restart": True}}
+
+
+UNTRANSLATED = {"driver_opts": {"com.docker.network.bridge.enable_ip_masquerade": "false"}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"replicas": 2}, {"model": "vl-28b", "media_domains": ("a.org",)}, {"tls": "files"}],
+    ids=str,
+)
+def test_the_holder_of_all_keys_gets_no_answer_from_beyond_the_host(options: dict[str, Any]) -> None:
+    stack: Any = yaml.safe_load(rendered("h100", gateway=True, **options))
+    services = stack["services"]
+    assert services["gateway"]["networks"] == ["front", "back"]
+    assert stack["networks"]["front"] == UNTRANSLATED
+    joined = [name for name, service in services.items() if "front" in service.get("networks", ())]
+    assert joined == ["gateway"]
+    # Whoever has to ask beyond the host does so from Compose's own network, which nothing is said about.
+    assert "default" not in stack["networks"]
+    outside = {
+        name for name, service in services.items() if "default" in service.get("networks", ["default"])
+    }
+    assert outside == {"fetch", "serve"} if options.get("media_domains") else {"fetch"}
+
+
+def test_a_gateway_before_servers_elsewhere_reaches_them() -> None:
+    stack: Any = yaml.safe_load(rendered("h100", gateway=True, upstreams=("10.0.0.4:8000",)))
+    assert stack["networks"] == {"front": None}
+    assert stack["services"]["gateway"]["networks"] == ["front"]
 
 
 def test_all_carriers_have_the_configuration() -> None:

@@ -46,7 +46,6 @@ SERVER = """
 """
 OVERRIDE = """
 services:
-  hub: {{networks: [front]}}
   gateway:
     image: {haproxy}
     ports: !override ["127.0.0.1::8443"]

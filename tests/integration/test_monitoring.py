@@ -1,4 +1,4 @@
-"""Proof of the dials: real Prometheus, real vLLM, real HAProxy; every panel's query has data, alerts are provoked."""
+"""Proof of the monitoring: real Prometheus, real vLLM, real HAProxy; every panel's query has data, alerts are provoked."""
 
 import os
 import signal

@@ -77,12 +77,15 @@ def test_only_the_two_with_pages_are_published_and_on_this_host_alone(
         joined, ports = set(services[name]["networks"]), services[name].get("ports", [])
         if name in ("prometheus", "grafana"):
             # A service on internal networks alone publishes nothing, without a word.
-            assert joined - inner == {"dials"}
+            assert joined - inner == {"published"}
             assert [port.startswith("127.0.0.1:$") for port in ports] == [True]
         else:
             assert joined == {"watch"}
             assert not ports
-    assert networks["dials"]["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+    assert networks["published"]["driver_opts"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+    if options.get("gateway"):
+        # Nobody but clients and the gateway: on `published` Grafana would reach the gateway's own port, on `back` it may not.
+        assert {name for name, one in services.items() if "front" in one.get("networks", ())} == {"gateway"}
     # Who draws does not reach the model, whose other routes ask for no key.
     assert "back" not in services["grafana"]["networks"]
     assert "back" in services["serve"]["networks"]

@@ -16,7 +16,15 @@ import yaml
 from conftest import kit, planned
 
 from ernie_deploy.monitoring.jobs import jobs_of
-from ernie_deploy.rehearsal import confined, dials, gateway_proofs, leaks, monitoring_proofs, override, runner
+from ernie_deploy.rehearsal import (
+    confined,
+    gateway_proofs,
+    leaks,
+    monitoring_proofs,
+    override,
+    prometheus_api,
+    runner,
+)
 from ernie_deploy.rehearsal.planted import Planted, plant, variables
 from ernie_deploy.rehearsal.stage import Disproved, Stage
 from ernie_deploy.render.monitoring import RULES, monitoring_files
@@ -312,8 +320,8 @@ def test_its_series_are_searched_for_secrets(monkeypatch: pytest.MonkeyPatch) ->
         asked.append(url)
         return b"sk-planted"
 
-    monkeypatch.setattr(dials, "ask", answer)
-    assert dials.every_series(state_at(9090)) == b"sk-planted"
+    monkeypatch.setattr(prometheus_api, "ask", answer)
+    assert prometheus_api.every_series(state_at(9090)) == b"sk-planted"
     assert asked == ["http://127.0.0.1:9090/api/v1/series?match%5B%5D=%7B__name__%3D~%22.%2B%22%7D"]
 
 
@@ -328,7 +336,7 @@ def test_a_secret_in_a_label_is_in_a_place_that_is_searched(
     monkeypatch.setattr(leaks, "demand", lambda *_, **__: "")
     for part in ("_container", "_image", "_running"):
         monkeypatch.setattr(leaks, part, lambda *_: iter(()))
-    monkeypatch.setattr(dials, "every_series", lambda one: b"sk-planted" if one is state else b"")
+    monkeypatch.setattr(prometheus_api, "every_series", lambda one: b"sk-planted" if one is state else b"")
     stack = SimpleNamespace(words=lambda *words: list(words))
     places = dict(leaks.places(stack, "p", stage.rehearsal.folder))  # type: ignore[arg-type]
     assert places["series of prometheus"] == b"sk-planted"
@@ -338,9 +346,9 @@ def test_a_secret_in_a_label_is_in_a_place_that_is_searched(
 
 def test_an_answer_that_is_none_of_prometheus_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in (b"<html>", b'{"status": "error"}', b"[]"):
-        monkeypatch.setattr(dials, "ask", lambda *_, text=text, **__: text)
+        monkeypatch.setattr(prometheus_api, "ask", lambda *_, text=text, **__: text)
         with pytest.raises(OSError, match="Prometheus gave no answer to rules"):
-            dials.data(state_at(9090), "rules")
+            prometheus_api.data(state_at(9090), "rules")
 
 
 def test_the_files_of_the_rendering_lie_beside_the_compose_file(
