@@ -18,11 +18,12 @@ from ernie_deploy.check.document import load
 from ernie_deploy.check.interpolate import resolved
 from ernie_deploy.check.stacks import MAX_SERVICES
 from ernie_deploy.check.tree import MAX_BYTES
-from ernie_deploy.check.values import seconds, size, version
+from ernie_deploy.check.values import seconds, version
 from ernie_deploy.cli import main
 from ernie_deploy.errors import UsageError
 from ernie_deploy.plan.request import Request
 from ernie_deploy.plan.resolve import resolve
+from ernie_deploy.plan.sizes import size_bytes
 from ernie_deploy.render.committed import files
 from ernie_deploy.render.compose import compose_file
 
@@ -532,7 +533,13 @@ def test_variables_are_resolved_by_their_defaults(text, expected, monkeypatch):
 
 def test_values():
     assert [seconds(t) for t in ("90s", "1m30s", "1h", "500ms", "90", "")] == [90, 90, 3600, 0.5, None, None]
-    assert [size(t) for t in ("16g", "64M", "1gb", "1024", "x")] == [16 << 30, 64 << 20, 1 << 30, 1024, None]
+    assert [size_bytes(t) for t in ("16g", "64M", "1gb", "1024", "x")] == [
+        16 << 30,
+        64 << 20,
+        1 << 30,
+        1024,
+        None,
+    ]
     assert [version(t) for t in ("v0.32.0-cu129", "0.9.2", "v1.2", "main")] == [
         (0, 32, 0),
         (0, 9, 2),

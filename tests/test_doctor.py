@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.host import examine, settings
-from ernie_deploy.host.examination import size_of
 from ernie_deploy.host.facts import read_log, read_sockets
 from ernie_deploy.host.findings import Report, as_json, as_text
 from ernie_deploy.host.link import Link, read_link
@@ -42,6 +41,7 @@ from ernie_deploy.host.probes import (
     route_to,
 )
 from ernie_deploy.plan.request import Request
+from ernie_deploy.plan.sizes import size_bytes
 
 HOSTS = Path(__file__).parent / "host"
 KINDS = {"regular": "file", "directory": "folder", "character": "device"}
@@ -826,7 +826,7 @@ def test_json_says_the_same() -> None:
 
 
 def test_sizes_and_sockets() -> None:
-    assert [size_of(text) for text in ("16g", "16GB", "1.5m", "512", "1 GiB", "g", "")] == [
+    assert [size_bytes(text) for text in ("16g", "16GB", "1.5m", "512", "1 GiB", "g", "")] == [
         16 * 2**30, 16 * 2**30, 3 * 2**19, 512, 2**30, None, None,
     ]  # fmt: skip
     table = "head\n 0: 0100007F:1F40 00000000:0000 0A 0\n 1: 0100007F:1F41 0100007F:1F40 01 0\n"

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from test_render import interpolated
 
 from ernie_deploy.catalog import Catalog
+from ernie_deploy.host import machine_checks
 from ernie_deploy.plan import nodes
 from ernie_deploy.render import kubernetes
 from ernie_deploy.render import scripts as module
@@ -226,8 +227,11 @@ def test_the_health_check_outlives_its_probe() -> None:
 
 
 def test_what_scripts_and_the_kit_both_know_is_the_same() -> None:
-    texts = {name: (ROOT / "docker/scripts" / name).read_text() for name in ("serve.py", "node.py")}
+    texts = {
+        name: (ROOT / "docker/scripts" / name).read_text() for name in ("serve.py", "fetch.py", "node.py")
+    }
     assert f"\nBACK_OFF_S = {kubernetes.BACK_OFF_S}" in texts["serve.py"]
+    assert f"\nDISK_MARGIN = {machine_checks.DISK_MARGIN}\n" in texts["fetch.py"]
     assert f"\nOBJECT_STORE_BYTES = {nodes.RAY_OBJECT_STORE_BYTES:_}\n" in texts["node.py"]
 
 

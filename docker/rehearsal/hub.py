@@ -22,7 +22,7 @@ LARGE = 1000
 # What the remote code of `remote_code` downloads where it misses it, from a place that asks for no token.
 MATERIALS = "materials"
 HANG, PAGE = "hang", "page"
-HANG_S = 3600
+UNANSWERED_S = 3600
 NOWHERE = Path("/nonexistent")
 CHUNK_BYTES = 1 << 20
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -156,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
         """Send a file of the folder of materials, never answer, or answer with a page that is none."""
         self.log_message('"%s" for a material: %s', self.requestline, self.server.materials)
         if self.server.materials == HANG:
-            return time.sleep(HANG_S)
+            return time.sleep(UNANSWERED_S)
         if self.server.materials == PAGE:
             return self.send_json(404, {"error": f"no {name}"})
         return self.send_file(files(Path(self.server.materials))[name], "")

@@ -37,7 +37,7 @@ def look(reference: str) -> Image | None:
     if done.returncode or [word.isdigit() for word in words] != [False, True]:
         raise ToolFailed(
             f"Docker could not look at the image {reference}.",
-            cause=" ".join((done.stderr or done.stdout).split())[:300] or "it said nothing",
+            cause=done.last_words,
             next_step="see that it answers: docker version",
         )
     return Image(reference=reference, name=name_of(reference), id=words[0], size_bytes=int(words[1]))

@@ -70,7 +70,7 @@ def made() -> Iterator[list[Part]]:
             if done.returncode:
                 raise ToolFailed(
                     "The wheels of the kit could not be gathered.",
-                    cause=" ".join(done.stderr.split())[-300:] or "pip said nothing",
+                    cause=done.last_words,
                     next_step="see that pip reaches a package index, or leave them out with --no-wheels",
                 )
         yield [_part(path) for path in sorted(folder.glob("*.whl"))]

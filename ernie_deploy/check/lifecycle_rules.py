@@ -9,7 +9,8 @@ from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.swarm import SHARED_MEMORY, TMPFS, in_swarm
 from ernie_deploy.check.tree import Table, Word
-from ernie_deploy.check.values import seconds, shown, size, whole
+from ernie_deploy.check.values import seconds, shown, whole
+from ernie_deploy.plan.sizes import size_bytes
 
 DEFAULT_GRACE_S = 10
 READY_TIMEOUT_S = 600
@@ -150,7 +151,7 @@ def small_shared_memory(service: Service) -> Iterator[Spot]:
     """More than one rank, private ipc, and less than 1 GiB of shared memory."""
     needed, shared = ranks(service), service.text("ipc")
     text = service.text("shm_size")
-    given = size(text) if text else 64 << 20
+    given = size_bytes(text) if text else 64 << 20
     if not needed or needed == 1 or shared.startswith(("host", "container:", "service:")):
         return
     mounted = any(mount.target == SHARED_MEMORY for mount in service.mounts)

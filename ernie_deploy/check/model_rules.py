@@ -9,10 +9,10 @@ from ernie_deploy.check.hardware import VISIBLE, has_gpu, platform_of, ranks, re
 from ernie_deploy.check.interpolate import known
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.values import NEWEST, shown, version
+from ernie_deploy.plan.layout import MTP_MIN_BATCHED_TOKENS
 from ernie_deploy.plan.topology import Topology, refusal
 
 GPUS_A_NODE = 8
-MTP_MIN_BATCHED_TOKENS = 8192
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # The ends of what vLLM could be asked for; beyond them nothing is worth computing.
 MOST = 1 << 16

@@ -1,11 +1,10 @@
-"""What a text means: durations, sizes, versions, truth; None where it says something else."""
+"""What a text means: durations, numbers, versions, truth; None where it says something else."""
 
 import re
 
 _DURATION = re.compile(r"(?<!\d)(?:\d{1,12}(?:\.\d{1,9})?(?:us|ms|s|m|h))+")
 _PART = re.compile(r"(?<![\d.])(\d{1,12}(?:\.\d{1,9})?)(us|ms|s|m|h)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 _HUMAN = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)([kmgt]?)", re.IGNORECASE)
 _VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?![\d.])")
@@ -21,12 +20,6 @@ def seconds(text: str) -> float | None:
     if not _DURATION.fullmatch(text):
         return None
     return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
-
-
-def size(text: str) -> int | None:
-    """`16g` -> bytes, as Docker counts them."""
-    match = _SIZE.fullmatch(text.strip())
-    return int(float(match[1]) * 2 ** _POWERS[match[2].lower()]) if match else None
 
 
 def whole(text: str) -> int | None:

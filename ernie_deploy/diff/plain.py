@@ -6,7 +6,8 @@ from typing import Any
 
 from ernie_deploy.check.merge import PAIRS, as_table
 from ernie_deploy.check.tree import Items, Table, Value, Word
-from ernie_deploy.check.values import seconds, size, truth
+from ernie_deploy.check.values import seconds, truth
+from ernie_deploy.plan.sizes import size_bytes
 
 Plain = dict[str, Any] | list[Any] | str | None
 
@@ -39,7 +40,7 @@ def text_of(key: str, text: str) -> str:
     """A scalar under `key` in one spelling; as it is where it says something else."""
     if key in DURATIONS and (time_s := seconds(text)) is not None:
         return f"{time_s:g}s"
-    if key in SIZES and (count := size(text)) is not None:
+    if key in SIZES and (count := size_bytes(text)) is not None:
         return bytes_text(count)
     if key in TRUTHS and text:
         return "true" if truth(text) else "false"

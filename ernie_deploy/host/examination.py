@@ -1,6 +1,5 @@
 """What the checks judge: the facts of a host beside the plan and the values its stack will read."""
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePath
 from typing import TypeAlias
@@ -30,7 +29,6 @@ PACKAGES_VOLUME = "packages"
 MOST_SECRET_BYTES = 4096
 FILES = ("HF_TOKEN_FILE", "API_KEY_FILE", "GROUP_SECRET_FILE", "PIP_CONFIG_FILE")
 FOLDERS = ("HF_CACHE_DIR", "ENGINE_CACHE_DIR", "PACKAGES_DIR")
-UNITS = {"b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 class Files(Struct, frozen=True, kw_only=True):
@@ -123,12 +121,6 @@ Check: TypeAlias = Callable[[Examination], Iterator[Finding]]
 def gib(size: float) -> str:
     """Bytes for people."""
     return f"{size / GIB:,.1f} GiB"
-
-
-def size_of(text: str) -> int | None:
-    """Bytes of Docker's spelling, such as `16g`; None where it is not one."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s?([bkmgt]?)(?:i?b)?", text.strip().lower())
-    return int(float(match[1]) * UNITS[match[2] or "b"]) if match else None
 
 
 def is_path(value: str) -> bool:

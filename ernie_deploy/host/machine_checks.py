@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 
-from ernie_deploy.host.examination import Examination, gib, size_of
+from ernie_deploy.host.examination import Examination, gib
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.port_checks import ports
 from ernie_deploy.plan.exposure import is_in_clear, is_open, left_open
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.settings import value_of
+from ernie_deploy.plan.sizes import size_bytes
 
-DISK_MARGIN = 1.1
+# As docker/scripts/fetch.py, which refuses what does not fit before its first byte.
+DISK_MARGIN = 1.05
 CLOSE = (
     "set BIND_ADDR=127.0.0.1 in .env and forward the port; for others render it with --gateway, or with"
     " --accept-open-routes where a firewall or a proxy of yours keeps strangers out"
@@ -83,7 +85,7 @@ def _number(text: str, default: float) -> float:
 def memory_limit(examination: Examination) -> Iterator[Finding]:
     """A limit of host memory is a size, and not less than the plan puts there."""
     text, need = examination.values["SERVE_MEMORY"], _host_bytes(examination)
-    limit = size_of(text)
+    limit = size_bytes(text)
     if limit is None:
         yield error(
             "memory-limit", f"SERVE_MEMORY={text} is not a size.", "write it as 200g in .env, or 0 for none"
@@ -98,7 +100,7 @@ def shared_memory(examination: Examination) -> Iterator[Finding]:
     if examination.plan.security.host_ipc:
         return  # the host's own /dev/shm is used instead
     shm_size, have = examination.values["SHM_SIZE"], examination.facts.machine.memory_bytes
-    size, each = size_of(shm_size), len(examination.plan.replicas)
+    size, each = size_bytes(shm_size), len(examination.plan.replicas)
     if size is None:
         yield error("shared-memory", f"SHM_SIZE={shm_size} is not a size.", "write it as 16g in .env")
     elif have and size * each > have / 2:

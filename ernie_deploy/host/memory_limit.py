@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from ernie_deploy.host.examination import size_of
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.pairing import find
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.sizes import size_bytes
 
 # Left to the system, to Docker and to `fetch`.
 RESERVE_SHARE = 1 / 16
@@ -44,5 +44,5 @@ def needed_gib(plan: Plan, now: Mapping[str, str]) -> float:
     """Estimate of what `serve` takes of a GPU node's memory: processes, shared memory, offloaded weights."""
     offload = find(plan.settings, "cpu-offload-gb")
     each = float(offload.value) if offload and isinstance(offload.value, int | float) else 0.0
-    shared = size_of(now["SHM_SIZE"]) or 0
+    shared = size_bytes(now["SHM_SIZE"]) or 0
     return plan.topology.gpus * (RANK_GIB + each) + shared / GIB

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.host.examination import size_of
 from ernie_deploy.host.facts import Facts
 from ernie_deploy.host.memory_limit import propose
 from ernie_deploy.paths import write_whole
 from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.sizes import size_bytes
 from ernie_deploy.render.compose import defaults_of
 from ernie_deploy.render.folder import env_line
 
@@ -46,7 +46,7 @@ def of_host(facts: Facts, plan: Plan, now: Mapping[str, str], stated: Mapping[st
     A limit of memory is proposed where the user `stated` none: SERVE_MEMORY=0 is a decision too.
     """
     proposed = {name: str(gid) for name, gid in facts.amd.groups.items()}
-    have, shared = facts.machine.memory_bytes, size_of(now["SHM_SIZE"])
+    have, shared = facts.machine.memory_bytes, size_bytes(now["SHM_SIZE"])
     if have and shared and shared > have / 2:
         proposed["SHM_SIZE"] = f"{max(1, have // 2 // GIB)}g"
     if "SERVE_MEMORY" not in stated and (proposal := propose(facts, plan, now)):

@@ -29,7 +29,7 @@ VLLM_CACHE = "VLLM_CACHE_ROOT"
 # docker/scripts/ready.py waits so long before it passes a stop on.
 SEEN_S = 3
 # After so long a replica that has work and does not move is given up by the gateway; the only server never is.
-HANG_S = 15
+REPLICA_HANG_S = 15
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -222,7 +222,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     @property
     def hang_s(self) -> int:
         """After how long docker/scripts/ready.py calls a server that does not move hung; 0 is never."""
-        return HANG_S if len(self.replicas) > 1 else 0
+        return REPLICA_HANG_S if len(self.replicas) > 1 else 0
 
     @property
     def revision(self) -> str:

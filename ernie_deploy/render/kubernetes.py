@@ -1,7 +1,6 @@
 """Writes a plan down as Kubernetes manifests: the words and variables of the compose file, in LeaderWorkerSet pods."""
 
 import hashlib
-import re
 from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from ernie_deploy.plan.memory import GIB
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import LOOPBACK, Request, command_words
 from ernie_deploy.plan.settings import Setting, words
+from ernie_deploy.plan.sizes import size_parts
 from ernie_deploy.render.compose import defaults_of
 from ernie_deploy.render.gateway import NAME as CONFIGURATION
 from ernie_deploy.render.gateway import configuration
@@ -254,10 +254,10 @@ def _fetch_environment(plan: Plan, host: dict[str, str]) -> dict[str, str]:
 
 def quantity(size: str) -> str:
     """A size as Docker has it (`16g`) as Kubernetes has it (`16Gi`)."""
-    match = re.fullmatch(r"([0-9]+)([kmgt]?)b?", size.lower())
-    if not match:
+    if not (parts := size_parts(size)):
         raise UsageError(f"{size!r} is no size.", cause="a size is a number and one of k, m, g, t")
-    return match[1] + (f"{match[2].upper()}i" if match[2] else "")
+    number, unit = parts
+    return number + (f"{unit.upper()}i" if unit else "")
 
 
 def plain(value: object) -> str:

@@ -18,6 +18,8 @@ from ernie_deploy.stack.rendered import Rendered, rendered
 
 QUICK_S = 60
 TERMINATE_S = 20
+MOST_CAUSE_CHARS = 300
+NO_OUTPUT = "it printed nothing"
 # What a container prints may be no text at all.
 READ: Any = {"encoding": "utf-8", "errors": "replace"}
 
@@ -87,6 +89,11 @@ class Done(Struct, frozen=True):
     returncode: int
     stdout: str
     stderr: str
+
+    @property
+    def last_words(self) -> str:
+        """The end of its errors, or else of its output, on one line; a sentence of its own where it printed nothing."""
+        return " ".join((self.stderr or self.stdout).split())[-MOST_CAUSE_CHARS:] or NO_OUTPUT
 
 
 def ask(
@@ -200,7 +207,7 @@ def _end(process: "subprocess.Popen[Any]") -> None:
 
 
 def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), NO_OUTPUT)
 
 
 @cache
@@ -214,7 +221,7 @@ def _present(program: str) -> None:
 
 
 def require_compose() -> None:
-    """Raise `ToolMissing` unless a Compose answers that knows what the files use."""
+    """Raise `ToolMissing` where the Compose plugin is missing."""
     done = ask(["docker", "compose", "version", "--short"])
     if done.returncode:
         raise ToolMissing(
