@@ -16,9 +16,13 @@ CERTIFICATE_DAYS = 14
 
 
 def records(jobs: Collection[str]) -> Iterator[Record]:
-    """Answers of the gateway by class, and those that a limit gave."""
+    """Answers by class to requests that a key and its limits let through, and the refusals of those limits.
+
+    The frontend also counts strangers without a key and the probes of load balancers: whoever sends enough of them would
+    make these alerts fire, or keep them from it.
+    """
     if "gateway" in jobs:
-        responses = 'haproxy_frontend_http_responses_total{job="gateway",proxy="front"}'
+        responses = 'haproxy_backend_http_responses_total{job="gateway",proxy="serve"}'
         yield Record(name=RESPONSES, expr=f"sum by (code) (increase({responses}[5m]))")
         # The gateway denies nothing else: templates/gateway/limits.cfg.j2 has its only `deny`.
         limited = 'haproxy_frontend_requests_denied_total{job="gateway",proxy="front"}'
@@ -63,15 +67,15 @@ def _refusing() -> Iterator[Alert]:
         hold="5m",
         severity="critical",
         summary="The gateway answers with errors",
-        description=f"{{{{ $value | humanize }}}} answers of the last five minutes were 5xx, more than {ERROR_SHARE:.0%}: no"
-        " server, a full queue or a server's own error. Its log names the reason of each.",
+        description=f"{{{{ $value | humanize }}}} answers of the last five minutes were 5xx, more than {ERROR_SHARE:.0%} of"
+        " those to requests with a key: no server, a full queue or a server's own error. Its log names the reason of each.",
     )
     yield Alert(
         name="ErnieGatewayLimited",
-        expr=f"{LIMITED} > {LIMITED_SHARE} * sum({RESPONSES})\nand {LIMITED} >= {FEWEST}",
+        expr=f"{LIMITED} > {LIMITED_SHARE} * ({LIMITED} + sum({RESPONSES}))\nand {LIMITED} >= {FEWEST}",
         hold="10m",
         severity="warning",
-        summary="More than half of all requests exceed a key's limit",
+        summary="More than half of all requests with a key exceed a key's limit",
         description="{{ $value | humanize }} requests of the last five minutes got 429: a client that does not wait for"
         " Retry-After, or a limit that is too small for its load.",
     )

@@ -32,6 +32,11 @@ HISTOGRAMS = {
 
 
 def responses(code: str) -> str:
+    return f'haproxy_backend_http_responses_total{{job="gateway",proxy="serve",code="{code}"}}'
+
+
+def front_responses(code: str) -> str:
+    """All that the gateway answers: those without a key and the probes of load balancers too."""
     return f'haproxy_frontend_http_responses_total{{job="gateway",proxy="front",code="{code}"}}'
 
 
@@ -116,9 +121,19 @@ CASES = [
     Case("ErnieGatewayNoServer", "9m", LEFT, {SERVERS: flat(0, 10)}),
     Case("ErnieGatewayErrors", "12m", answers(36, "5xx", 2), answers(40, "5xx", 2)),
     Case("ErnieGatewayErrors", "12m", answers(0, "5xx", 1.1), answers(0, "5xx", 0.9)),
-    Case("ErnieGatewayLimited", "17m", answers(9, "4xx", 10) | {DENIED: rising(10, 20)}, answers(11, "4xx", 10) | {DENIED: rising(10, 20)}),
+    # 505 for whoever asks by HTTP/1.7, and 503 for the probes of a load balancer while the server loads.
+    Case("ErnieGatewayErrors", "12m", answers(36, "5xx", 2), answers(36, "5xx", 0) | {front_responses("5xx"): rising(20, 20)}),
+    Case("ErnieGatewayErrors", "12m", answers(0, "5xx", 3), answers(0, "5xx", 0) | {front_responses("5xx"): rising(3, 20)}),
+    # A hundred failed requests in five minutes beside 2,000 of strangers, who get 404.
+    Case("ErnieGatewayErrors", "12m", answers(5, "5xx", 5) | {front_responses("4xx"): rising(100, 20), front_responses("5xx"): rising(5, 20)},
+         answers(5, "5xx", 0) | {front_responses("4xx"): rising(100, 20)}),
+    Case("ErnieGatewayLimited", "17m", answers(9, "4xx", 0) | {DENIED: rising(10, 20)}, answers(11, "4xx", 0) | {DENIED: rising(10, 20)}),
     # Refusals for want of a key are 4xx too, and no storm of 429s.
-    Case("ErnieGatewayLimited", "17m", answers(0, "4xx", 10) | {DENIED: rising(10, 20)}, answers(0, "4xx", 10) | {DENIED: flat(0, 20)}),
+    Case("ErnieGatewayLimited", "17m", answers(0, "4xx", 0) | {DENIED: rising(10, 20)},
+         answers(0, "4xx", 0) | {DENIED: flat(0, 20), front_responses("4xx"): rising(10, 20)}),
+    # All 250 requests of five minutes are refused, beside a load balancer's probe a second.
+    Case("ErnieGatewayLimited", "17m", answers(0, "4xx", 0) | {DENIED: rising(12.5, 20), front_responses("2xx"): rising(15, 20), front_responses("4xx"): rising(12.5, 20)},
+         answers(13, "4xx", 0) | {DENIED: rising(12.5, 20), front_responses("2xx"): rising(15, 20), front_responses("4xx"): rising(12.5, 20)}),
     Case("ErnieGatewayQueue", "15m", {QUEUED: then(flat(0, 5), flat(1, 15))}, {QUEUED: then(flat(0, 5), flat(1, 15))}, quiet_at="14m45s"),
     Case("ErnieGatewayQueue", "15m", {QUEUED: flat(1, 20)}, {QUEUED: then(flat(1, 12), "0", flat(1, 8))}),
     Case("ErnieCertificateEnds", "11m", {CERTIFICATE: flat(14 * DAY, 20)}, {CERTIFICATE: flat(14 * DAY + 700, 20)}),
