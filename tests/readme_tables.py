@@ -13,7 +13,7 @@ def model_table(catalog: Catalog) -> str:
         cells = [
             ", ".join(t for t, s in states.items() if s == state) or "-" for state in ("recipe", "derived")
         ]
-        title = f"{model.title}; {STAND_IN}" if model.trust_remote_code else model.title
+        title = f"{model.title} [1]" if model.trust_remote_code else model.title
         lines.append(f"| `{model.id}` {title} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
 
@@ -24,7 +24,7 @@ def disagreement_table(catalog: Catalog) -> str:
         "drop": "left out",
         "published": "only with `--profile published`",
         "replace": "replaced",
-        "layout": "laid out anew",
+        "layout": "changed",
         "note": "noted",
     }
     lines = ["| published | here | because |", "|---|---|---|"]

@@ -31,7 +31,7 @@ def test_render_is_the_same_from_anywhere_with_any_environment(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (["render"], 2, "Which target?"),
+        (["render"], 2, "TARGET is missing."),
         (["render", "h100", "--no-such"], 2, "No such option"),
         (["render", "h100", "--gpus", "a"], 2, "GPU numbers"),
         (["render", "h100", "--bind", "home"], 2, "not an IP address"),

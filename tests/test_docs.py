@@ -64,6 +64,12 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+def test_no_heading_stands_twice_in_a_page(page: Path) -> None:
+    titles = re.findall(r"^#+ .+$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(titles) == len(set(titles))
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
 def test_each_link_to_a_file_of_the_project_leads_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in link:

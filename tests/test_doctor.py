@@ -344,7 +344,7 @@ def test_an_old_compose_and_a_remote_engine() -> None:
     has(
         report,
         "FAIL compose Compose 2.24.3 is older than 2.24.4.",
-        "warn docker-host DOCKER_HOST is ssh://node: containers run there, while files and devices were looked at here.",
+        "warn docker-host DOCKER_HOST is ssh://node: containers run there, while files and devices were checked here.",
     )
     assert report.exit_code == 6
 
@@ -551,9 +551,9 @@ def test_verified_weights_need_no_room() -> None:
         ("HF_CACHE_DIR=models", "FAIL cache HF_CACHE_DIR=models is neither a path nor the volume hf-cache; Compose refuses it."),
         ("HF_CACHE_DIR=/data/new/hf", "ok cache /data/new/hf will be made, and handed to 2000:0."),
         ("HF_CACHE_DIR=/data/new/hf", "ok disk 100.0 GiB are free at /data; the weights take 40.9 GiB."),
-        ("HF_CACHE_DIR=/data", "FAIL cache HF_CACHE_DIR=/data belongs to root and holds empty, which is nothing of the kit's: fetch refuses it."),
+        ("HF_CACHE_DIR=/data", "FAIL cache HF_CACHE_DIR=/data belongs to root and holds empty, which the kit did not create: fetch refuses it."),
         ("HF_CACHE_DIR=/srv/hf", "ok cache /srv/hf belongs to root; fetch hands it to 2000:0."),
-        ("ENGINE_CACHE_DIR=/srv/hf", "FAIL engine-cache ENGINE_CACHE_DIR=/srv/hf belongs to root and holds hub, which is nothing of the kit's: fetch refuses it."),
+        ("ENGINE_CACHE_DIR=/srv/hf", "FAIL engine-cache ENGINE_CACHE_DIR=/srv/hf belongs to root and holds hub, which the kit did not create: fetch refuses it."),
         ("ENGINE_CACHE_DIR=/srv/disk", "ok engine-cache /srv/disk belongs to root; fetch hands it to 2000:0."),
         ("ENGINE_CACHE_DIR=/srv/handed", "ok engine-cache /srv/handed belongs to root; fetch hands it to 2000:0."),
         ("ENGINE_CACHE_DIR=/data/ours", "FAIL engine-cache /data/ours belongs to 1000:1000 (0755) and is closed to the server, 2000:0."),
@@ -1318,7 +1318,7 @@ def test_the_command_examines_this_machine(tmp_path: Path) -> None:
 def test_write_env_on_this_machine_touches_nothing_but_env(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("# mine\nPORT=9000\n")
     done = doctor("cpu", "--write-env", cwd=tmp_path)
-    assert re.match(r"wrote .* to \.env\n|\.env needs nothing of this host\n", done.stderr)
+    assert re.match(r"wrote .* to \.env\n|\.env is already right for this host\n", done.stderr)
     assert (tmp_path / ".env").read_text().startswith("# mine\nPORT=9000\n")
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
 

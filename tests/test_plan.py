@@ -108,8 +108,8 @@ def test_published_command_over_nodes_has_its_rendering(
 
 WHY = (
     "a bare 16 on nodes of 8 GPUs raises ValueError, and the images have had no Ray since vLLM 0.18.0; vLLM joins"
-    " the nodes itself (--nnodes), tensor parallel within a node and pipeline across, because only the pipeline is"
-    " modest enough for a network between nodes. MTP keeps 16, since it is unproven with a pipeline"
+    " the nodes itself (--nnodes), tensor parallel within a node and pipeline across, because only pipeline"
+    " parallelism needs little enough bandwidth between nodes. MTP keeps 16, since it is unproven with a pipeline"
 )
 
 
@@ -179,7 +179,7 @@ def test_nodes_are_pure_text_and_its_commands_are_said() -> None:
         "ports to open (TCP), only to those named",
         "  8000 on head for clients                the API, on BIND_ADDR",
         "  29501 on head for workers               torch's TCPStore, where the ranks meet; it listens on every interface",
-        "  29502 on head for workers               the kit's beacon: whether the head serves, since when, and nothing else",
+        "  29502 on head for workers               the kit's beacon: reports whether the head serves, and since when",
         "  ephemeral on every node for every node  NCCL or RCCL, gloo and vLLM's ZMQ, ports of the kernel's choice",
     ]  # fmt: skip
 

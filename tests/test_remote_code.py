@@ -44,9 +44,11 @@ def test_every_row_names_its_packages_and_who_served_it(model: str, target: str)
 
 
 def test_the_readme_says_who_served_those_rows() -> None:
-    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `vl-")]
+    lines = (ROOT / "README.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| `vl-")]
     assert len(rows) == len({model for model, _ in ROWS})
-    assert all(STAND_IN in line for line in rows)
+    assert all(" [1] |" in line for line in rows)
+    assert f"[1] {STAND_IN[0].upper()}{STAND_IN[1:]}." in lines
 
 
 @pytest.mark.parametrize("options", [{}, {"model": "300b", "nodes": 2}, {"profiles": ("published",)}])

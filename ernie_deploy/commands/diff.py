@@ -99,7 +99,7 @@ def _with_itself(one: "Operand", engine: str, catalog: "Catalog") -> "Difference
     if one.is_plan:
         if not engine:
             raise UsageError(
-                f"What is {one.label} to be compared with?",
+                f"diff needs something to compare {one.label} with.",
                 next_step=f"name a second operand, or --engine: ernie-deploy diff {one.label} --engine VERSION",
             )
         return _of_two(one, Operand(label=label_of(request), request=request), catalog)

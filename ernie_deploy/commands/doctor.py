@@ -101,7 +101,7 @@ def _examine(  # noqa: PLR0913 - the options of the command
 
 def _tell(written: dict[str, str], env_file: Path) -> None:
     said = ", ".join(f"{name}={value}" for name, value in written.items())
-    say(f"wrote {said} to {env_file}" if said else f"{env_file} needs nothing of this host", err=True)
+    say(f"wrote {said} to {env_file}" if said else f"{env_file} is already right for this host", err=True)
 
 
 def _dry_run(catalog: "Catalog", request: "Request", head: str, *, as_json: bool) -> str:

@@ -76,7 +76,7 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
         _prepare_monitoring(folder, plan, grafana_user, env_is_new=ENV in made)
     say(f"wrote {', '.join(made)} to {folder}", err=True)
     if old:
-        say(f"back: {shlex.join(['ernie-deploy', 'rollback', str(folder)])}", err=True)
+        say(f"undo: {shlex.join(['ernie-deploy', 'rollback', str(folder)])}", err=True)
     _tell_errors(folder)
     _make_certificate(folder, plan)
     say(f"next: cd {shlex.quote(str(folder))} && {_next(plan)}", err=True)

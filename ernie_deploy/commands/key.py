@@ -29,7 +29,7 @@ PROJECT = click.option(
 NO_RELOAD = click.option(
     "--no-reload",
     is_flag=True,
-    help="Leave it to a later `ernie-deploy reload` that the gateway takes it up.",
+    help="Do not reload the gateway; run `ernie-deploy reload` later.",
 )
 
 

@@ -54,7 +54,7 @@ Examples:
     help="As Compose has it; `up` always leaves the stack running.",
 )
 @click.option("--build", is_flag=True, help="Build images before starting.")
-@click.option("--force-recreate", is_flag=True, help="Make each container anew, changed or not.")
+@click.option("--force-recreate", is_flag=True, help="Recreate every container, changed or not.")
 @click.option("--pull", type=click.Choice(["always", "missing", "never"]), help="When to pull images.")
 @REMOVE_ORPHANS
 @DRY_RUN

@@ -134,16 +134,16 @@ OPTIONS = [
                  help="How far the server is confined; `plan` says what each set gives up.  [default: recipe on AMD, else strict]"),
     click.option("--api-key-file", is_flag=True, help="Require the key in API_KEY_FILE from clients."),
     click.option("--gateway", is_flag=True,
-                 help="Publish HAProxy in front of the server: keys, limits, and the routes that clients need alone."),
-    click.option("--route", "routes", multiple=True, metavar="ROUTE", help="Open a further route of the gateway: tokenize."),
+                 help="Publish HAProxy in front of the server: keys, limits, and only the routes that clients need."),
+    click.option("--route", "routes", multiple=True, metavar="ROUTE", help="Also let this route through the gateway: tokenize."),
     click.option("--tls", type=click.Choice(["", "files", "self-signed"]), default="", metavar="files|self-signed",
-                 help="Have the gateway speak TLS, with a certificate of yours or with one made for a laboratory."),
+                 help="Have the gateway speak TLS, with your own certificate or a self-signed one for testing."),
     click.option("--replicas", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N",
                  help="Servers behind the gateway on this node, each with GPUs of its own."),
     click.option("--upstreams", default="", callback=_upstreams, metavar="ADDR:PORT,ADDR:PORT",
-                 help="Make a stack of the gateway alone, before these servers."),
+                 help="Render only the gateway, in front of these servers."),
     click.option("--balance", type=click.Choice(["leastconn", "sticky"]), default="leastconn", show_default=True,
-                 help="Which server gets a request: the least busy one, or that of its key while it has room."),
+                 help="Which server gets a request: the least busy one, or the one its key used before, unless that is overloaded."),
     click.option("--bind", default=LOOPBACK, show_default=True, callback=_address, metavar="ADDR",
                  help="Host address to publish the API on."),
     click.option("--accept-open-routes", is_flag=True,
@@ -168,7 +168,7 @@ OPTIONS = [
     click.option("--runbooks", default="", metavar="URL",
                  help="Where you keep docs/alerts, for an alert's runbook_url.  [default: the path in the kit]"),
     click.option("--lock", is_flag=False, flag_value=LOCK, default=None, callback=_lock, metavar="[FILE]",
-                 help=f"Pin images and revisions as this lock has them, `{NO_LOCK}` for none.  [default: that beside the output]"),
+                 help=f"Pin images and revisions as this lock has them, `{NO_LOCK}` for none.  [default: ernie.lock next to the output]"),
     click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A vLLM flag and its value."),
     click.argument("extra", nargs=-1, type=click.UNPROCESSED, metavar="[-- EXTRA VLLM ARGS]"),
 ]  # fmt: skip
@@ -235,9 +235,8 @@ def request_of(options: dict[str, Any]) -> Request:
     refuse_path_of_key(options)
     if not options["target"]:
         raise UsageError(
-            "Which target?",
-            cause="the command needs one",
-            next_step="ernie-deploy targets lists them; `auto` is that of this host",
+            "TARGET is missing.",
+            next_step="list the targets with: ernie-deploy targets; `auto` is the one of this host",
         )
     request = Request(**options)
     return _of_this_host(request) if request.target == AUTO else request

@@ -88,7 +88,7 @@ def _chosen(folder: Path, name: str) -> "list[Record]":
     names = [record.name for record in kept]
     if not kept:
         raise UsageError(
-            f"There is nothing to go back to in {_shown(folder)}.",
+            f"No earlier version is kept in {_shown(folder)}.",
             cause="no upgrade has replaced its files, or each was taken back",
             next_step=f"ernie-deploy rollback {shlex.quote(str(folder))} --list",
         )

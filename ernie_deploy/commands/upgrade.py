@@ -231,7 +231,7 @@ def _write(proposal: "Proposal", command: str) -> None:
     replace_files(folder, proposal.files, cause)
     say(f"wrote {', '.join(outcome.name for outcome in proposal.changed)} to {folder}", err=True)
     say(f"next: {_in(folder, 'docker compose up -d --wait')}", err=True)
-    say(f"back: {shlex.join(['ernie-deploy', 'rollback', *_named(folder)])}", err=True)
+    say(f"undo: {shlex.join(['ernie-deploy', 'rollback', *_named(folder)])}", err=True)
 
 
 def _named(folder: Path) -> Sequence[str]:

@@ -68,7 +68,7 @@ class Touched(Struct, frozen=True, kw_only=True):
 
 
 class Differences(Struct, frozen=True, kw_only=True):
-    """What differs between two stacks by meaning, and which services `docker compose up` makes anew.
+    """What differs between two stacks by meaning, and which services `docker compose up` recreates.
 
     Those of `on_demand` among them have a profile, so that only a command that names it starts them.
     `recreated` may name services without a change: Compose compares spellings too. Between two engines,

@@ -1,4 +1,4 @@
-"""Which services `docker compose up` makes anew: by the hash of their definition, or a volume of another name.
+"""Which services `docker compose up` recreates: by the hash of their definition, or a volume of another name.
 
 Source: Compose 2.40 pkg/compose/hash.go ServiceHash, which leaves out what `UNHASHED` names; convergence.go mustRecreate
 and checkExpectedVolumes.

@@ -51,7 +51,7 @@ def _body(differences: Differences) -> Iterator[str]:
 def _recreated(differences: Differences) -> str:
     at_once = [name for name in differences.recreated if name not in differences.on_demand]
     later = f"at its next run: {', '.join(differences.on_demand)}" if differences.on_demand else ""
-    parts = [f"docker compose up makes anew: {', '.join(at_once)}" if at_once else "", later]
+    parts = [f"docker compose up recreates: {', '.join(at_once)}" if at_once else "", later]
     return f"! {'; '.join(part for part in parts if part)}"
 
 

@@ -63,7 +63,7 @@ def place(examination: Examination) -> Iterator[Finding]:
     if examination.remote:
         yield warning(
             "docker-host",
-            f"DOCKER_HOST is {examination.remote}: containers run there, while files and devices were looked at here.",
+            f"DOCKER_HOST is {examination.remote}: containers run there, while files and devices were checked here.",
             "run doctor on that host",
         )
 

@@ -133,7 +133,7 @@ def _folder_of_root(examination: Examination, variable: str, stat: Stat, others:
         return ok(name, f"{path} belongs to root; fetch hands it to {uid}:{gid}.")
     return error(
         name,
-        f"{variable}={path} belongs to root and holds {min(others)}, which is nothing of the kit's: fetch refuses it.",
+        f"{variable}={path} belongs to root and holds {min(others)}, which the kit did not create: fetch refuses it.",
         f"name an empty folder in .env, such as {path.rstrip('/')}/ernie-{name}",
     )
 

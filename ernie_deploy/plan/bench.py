@@ -39,14 +39,14 @@ def bench_settings(
         as_settings({"model": model.hf_id}, f"model {model.id}"),
         _names(model, request, serve),
         _address(serve),
-        as_settings({"temperature": 0}, "kit: the recipe's client sampled greedily; today's no longer does"),
+        as_settings({"temperature": 0}, "kit: the recipe's client used temperature 0 by default; today's does not"),
         [Setting(name="seed", value=0, origin="kit: vLLM's default", variable="BENCH_SEED")],
     )
 
 
 def _address(serve: Sequence[Setting]) -> list[Setting]:
     """Where the one server is: its service's name, or where it listens on the host's own network."""
-    origin = "kit: the stack's one server"
+    origin = "kit: where the stack's server listens"
     known = [replace(s, origin=origin) for s in serve if s.name in ("host", "port")]
     return known or as_settings({"host": "serve", "port": 8000}, origin)
 

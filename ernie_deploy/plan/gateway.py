@@ -19,7 +19,7 @@ BUFFER_KIB, BUFFERS_PER_CONNECTION = 64, 2
 LEAST_MEMORY_MIB, MEMORY_BESIDE_BUFFERS_MIB = 1024, 512
 # Where the files of the gateway lie in its container: keys.map, and tls/.
 FILES = "/gateway"
-# In its container: the front door, and what Prometheus and the health check ask.
+# In its container: the API's port, and what Prometheus and the health check ask.
 FRONT_PORT = 8443
 OWN_PORT = 8405
 # On the container's loopback alone, where a process that is reloaded tells the next one its counts.
@@ -56,7 +56,7 @@ class Load(Struct, frozen=True):
 
 
 class Gateway(Struct, frozen=True, kw_only=True):
-    """The front door of a stack; what a host may change is in .env, the rest follows from the plan.
+    """The gateway of a stack; what a host may change is in .env, the rest follows from the plan.
 
     `answer_timeout_s` is above the longest answer: a request that is not streamed is silent for that long.
     """

@@ -24,7 +24,7 @@ API_KEY_CONFIG = "/tmp/vllm_config.yaml"  # noqa: S108 - the container's own tmp
 def serve_settings(request: Request, shutdown_timeout_s: int) -> list[Setting]:
     """What the stack itself adds to the command, each with its reason."""
     settings = [_kit("shutdown-timeout", shutdown_timeout_s, "streams end before the container does")]
-    settings.append(_kit("disable-fastapi-docs", True, "no page that lists every route to everybody"))
+    settings.append(_kit("disable-fastapi-docs", True, "no public list of all routes"))
     if request.api_key_file:
         settings.append(_kit("config", API_KEY_CONFIG, "the API key stays out of argv"))
     return settings

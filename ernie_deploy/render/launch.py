@@ -155,7 +155,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     def gateway_waits(self) -> list[str]:
         """What `gateway` depends on, so that Compose stops it first: on `down`, and before its only server is made anew.
 
-        Of several servers one is made anew while the others serve: with `restart` Compose would close the front door.
+        Of several servers one is recreated while the others serve: with `restart` Compose would stop the gateway too.
         """
         restart = ", restart: true" if len(self.plan.replicas) == 1 else ""
         waits = f"{{condition: service_started{restart}}}"

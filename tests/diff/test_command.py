@@ -28,7 +28,7 @@ flags
 memory per GPU
 ~ longest context: 131,072 tokens -> 32,768 tokens
 
-! docker compose up makes anew: serve
+! docker compose up recreates: serve
 """
 
 WITH_MTP = """\
@@ -44,7 +44,7 @@ memory per GPU
 ~ KV cache (estimated): 28.6 GiB -> 28.3 GiB
 ~ KV cache of a replica (estimated): 534,689 tokens -> 512,103 tokens
 
-! docker compose up makes anew: serve
+! docker compose up recreates: serve
 """
 
 OPENED = """\
@@ -66,7 +66,7 @@ other
 ~ name: ernie-21b -> mine
     containers of the old one run on until: docker compose -p ernie-21b down
 
-! docker compose up makes anew: serve, fetch; at its next run: bench
+! docker compose up recreates: serve, fetch; at its next run: bench
 """
 
 
@@ -137,7 +137,7 @@ def test_other_spellings_are_equal_and_still_make_containers_anew(diff: Diff) ->
         "",
         "Both mean the same, in other words.",
         "",
-        "! docker compose up makes anew: serve",
+        "! docker compose up recreates: serve",
     ]
 
 
@@ -230,7 +230,7 @@ def test_json_holds_every_change_with_its_parts(diff: Diff) -> None:
 
 REFUSED = [
     (("nope",), 3, "There is no file, no folder, no target and no engine 'nope'."),
-    (("h100",), 2, "What is h100 to be compared with?"),
+    (("h100",), 2, "diff needs something to compare h100 with."),
     (("h100", "a100", "--engine", "0.33.0"), 2, "--engine goes with one operand"),
     (("h100", "h100 --no-such-option"), 2, "No such option"),
     (("h100", "h100 --model nope"), 3, "There is no model 'nope'."),

@@ -1,4 +1,4 @@
-"""Requests that front doors have been opened with, byte for byte, and how many of them a server may see at most."""
+"""Requests that have got past gateways, byte for byte, and how many of them a server may see at most."""
 
 from typing import NamedTuple
 

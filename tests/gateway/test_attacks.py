@@ -1,4 +1,4 @@
-"""The front door attacked: what the server received is held byte by byte against what it may receive."""
+"""The gateway attacked: what the server received is held byte by byte against what it may receive."""
 
 import re
 import socket

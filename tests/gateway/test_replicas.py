@@ -102,7 +102,7 @@ def test_further_servers_cost_few_lines() -> None:
 
 
 def test_a_server_that_is_made_anew_takes_the_gateway_along_only_where_it_is_the_only_one() -> None:
-    """`docker compose up` stops what depends on a changed service with `restart`: one of two closed the front door."""
+    """`docker compose up` stops what depends on a changed service with `restart`: one of two stopped the gateway."""
     waits = [services("h100", replicas=count)["gateway"]["depends_on"] for count in (1, 2)]
     assert waits[0] == {"serve": {"condition": "service_started", "restart": True}}
     assert waits[1] == {name: {"condition": "service_started"} for name in ("serve", "serve-2")}

@@ -1,4 +1,4 @@
-"""The front door over TLS, with the real HAProxy and openssl as its client: versions, bad certificates, renewal."""
+"""The gateway over TLS, with the real HAProxy and openssl as its client: versions, bad certificates, renewal."""
 
 import os
 import signal

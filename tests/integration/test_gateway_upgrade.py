@@ -110,7 +110,7 @@ def test_an_upgrade_ends_the_gateway_first_and_a_stream_whole(front: Front) -> N
     recovered("upgraded with a stream open", time.monotonic() - begun)
     print(events)
     assert (answer.ending, answer.tokens) == ("complete", TOKENS), answer
-    # The front door is closed and empty before the server gets its signal.
+    # The gateway is closed and empty before the server gets its signal.
     assert events.index(("die", "gateway")) < events.index(("kill", "serve")), events
     assert front.image() == OTHER_IMAGE
     assert front.ask(16).ending == "complete"

@@ -75,7 +75,7 @@ def test_two_nodes_line_by_line() -> None:
         '- "--master-addr=$(LWS_LEADER_ADDRESS)"  # kit: each pod\'s own',
         '- "--master-port=29501"  # kit: torch\'s TCPStore, where the ranks meet; it listens on every interface',
         '- "--shutdown-timeout=60"  # kit: streams end before the container does',
-        '- "--disable-fastapi-docs"  # kit: no page that lists every route to everybody',
+        '- "--disable-fastapi-docs"  # kit: no public list of all routes',
     ]
 
 

@@ -91,7 +91,7 @@ def test_an_edited_folder_goes_there_and_back(folder: Path, compose: str) -> Non
     assert "~ serve image: vllm/vllm-openai:v0.32.0 -> vllm/vllm-openai:v0.33.0" in done.stdout
     assert "the client of chats no longer counts" in done.stdout
     assert "= serve --tool-strict-level: auto -> unset" in done.stdout
-    assert "makes anew: serve, fetch; at its next run: bench" in done.stdout
+    assert "recreates: serve, fetch; at its next run: bench" in done.stdout
     after = seen(folder)
     for name, pairs in EDITS.items():
         for _, new in pairs:
@@ -120,7 +120,7 @@ def test_the_way_back_is_listed_and_used_once(folder: Path) -> None:
     assert NEW in (folder / "compose.yml").read_text()
     assert kit("rollback", str(folder)).returncode == 0
     done = kit("rollback", str(folder))
-    assert (done.returncode, "nothing to go back to" in done.stderr) == (2, True)
+    assert (done.returncode, "No earlier version is kept" in done.stderr) == (2, True)
 
 
 def test_edits_made_since_are_not_lost_unasked(folder: Path) -> None:
