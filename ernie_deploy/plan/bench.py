@@ -39,7 +39,9 @@ def bench_settings(
         as_settings({"model": model.hf_id}, f"model {model.id}"),
         _names(model, request, serve),
         _address(serve),
-        as_settings({"temperature": 0}, "kit: the recipe's client used temperature 0 by default; today's does not"),
+        as_settings(
+            {"temperature": 0}, "kit: the recipe's client used temperature 0 by default; today's does not"
+        ),
         [Setting(name="seed", value=0, origin="kit: vLLM's default", variable="BENCH_SEED")],
     )
 
