@@ -30,7 +30,7 @@ FORMS: list[tuple[str, dict[str, object]]] = [
     ("mi300x", {"model": "vl-28b", "extra_packages": "none"}),
     ("cpu", {"weights": "/data/w"}),
 ]
-HEADING = "    # From here on: the scripts"
+HEADING = "    # The rest of the file is the scripts"
 
 
 def entrypoint(target: str, **options: object) -> list[str]:

@@ -11,12 +11,14 @@ Security: TypeAlias = Literal["strict", "recipe", "vendor"]
 class SecuritySet(Fact, frozen=True):
     """What `serve` may beyond an unprivileged container; all that is left out stays closed.
 
-    `gives_up` and `unproven` go on from the set's name in a sentence of the plan; an empty one is not printed.
+    `gives_up` and `unproven` go on from the set's name in a sentence of the plan, and `comment` stands in the rendered
+    file; an empty one is not printed.
     """
 
     source: str
     gives_up: str = ""
     unproven: str = ""
+    comment: str = ""
     host_ipc: bool = False
     unconfined: bool = False
     device_groups: bool = False
@@ -92,7 +94,7 @@ class VendorFacts(Fact, frozen=True):
 
     `architectures` are those that its images are published for, as `uname -m` has them. `visible_devices` is the
     variable that names the GPUs in use where no runtime hands out the chosen ones, and `grouped_devices` says that
-    their files belong to groups. `kv_cache_gib` is the KV cache in host memory where the engine does not size it itself.
+    their files belong to groups. `root_reason` says why a server without a user of its own is root. `kv_cache_gib` is the KV cache in host memory where the engine does not size it itself.
     """
 
     id: Vendor
@@ -104,7 +106,9 @@ class VendorFacts(Fact, frozen=True):
     kubernetes: KubernetesFacts
     driver: DriverFacts | None = None
     gpu_metrics: GpuMetrics | None = None
+    root_reason: str = ""
     visible_devices: str = ""
+    visible_devices_reason: str = ""
     grouped_devices: bool = False
     kv_cache_gib: float | None = None
     environment: list[VendorVariable] = []  # noqa: RUF012

@@ -79,7 +79,7 @@ def _of_hardware(
         named[vendor.visible_devices] = Setting(
             name=vendor.visible_devices,
             value=",".join(map(str, gpu_ids)),
-            origin="user" if request.gpus else "kit: the GPUs in use",
+            origin="user" if request.gpus else f"hardware {target.id}: the GPUs in use; {vendor.visible_devices_reason}",
         )
     if vendor.kv_cache_gib is not None:
         named["VLLM_CPU_KVCACHE_SPACE"] = Setting(

@@ -32,7 +32,7 @@ EDITS = {
     "a health check": ("interval: 10s", "interval: 11s"),
     "a dependency": ("    depends_on: {fetch: {condition: service_completed_successfully}}\n", ""),
     "a profile": ("profiles: [bench]", "profiles: [bench, measure]"),
-    "a label": ("    restart: unless-stopped\n", "    restart: unless-stopped\n    labels: {a: b}\n"),
+    "a label": ("    stop_grace_period: 90s\n", "    stop_grace_period: 90s\n    labels: {a: b}\n"),
     "replicas": ("    deploy:\n", "    deploy:\n      replicas: 1\n"),
     "a GPU": ('device_ids: ["0"]', 'device_ids: ["1"]'),
     "a script": ("[python3, -IS, /scripts", "[python3, -I, /scripts"),

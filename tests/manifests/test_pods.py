@@ -135,6 +135,8 @@ def test_probes_wait_for_the_weights_and_restart_only_a_hang() -> None:
     )
     assert longest
     assert live["timeoutSeconds"] > 2 * float(longest[1])
+    # A hung engine drains nothing: without a grace of its own it would have the pod's 90 s.
+    assert live["terminationGracePeriodSeconds"] == 5
 
 
 def test_the_server_waits_for_the_job_on_the_node_that_has_its_volumes(tmp_path: Path) -> None:
