@@ -76,10 +76,11 @@ def _of_hardware(
     named = {setting.name: setting for setting in as_settings(target.environment, f"hardware {target.id}")}
     named |= {setting.name: setting for setting in layout.reading.environment}
     if vendor.visible_devices and not request.gpus_cdi:
+        in_use = f"hardware {target.id}: the GPUs in use; {vendor.visible_devices_reason}"
         named[vendor.visible_devices] = Setting(
             name=vendor.visible_devices,
             value=",".join(map(str, gpu_ids)),
-            origin="user" if request.gpus else f"hardware {target.id}: the GPUs in use; {vendor.visible_devices_reason}",
+            origin="user" if request.gpus else in_use,
         )
     if vendor.kv_cache_gib is not None:
         named["VLLM_CPU_KVCACHE_SPACE"] = Setting(

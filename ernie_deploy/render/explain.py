@@ -233,7 +233,7 @@ def _head(plan: Plan) -> str:
         ),
         ("profiles", ", ".join(plan.profiles) or "none"),
         ("ready", f"within {plan.ready_timeout_s} s; after that the server is considered stuck"),
-        ("origins", "`recipe FILE:LINE` is that line of vllm-project/recipes, kept in tests/recipes; `kit` is our own choice"),
+        ("origins", "recipe FILE:LINE: vllm-project/recipes, kept in tests/recipes; kit: our own choice"),
     ]
     return _settings(f"{plan.model.title} on {plan.target.id}, vLLM {plan.engine}", rows)
 
