@@ -14,6 +14,8 @@ from ernie_deploy.plan.settings import Setting
 MIB = 2**20
 MS_PER_S = 1000
 LEAST_CONNECTIONS, ROOM_FOR_REFUSALS = 4096, 1024
+# Of the health check, of Prometheus and of what a process before a reload tells: never a client's to take.
+OWN_CONNECTIONS = 64
 # Of haproxy.cfg: a connection holds two of these at most. The rest is for code, tables and TLS (estimated).
 BUFFER_KIB, BUFFERS_PER_CONNECTION = 64, 2
 LEAST_MEMORY_MIB, MEMORY_BESIDE_BUFFERS_MIB = 1024, 512
@@ -80,9 +82,14 @@ class Gateway(Struct, frozen=True, kw_only=True):
         return max(LEAST_CONNECTIONS, self.connections + self.queue + ROOM_FOR_REFUSALS)
 
     @property
+    def all_connections(self) -> int:
+        """Those of clients, and the gateway's own: a front door that is full leaves its metrics reachable."""
+        return self.most_connections + OWN_CONNECTIONS
+
+    @property
     def memory_mib(self) -> int:
         """The limit of its container's memory, where the buffers of all connections have room."""
-        buffers = -(-self.most_connections * BUFFERS_PER_CONNECTION * BUFFER_KIB // 1024)
+        buffers = -(-self.all_connections * BUFFERS_PER_CONNECTION * BUFFER_KIB // 1024)
         return max(LEAST_MEMORY_MIB, buffers + MEMORY_BESIDE_BUFFERS_MIB)
 
     @property

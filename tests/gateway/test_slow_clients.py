@@ -174,12 +174,12 @@ def test_one_address_cannot_take_all_connections(tmp_path: Path) -> None:
 
 @contextmanager
 def _answered(door: FrontDoor) -> Iterator[bool]:
-    """Whether a connection that is then kept was answered, and not refused."""
+    """Whether a connection that is then kept, for it showed a key, was answered and not refused."""
     raw = b""
     peer = socket.socket()
     with suppress(ConnectionError):
         peer.connect(("127.0.0.1", door.gateway.port))
-        peer.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        peer.sendall(request())
         raw, _ = read(peer, 30, WHOLE)
     with peer:
         yield bool(raw)
