@@ -14,7 +14,7 @@ from ernie_deploy.commands.explain import decoded
 from ernie_deploy.stack import containers, inspection, lifecycle, status
 from ernie_deploy.stack.containers import State
 from ernie_deploy.stack.evidence import SERVING, of_text
-from ernie_deploy.stack.peeling import peeled
+from ernie_deploy.stack.log_prefixes import peeled
 from ernie_deploy.stack.rendered import Rendered
 from ernie_deploy.stack.verdict import Verdict, as_text, judge
 

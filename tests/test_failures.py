@@ -14,7 +14,7 @@ from ernie_deploy.stack import containers
 from ernie_deploy.stack.containers import State, log_of_start
 from ernie_deploy.stack.evidence import SCRIPTS, SERVING, Evidence, Line, gathered
 from ernie_deploy.stack.failures import placeholders, recognise
-from ernie_deploy.stack.peeling import MOST_CHARACTERS
+from ernie_deploy.stack.log_prefixes import MOST_CHARACTERS
 from ernie_deploy.stack.progress import phase
 
 EXCERPTS = ROOT / "tests/failures"

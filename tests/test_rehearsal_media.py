@@ -18,8 +18,8 @@ from test_checkpoints import hub
 
 from ernie_deploy.rehearsal import cpu_plan, media, override, proofs, runner
 from ernie_deploy.rehearsal.client import Answer
+from ernie_deploy.rehearsal.network_isolation import secluded
 from ernie_deploy.rehearsal.planted import Planted
-from ernie_deploy.rehearsal.seclusion import secluded
 from ernie_deploy.rehearsal.stage import Disproved, Stage
 from ernie_deploy.stack import containers
 

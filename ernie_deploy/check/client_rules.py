@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from ernie_deploy.check.findings import Spot, rule
-from ernie_deploy.check.plumbing import Port
+from ernie_deploy.check.ports_and_mounts import Port
 from ernie_deploy.check.probe import LONGEST_WORD, LOOPBACK, Asked, own_names, speaks_tls, urls
 from ernie_deploy.check.service import API_PORT, Service, Stack
 from ernie_deploy.check.tree import Word

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.front_rules import OF_THE_KIT, TLS_LABEL, labelled
-from ernie_deploy.check.plumbing import Mount
+from ernie_deploy.check.ports_and_mounts import Mount
 from ernie_deploy.check.service import Service
 from ernie_deploy.errors import KitError
 from ernie_deploy.plan.gateway import FILES

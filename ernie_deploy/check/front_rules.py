@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from ernie_deploy.check.findings import Spot, rule
-from ernie_deploy.check.plumbing import Port
+from ernie_deploy.check.ports_and_mounts import Port
 from ernie_deploy.check.service import Service, neighbours
 from ernie_deploy.check.tree import Items, Table
 from ernie_deploy.check.values import shown, truth

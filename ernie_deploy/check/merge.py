@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from ernie_deploy.check.plumbing import mount_of, port_of
+from ernie_deploy.check.ports_and_mounts import mount_of, port_of
 from ernie_deploy.check.tree import Items, Table, Value, Word
 
 # Paths inside a service. An override replaces these whole (compose-go v2 override/merge.go).

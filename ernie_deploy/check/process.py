@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from ernie_deploy.check.argv import Argv, Tool, is_joined, parse, separated
 from ernie_deploy.check.images import Image
-from ernie_deploy.check.likeness import reads_like_vllm
 from ernie_deploy.check.tree import Word
 from ernie_deploy.check.values import MAX_ARGUMENT
 from ernie_deploy.check.versions import table_of
+from ernie_deploy.check.vllm_detection import reads_like_vllm
 
 SHELLS = {"sh", "bash", "dash", "ash", "zsh"}
 # First words that no model is called: with the image's own entrypoint they become the model.

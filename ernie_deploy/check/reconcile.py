@@ -5,7 +5,7 @@ from typing import Any
 
 from ernie_deploy.check.interpolate import is_secret
 from ernie_deploy.check.merge import as_table
-from ernie_deploy.check.plumbing import mount_of, port_of
+from ernie_deploy.check.ports_and_mounts import mount_of, port_of
 from ernie_deploy.check.service import command_words
 from ernie_deploy.check.tree import Items, Table, Value, Word
 

@@ -7,7 +7,7 @@ from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.findings import Severity, Spot, rule
 from ernie_deploy.check.hardware import uses_ray
 from ernie_deploy.check.interpolate import known
-from ernie_deploy.check.plumbing import Port
+from ernie_deploy.check.ports_and_mounts import Port
 from ernie_deploy.check.service import Service
 from ernie_deploy.check.tree import Word
 from ernie_deploy.check.values import shown, truth, whole

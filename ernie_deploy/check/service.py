@@ -13,7 +13,7 @@ from ernie_deploy.check.argv import Argv
 from ernie_deploy.check.images import Image, image_of
 from ernie_deploy.check.merge import pair
 from ernie_deploy.check.model_names import model_named
-from ernie_deploy.check.plumbing import Mount, Port, mount_of, port_of, tmpfs_of
+from ernie_deploy.check.ports_and_mounts import Mount, Port, mount_of, port_of, tmpfs_of
 from ernie_deploy.check.process import Process, process_of
 from ernie_deploy.check.remark import Remark
 from ernie_deploy.check.tree import Items, Table, Value, Word

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ernie_deploy.check.findings import Spot, rule
 from ernie_deploy.check.interpolate import known
-from ernie_deploy.check.plumbing import Mount, Port
+from ernie_deploy.check.ports_and_mounts import Mount, Port
 from ernie_deploy.check.secret_rules import used
 from ernie_deploy.check.service import Service, never_together, replicas, split
 from ernie_deploy.check.tree import Items, Table, Word

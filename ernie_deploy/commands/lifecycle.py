@@ -21,7 +21,7 @@ from ernie_deploy.commands.options import (
     request_options,
     with_lock_beside,
 )
-from ernie_deploy.commands.way_back import refuse_half_of_an_upgrade, way_back
+from ernie_deploy.commands.rollback_hint import refuse_half_of_an_upgrade, way_back
 from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.terminal import say
 

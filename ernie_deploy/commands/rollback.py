@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ernie_deploy.commands.way_back import refuse_half_of_an_upgrade
+from ernie_deploy.commands.rollback_hint import refuse_half_of_an_upgrade
 from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.terminal import say
 

@@ -11,7 +11,7 @@ import click
 
 from ernie_deploy.commands.header import request_of_header
 from ernie_deploy.commands.options import ids
-from ernie_deploy.commands.way_back import refuse_half_of_an_upgrade
+from ernie_deploy.commands.rollback_hint import refuse_half_of_an_upgrade
 from ernie_deploy.errors import OutOfDate, Refused, UsageError
 from ernie_deploy.safe_io.terminal import say, say_coloured
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from ernie_deploy.check.interpolate import known
-from ernie_deploy.check.plumbing import Mount, Port, mount_of
+from ernie_deploy.check.ports_and_mounts import Mount, Port, mount_of
 from ernie_deploy.check.service import Service, Stack
 from ernie_deploy.check.tree import Items, Table, Value, Word
 from ernie_deploy.check.versions import spelled
 from ernie_deploy.diff.change import Key, Section
 from ernie_deploy.diff.flags import meanings
-from ernie_deploy.diff.plain import Plain, flat, plain, shown
+from ernie_deploy.diff.normalize import Plain, flat, plain, shown
 from ernie_deploy.diff.words import SCRIPTS, around, options, without_checksum
 
 Facts = dict[Key, str]

@@ -7,10 +7,10 @@ and checkExpectedVolumes.
 from collections.abc import Iterable
 
 from ernie_deploy.check.merge import PAIRS, as_table
-from ernie_deploy.check.plumbing import mount_of, port_of
+from ernie_deploy.check.ports_and_mounts import mount_of, port_of
 from ernie_deploy.check.service import Service, Stack, command_words
 from ernie_deploy.check.tree import Items, Value, Word
-from ernie_deploy.diff.plain import Plain, plain
+from ernie_deploy.diff.normalize import Plain, plain
 
 UNHASHED = {"build", "pull_policy", "scale", "depends_on", "profiles", "extends"}
 

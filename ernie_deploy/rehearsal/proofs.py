@@ -12,8 +12,8 @@ from ernie_deploy.plan.memory import GIB
 from ernie_deploy.rehearsal.client import QUESTION, Answer, chat, status
 from ernie_deploy.rehearsal.group import Member
 from ernie_deploy.rehearsal.leaks import places
+from ernie_deploy.rehearsal.network_isolation import secluded
 from ernie_deploy.rehearsal.override import KV_CACHE_GIB, tiny_kv_bytes
-from ernie_deploy.rehearsal.seclusion import secluded
 from ernie_deploy.rehearsal.stage import Disproved, Stage, until
 from ernie_deploy.stack import containers, metrics
 from ernie_deploy.stack.compose import ask, demand

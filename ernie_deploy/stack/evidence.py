@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ernie_deploy.stack.peeling import ESCAPES, MOST_CHARACTERS, Peeled, message, peeled
+from ernie_deploy.stack.log_prefixes import ESCAPES, MOST_CHARACTERS, Peeled, message, peeled
 
 Source = Literal["host", "script", "engine", "any"]
 # uvicorn's last words before it listens.

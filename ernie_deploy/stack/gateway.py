@@ -14,7 +14,7 @@ from ernie_deploy.plan.gateway import FILES, shell_request
 from ernie_deploy.safe_io.reading import read_bounded
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.address import published
-from ernie_deploy.stack.inside import run_inside
+from ernie_deploy.stack.container_exec import run_inside
 from ernie_deploy.stack.metrics import LABEL, samples
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from ernie_deploy.errors import ToolFailed
 from ernie_deploy.plan.gateway import OWN_PORT
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, require_compose
+from ernie_deploy.stack.container_exec import run_inside
 from ernie_deploy.stack.gateway import SERVICE, asking
-from ernie_deploy.stack.inside import run_inside
 
 if TYPE_CHECKING:
     from docker import DockerClient

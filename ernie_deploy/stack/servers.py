@@ -8,8 +8,8 @@ from msgspec import Struct
 
 from ernie_deploy.safe_io.http_client import MOST_TEXT_BYTES, ask
 from ernie_deploy.stack.address import address_of
+from ernie_deploy.stack.container_exec import ask_inside
 from ernie_deploy.stack.containers import State
-from ernie_deploy.stack.inside import ask_inside
 
 if TYPE_CHECKING:
     from docker import DockerClient

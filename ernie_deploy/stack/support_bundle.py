@@ -15,7 +15,7 @@ from ernie_deploy.errors import KitError, ToolFailed, UsageError
 from ernie_deploy.safe_io.reading import read_bounded
 from ernie_deploy.safe_io.secret_masks import TOKEN, masked
 from ernie_deploy.stack.evidence import SCRIPTS, SERVING, is_access
-from ernie_deploy.stack.peeling import message
+from ernie_deploy.stack.log_prefixes import message
 
 OWNER_ONLY = 0o600
 MOST_OF_PART_CHARACTERS = 8 << 20

@@ -17,7 +17,7 @@ from test_doctor import FixtureHost
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.header import request_of_header
-from ernie_deploy.commands.way_back import way_back
+from ernie_deploy.commands.rollback_hint import way_back
 from ernie_deploy.errors import NotReady, Refused
 from ernie_deploy.host.facts import collect
 from ernie_deploy.plan.lock import Lock, read_lock, text_of

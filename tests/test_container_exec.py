@@ -17,7 +17,7 @@ from test_lifecycle import state
 
 from ernie_deploy.safe_io.http_client import BadStatus
 from ernie_deploy.stack import metrics
-from ernie_deploy.stack.inside import ask_inside, run_inside
+from ernie_deploy.stack.container_exec import ask_inside, run_inside
 from ernie_deploy.stack.servers import Server, servers
 
 KEY = "sk-0123456789abcdef"
