@@ -21,7 +21,7 @@ from ernie_deploy.commands.options import (
     request_options,
     with_lock_beside,
 )
-from ernie_deploy.commands.rollback_hint import refuse_half_of_an_upgrade, way_back
+from ernie_deploy.commands.rollback_hint import refuse_half_of_an_upgrade, rollback_hint
 from ernie_deploy.errors import UsageError
 from ernie_deploy.safe_io.terminal import say
 
@@ -87,7 +87,7 @@ def up(wait_timeout: int, no_preflight: bool, dry_run: bool, as_json: bool, **op
     if request and renders:
         _render(file, request)
     _tell_of_lock(stack)
-    with way_back(file.parent):
+    with rollback_hint(file.parent):
         _start(stack, wait_timeout, own, as_json=as_json)
 
 

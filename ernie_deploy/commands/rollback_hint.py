@@ -28,7 +28,7 @@ def refuse_half_of_an_upgrade(folder: Path) -> None:
 
 
 @contextmanager
-def way_back(folder: Path) -> Iterator[None]:
+def rollback_hint(folder: Path) -> Iterator[None]:
     """Add to the error of a start that follows an upgrade how to go back; a start that succeeds proves the upgrade."""
     record = _unproven(folder)
     try:

@@ -17,7 +17,7 @@ from test_doctor import FixtureHost
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.header import request_of_header
-from ernie_deploy.commands.rollback_hint import way_back
+from ernie_deploy.commands.rollback_hint import rollback_hint
 from ernie_deploy.errors import NotReady, Refused
 from ernie_deploy.host.facts import collect
 from ernie_deploy.plan.lock import Lock, read_lock, text_of
@@ -470,18 +470,18 @@ def test_no_line_of_the_users_is_lost_and_no_file_is_half_written(
 
 
 def test_a_start_that_fails_after_an_upgrade_says_how_to_go_back(folder: Path) -> None:
-    with pytest.raises(NotReady) as before, way_back(folder):
+    with pytest.raises(NotReady) as before, rollback_hint(folder):
         raise NotReady("It was not ready.", next_step="read the log")
     assert before.value.next_step == "read the log"
     replace_files(
         folder, proposed(folder / "compose.yml").files, Cause(kind="upgrade", command="u", engine=OLD)
     )
-    with pytest.raises(NotReady) as after, way_back(folder):
+    with pytest.raises(NotReady) as after, rollback_hint(folder):
         raise NotReady("It was not ready.", next_step="read the log")
     assert after.value.next_step == f"read the log; or back to vLLM {OLD}: ernie-deploy rollback {folder}"
-    with way_back(folder):
+    with rollback_hint(folder):
         pass
-    with pytest.raises(NotReady) as later, way_back(folder):
+    with pytest.raises(NotReady) as later, rollback_hint(folder):
         raise NotReady("It was not ready.", next_step="read the log")
     # It has served since, so that the upgrade is not what failed.
     assert later.value.next_step == "read the log"
