@@ -1,4 +1,4 @@
-"""Keeps nodes alive and dead together: the head's beacon tells whether it serves, a worker's probe asks it."""
+"""Makes all nodes of a group stop and restart together: a worker's probe asks the head's beacon whether it serves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readiness probe of a worker: where the leader serves, this rank does, and its failed starts are forgotten."""
+"""Readiness probe of a worker: it is ready when its leader serves, and its failed starts are then forgotten."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Liveness probe: fails only where the canary sees a hang, which the kubelet answers with a restart."""
+"""Liveness probe: fails only on a hang that the canary has seen, so that the kubelet restarts the container."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Checks that this node is the one its .env says, waits for the head, then becomes the command behind `--`."""
+"""Checks that this node is the one that its .env names, waits for the head, then execs the command after `--`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stamps a folder of the user's in place of a download: no hash to compare with is known, so this start vouches."""
+"""Stamps a folder of the user's instead of downloading: with no hash to compare with, it trusts the files as they are."""
 
 import json
 import sys

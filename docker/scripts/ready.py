@@ -1,4 +1,4 @@
-"""Parent of the server behind a gateway: GET /ready says whether it takes requests, and no longer at once when it stops."""
+"""Parent of the server behind a gateway: GET /ready says whether it takes requests, and says no once a stop begins."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Writes the scripts behind its folder to it, each a name and a text, then becomes the command behind `--`."""
+"""Writes the scripts given as NAME TEXT pairs into FOLDER, then execs the command after `--`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Reads the API key file once, the only reader there is, and becomes the server or the client that needs the key.
+"""Reads the API key file, once and as its only reader, then execs the server or the client that needs the key.
 
 `serve FILE CONFIG COMMAND...` writes the keys to CONFIG, JSON that vLLM reads as YAML and the health check as
 JSON. FILE may change while the server starts; what was checked is what vLLM asks for.
