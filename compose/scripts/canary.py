@@ -1,4 +1,4 @@
-"""Health check: each engine moved since the last probe, or answers one token; a hang ends the container."""
+"""Health check: each engine progressed since the last probe, or answers one token; a hang ends the container."""
 
 import contextlib
 import json

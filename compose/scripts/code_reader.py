@@ -1,4 +1,4 @@
-"""Reads one Python file's syntax tree in a process of its own, and never runs it: JSON in, JSON out.
+"""Parses one Python file in a process of its own and never runs it: JSON in, JSON out.
 
 In: `source`, `guards` (names of functions behind which transformers takes an import for optional), `placed` (files
 that stand where the code would download them). Out: lines with what the file imports, names, writes and hides,

@@ -1,4 +1,4 @@
-"""What the scripts share: lines of the log without secrets, and an end in one line where the cause is known."""
+"""Shared by the scripts: redacted logging, and one-line exits for known errors."""
 
 import contextlib
 import os

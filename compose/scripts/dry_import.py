@@ -1,4 +1,4 @@
-"""Imports a model's remote code in a child process with a time limit, then becomes the command behind `--`.
+"""Imports a model's remote code in a child process with a time limit, then execs the command after `--`.
 
 The child lays out the cache of modules with transformers' own functions, puts files beside the modules and loads
 what vLLM loads. The parent needs the standard library alone.

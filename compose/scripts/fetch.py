@@ -1,4 +1,4 @@
-"""Downloads the weights, unless they are there, verifies each file once, and hands all to the serving user."""
+"""Downloads the weights if they are missing, verifies each file once, and hands them to the serving user."""
 
 import contextlib
 import errno

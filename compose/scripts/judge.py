@@ -1,4 +1,4 @@
-"""Judges a model's Python files before anything runs them: nothing is executed, every file is only read.
+"""Judges a model's Python files before anything runs them: every file is read, and none is executed.
 
 `judge.py --reader SCRIPT [--path DIR]... [--file NAME]... [--network refuse|allow] FOLDER RECORD`: SCRIPT is
 code_reader.py, as its path or as its text; DIR holds modules beside those of this image; NAME is a file that

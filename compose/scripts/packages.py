@@ -1,4 +1,4 @@
-"""Brings the packages that a model's remote code imports: pinned by hash, unpacked, never run (`bring`); or asks for them (`find`)."""
+"""Installs the packages that a model's remote code imports (`bring`): pinned by hash, never run; or only looks them up (`find`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Becomes the engine where the weights are those of their stamp; waits first where the last starts failed."""
+"""Verifies the weights against their stamp, then execs vLLM; after failed starts it waits first."""
 
 import contextlib
 import hashlib
