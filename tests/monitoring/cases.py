@@ -146,6 +146,9 @@ CASES = [
     Case("ErnieSlowerThanBaseline", "55m", benchmark(0.02), benchmark(0.02, running=17)),
     Case("ErnieSlowerThanBaseline", "55m", benchmark(0.02), benchmark(0.02, prompt=8081)),
     Case("ErnieGpuError", "1m", {XID: flat(79, 5)}, {XID: flat(43, 5)}),
+    # The last Xid is soon another one: 45, the cleanup after 48. Whatever a look caught counts for an hour.
+    Case("ErnieGpuError", "64m", {XID: then(flat(0, 5), "48", flat(45, 80))}, {XID: then(flat(0, 5), "48", flat(45, 80))}, quiet_at="66m"),
+    Case("ErnieGpuError", "1m", {XID: flat(119, 5)}, {XID: flat(45, 5)}),
     Case("ErnieGpuError", "1m", {'DCGM_FI_DEV_ROW_REMAP_FAILURE{job="gpu",gpu="3"}': flat(1, 5)}, {'DCGM_FI_DEV_ROW_REMAP_FAILURE{job="gpu",gpu="3"}': flat(0, 5)}),
     Case("ErnieGpuError", "10m", {ECC: then(flat(2, 5), flat(3, 10))}, {ECC: flat(2, 15)}, plan="amd"),
     Case("ErnieDiskFull", "11m", {AVAILABLE: flat(49e9, 20), SIZE: flat(1000e9, 20)}, {AVAILABLE: flat(51e9, 20), SIZE: flat(1000e9, 20)}),
