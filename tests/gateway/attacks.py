@@ -1,8 +1,11 @@
 """Requests that have got past gateways, byte for byte, and how many of them a server may see at most."""
 
+import re
+import socket
+from contextlib import suppress
 from typing import NamedTuple
 
-from gateway.front_door import key
+from gateway.front_door import is_whole, key, read
 
 BODY = b'{"id":"z"}'
 AUTH = b"Authorization: Bearer " + key("alice").encode() + b"\r\n"
@@ -52,7 +55,7 @@ SMUGGLING = [
     Attack("CL above 2^64", _post(b"Content-Length: 99999999999999999999999\r\n"), (400,)),
     Attack("CL empty", _post(b"Content-Length: \r\n"), (400,)),
     Attack("CL with an underscore", _post(b"Content_Length: 3\r\nTransfer_Encoding: chunked\r\n" + LENGTH), (200,), 1),
-    Attack("no length", _post(b""), (411,)),
+    Attack("no length", _post(b""), (411, 400)),
     Attack("bare LF", _post(LENGTH).replace(b"\r\n", b"\n"), (200,), 1),
     Attack("bare LF in one header", _post(b"X: a\n" + LENGTH), (200,), 1),
     Attack("bare CR in a header", _post(b"X: a\rTransfer-Encoding: chunked\r\n" + LENGTH), (400,)),
@@ -79,7 +82,7 @@ LINES = [
     Attack("two hosts", _post(b"Host: y\r\n" + LENGTH), (400,)),
     Attack("HTTP/1.2", _post(LENGTH, line=b"POST /v1/completions HTTP/1.2\r\n"), (505,)),
     Attack("HTTP/2.0 on the line", _post(LENGTH, line=b"POST /v1/completions HTTP/2.0\r\n"), (505,)),
-    Attack("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), (400,)),
+    Attack("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), (400, 400)),
     Attack("websocket", b"GET /v1/models HTTP/1.1\r\n" + COMMON + AUTH + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", (200,), 1),
     Attack("h2c", _post(b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n" + LENGTH), (200,), 1),
     Attack("method override", _post(b"X-HTTP-Method-Override: DELETE\r\nX-Method-Override: GET\r\n" + LENGTH), (200,), 1),
@@ -148,3 +151,27 @@ DISGUISED = [
     Attack(path, _post(LENGTH, line=b"POST " + path.encode() + b" HTTP/1.1\r\n"), (404,)) for path in PATHS
 ]
 ALL = [*SMUGGLING, *LINES, *KEYS, *DISGUISED]
+
+
+def heard(port: int, attack: Attack) -> list[bytes]:
+    """As many answers as are due, each whole, and what comes within a moment after them."""
+    raw = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as peer, suppress(ConnectionError):
+        with suppress(ConnectionError):
+            peer.sendall(attack.data)
+        while len(got := _answers(raw)) < len(attack.statuses) or not is_whole(got[-1]):
+            if not (part := peer.recv(1 << 16)):
+                break
+            raw += part
+        raw += read(peer, 0.05)[0]
+    return _answers(raw)
+
+
+def statuses(answers: list[bytes]) -> tuple[int, ...]:
+    """What each says."""
+    return tuple(int(answer.split()[1]) for answer in answers)
+
+
+def _answers(raw: bytes) -> list[bytes]:
+    """One after the other: the body before need not end in a line's end."""
+    return re.split(rb"(?=HTTP/1\.[01] \d{3} )", raw)[1:]

@@ -23,7 +23,7 @@ MODEL = "ernie"
 # Of 128 tokens each on a processor: the KV cache of four or five requests of the clients below.
 BLOCKS = 20
 SEQUENCES = 8
-START_S = 300
+START_S = 600
 
 
 def until(met: Any, limit_s: float, what: str) -> Any:
