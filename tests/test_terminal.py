@@ -350,6 +350,8 @@ CALLS: dict[str, Calls] = {
     "upgrade": [(("--dry-run",), False), (("odd.yml", "--as", "cpu"), False), ((PLANT,), True), (("--as", f"x {PLANT}"), True)],
     "key add": [((PLANT,), True), (("x", "-f", "front.yml"), False), (("x", "--rate", PLANT), True), (("x", "-f", "odd.yml"), True)],
     "key list": [(("-f", "front.yml"), False), (("-f", "front.yml", "--json"), False), ((), False)],
+    "key limit": [(("x", "--rate", "60/m", "-f", "front.yml"), False), ((PLANT, "--rate", "60/m", "-f", "front.yml"), True),
+                  (("x", "--rate", PLANT, "-f", "front.yml"), True), (("x", "--concurrency", PLANT), True), (("x",), False)],
     "key revoke": [(("x", "-f", "front.yml"), False), ((PLANT, "-f", "front.yml"), True)],
     "tls install": [((PLANT, PLANT, "-f", "front.yml"), True), (("-f", "front.yml"), False), (("-f", "front.yml", "--json"), False)],
     "tls self-signed": [(("--host", PLANT, "-f", "front.yml"), True), (("-f", "front.yml", "--json"), False)],

@@ -19,7 +19,7 @@ PRINTING = [
     "bench compare journal.jsonl journal.jsonl", "up --dry-run --no-preflight", "status --dry-run", "logs --dry-run",
     "down --dry-run", "rehearse cpu --dry-run", "volumes remove x --dry-run", "bundle verify x --dry-run",
     "upgrade --check", "rollback --list", "key add x -f front.yml --no-reload", "key list -f front.yml",
-    "key revoke y -f front.yml --dry-run", "reload -f front.yml --dry-run",
+    "key limit y --rate 60/m -f front.yml --dry-run", "key revoke y -f front.yml --dry-run", "reload -f front.yml --dry-run",
     "tls self-signed -f front.yml --no-reload --json", "tls show -f front.yml --dry-run", "tls install a b -f front.yml --help",
 ]  # fmt: skip
 WRITING = [

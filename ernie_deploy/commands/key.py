@@ -1,6 +1,7 @@
 """`key`: who may use the API behind a gateway; a key is shown once, and its SHA-256 alone is kept."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,11 @@ EXAMPLE = """\b
 Examples:
   ernie-deploy key add team-a --rate 60/m --concurrency 8 --expires 90d > team-a.key
   ernie-deploy key list
+  ernie-deploy key limit team-a --rate 120/m --concurrency 16
   ernie-deploy key revoke team-a"""
+# What `key limit` takes for a limit that a key no longer has of its own, and for a key without an end.
+DEFAULT, NEVER = "default", "never"
+CONCURRENCY = click.IntRange(1, 100_000)
 # NAME is the key's here.
 PROJECT = click.option(
     "-p", "--project-name", "project", default="", metavar="NAME",
@@ -35,7 +40,7 @@ NO_RELOAD = click.option(
 
 @click.group(epilog=EXAMPLE)
 def key() -> None:
-    """Add, list and revoke the keys of a gateway's clients."""
+    """Add, list, limit and revoke the keys of a gateway's clients."""
 
 
 def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> int:
@@ -48,6 +53,21 @@ def _duration(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     from ernie_deploy.gateway.keys import duration_s
 
     return duration_s(value) if value is not None else 0
+
+
+def _own_rate(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return 0 if value == DEFAULT else None if value is None else _rate(ctx, param, value)
+
+
+def _own_concurrency(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return 0 if value == DEFAULT else None if value is None else CONCURRENCY(value, param, ctx)
+
+
+def _end(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """When a key ends, in seconds since 1970."""
+    if value is None or value == NEVER:
+        return None if value is None else 0
+    return int(time.time()) + _duration(ctx, param, value)
 
 
 def _named(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -73,7 +93,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 )
 @click.argument("name", callback=_named)
 @click.option("--rate", callback=_rate, metavar="N/m", help="Requests a minute (60/m) or a second (1/s).  [default: the gateway's]")  # fmt: skip
-@click.option("--concurrency", type=click.IntRange(1, 100_000), metavar="N", help="Requests at a time.  [default: the gateway's]")  # fmt: skip
+@click.option("--concurrency", type=CONCURRENCY, metavar="N", help="Requests at a time.  [default: the gateway's]")  # fmt: skip
 @click.option("--expires", callback=_duration, metavar="90d", help="When the key ends: minutes, hours, days or weeks from now (30m, 12h, 90d, 4w).  [default: never]")  # fmt: skip
 @COMPOSE_FILES
 @PROJECT
@@ -134,6 +154,49 @@ def list_keys(files: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     show(rows, as_json=as_json, drop=("added", "concurrency"))
 
 
+@key.command(epilog="Example: ernie-deploy key limit team-a --rate 120/m --concurrency 16")
+@click.argument("name", shell_complete=_names)
+@click.option("--rate", "rate_per_minute", callback=_own_rate, metavar="N/m", help="Requests a minute (60/m) or a second (1/s); `default` is the gateway's.")  # fmt: skip
+@click.option("--concurrency", callback=_own_concurrency, metavar="N", help="Requests at a time; `default` is the gateway's.")  # fmt: skip
+@click.option("--expires", callback=_end, metavar="90d", help="When the key ends: minutes, hours, days or weeks from now (30m, 12h, 90d, 4w), or `never`.")  # fmt: skip
+@COMPOSE_FILES
+@PROJECT
+@NO_RELOAD
+@DRY_RUN
+@JSON
+def limit(name: str, rate_per_minute: int | None, concurrency: int | None, expires: int | None, **options: Any) -> None:  # fmt: skip
+    """Change what a key may do: the limits that are given, and nothing else of it."""
+    from ernie_deploy.gateway import key_file
+
+    given = {"rate_per_minute": rate_per_minute, "concurrency": concurrency, "expires": expires}
+    limits = _some({field: value for field, value in given.items() if value is not None}, name)
+    stack = stack_of(options["files"], options["project"])
+    folder = gateway_folder(stack)
+    if options["dry_run"]:
+        say(f"change {name[:80]} in {folder / key_file.NAME}: {_changes(limits)}")
+        _say_reload(stack, skipped=options["no_reload"])
+        return
+    with key_file.locked(folder):
+        changed = key_file.limit(folder, name, limits)
+    say(f"changed {changed.name}: {_changes(limits)}", err=True)
+    taken = not options["no_reload"] and _take_up(stack, f"{name} is changed in the file.", must=True)
+    if options["as_json"]:
+        say(json.dumps({**row(changed), "reloaded": taken}), as_json=True)
+
+
+def _some(limits: dict[str, int], name: str) -> dict[str, int]:
+    """The limits, which are one or more; raises `UsageError`."""
+    from ernie_deploy.errors import UsageError
+
+    if limits:
+        return limits
+    raise UsageError(
+        "No limit is given.",
+        cause="of a key --rate, --concurrency and --expires can be changed",
+        next_step=f"ernie-deploy key limit {shlex.quote(name[:80])} --rate 60/m",
+    )
+
+
 @key.command(epilog="Example: ernie-deploy key revoke team-a")
 @click.argument("name", shell_complete=_names)
 @COMPOSE_FILES
@@ -190,6 +253,19 @@ def _in_words(key: "Key") -> str:
         f"until {utc_text(key.expires)}" if key.expires else "",
     ]
     return ", ".join([key.name, *filter(None, limits)])
+
+
+def _changes(limits: dict[str, int]) -> str:
+    """What is changed of a key, by the names of its fields."""
+    return ", ".join(_change(field, value) for field, value in limits.items())
+
+
+def _change(field: str, value: int) -> str:
+    if field == "expires":
+        return f"expires {utc_text(value) or NEVER}"
+    if field == "rate_per_minute":
+        return f"rate {f'{value}/m' if value else DEFAULT}"
+    return f"{field} {value or DEFAULT}"
 
 
 def _take_up(stack: "Stack", done: str, *, must: bool) -> bool:

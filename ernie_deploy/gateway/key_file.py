@@ -5,14 +5,15 @@ import os
 import shlex
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy.errors import UsageError
-from ernie_deploy.gateway.keys import FORM, Key, parse, without
+from ernie_deploy.gateway.keys import FORM, Key, parse, replaced, without
 from ernie_deploy.paths import write_whole
 from ernie_deploy.safe_io.reading import read_bounded
 
@@ -27,6 +28,8 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 # Of 130 bytes a line these are 30,000 keys; HAProxy holds them in memory.
 MOST_BYTES = 4 << 20
 LOCK_S = 10.0
+# Of the names of all keys, what a refusal lists.
+MOST_NAMES = 20
 
 
 class KeyFile(Struct, frozen=True):
@@ -39,6 +42,21 @@ class KeyFile(Struct, frozen=True):
     def key(self, name: str) -> Key | None:
         """The key of this name."""
         return next((key for key in self.keys if key.name == name), None)
+
+    def known(self, name: str) -> Key:
+        """The same; raises `UsageError` with the names that there are."""
+        if key := self.key(name):
+            return key
+        raise UsageError(
+            f"There is no key named {name[:80]!r}.",
+            cause=f"{self.path} has {self._names()}",
+            next_step="ernie-deploy key list",
+        )
+
+    def _names(self) -> str:
+        names = [key.name for key in self.keys[:MOST_NAMES]]
+        more = len(self.keys) - len(names)
+        return (", ".join(names) or "no key") + (f" and {more} more" if more else "")
 
 
 def read(folder: Path) -> KeyFile:
@@ -88,13 +106,19 @@ def add(folder: Path, key: Key) -> None:
 def revoke(folder: Path, name: str) -> Key:
     """Take a key out of the map, whose folder is `locked`; raises `UsageError` where there is none of the name."""
     current = read(folder)
-    if not (key := current.key(name)):
-        raise UsageError(
-            f"There is no key named {name[:80]!r}.",
-            cause=f"{current.path} names {len(current.keys)}",
-            next_step="ernie-deploy key list",
-        )
+    key = current.known(name)
     _write(current.path, without(current.text, name))
+    return key
+
+
+def limit(folder: Path, name: str, limits: Mapping[str, int]) -> Key:
+    """Give a key of the map, whose folder is `locked`, other limits by the names of `Key`'s fields; the rest stays.
+
+    Raises `UsageError` where there is none of the name.
+    """
+    current = read(folder)
+    key = replace(current.known(name), **limits)
+    _write(current.path, replaced(current.text, key))
     return key
 
 

@@ -112,7 +112,7 @@ def parse(text: str) -> tuple[list[Key], list[str]]:
     by_digest: dict[str, Key] = {}
     faults: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
-        words = line.strip(" \t\r")
+        words = _words(line)
         if not words or words.startswith("#"):
             continue
         key = _key(words)
@@ -154,6 +154,25 @@ def _fault(words: str) -> str:
 
 def without(text: str, name: str) -> str:
     """The map without the line of this key; every other byte stays."""
+    return "\n".join(line for line in text.split("\n") if not _is_of(line, name))
+
+
+def replaced(text: str, new: Key) -> str:
+    """The map with the line of the key of this name written anew; every other byte stays, its end of line too."""
     lines = text.split("\n")
-    keys = [_key(line.strip(" \t\r")) for line in lines]
-    return "\n".join(line for line, key in zip(lines, keys, strict=True) if not (key and key.name == name))
+    return "\n".join(_with(line, new) if _is_of(line, new.name) else line for line in lines)
+
+
+def _with(line: str, new: Key) -> str:
+    """The line of a key with the new words in place of its own."""
+    return line.replace(_words(line), new.line())
+
+
+def _is_of(line: str, name: str) -> bool:
+    key = _key(_words(line))
+    return key is not None and key.name == name
+
+
+def _words(line: str) -> str:
+    """What a line says, without the blanks around it."""
+    return line.strip(" \t\r")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, kit
+from msgspec.structs import replace
 
 from ernie_deploy.commands.gateway_of import every_kind, in_kubernetes, tls_folder
 from ernie_deploy.errors import UsageError
@@ -91,6 +92,58 @@ def test_an_edited_file_keeps_its_comments(folder: Path) -> None:
     assert [key.name for key in key_file.read(path.parent).keys] == ["b", "c"]
 
 
+def test_a_limit_is_changed_in_its_line_and_every_other_byte_stays(folder: Path) -> None:
+    path = folder / "gateway/keys.map"
+    path.parent.mkdir()
+    around = (
+        b"# mine\r\n\r\n\t"
+        + b"b" * 64
+        + b" team-a2:0:0:0\n  %b \r\n  # team-a:1:1:1 of b\n"
+        + b"c" * 64
+        + b" c:0:0:0"
+    )
+    path.write_bytes(around % ONE.encode())
+    path.chmod(0o640)
+    done = run(folder, "key", "limit", "team-a", "--rate", "2/s", "--no-reload", "--json")
+    assert (done.returncode, done.stderr) == (0, "changed team-a: rate 120/m\n")
+    assert json.loads(done.stdout) == {
+        "name": "team-a", "rate_per_minute": 120, "concurrency": 8, "added": "1970-01-01T00:00:01Z", "expires": None,
+        "expired": False, "reloaded": False,
+    }  # fmt: skip
+    assert path.read_bytes() == around % ONE.replace(":60:", ":120:").encode()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [other.name for other in path.parent.iterdir()] == ["keys.map"]
+
+
+def test_each_limit_is_set_and_taken_away_by_itself(folder: Path) -> None:
+    def limited(*words: str) -> Key:
+        assert run(folder, "key", "limit", "team-a", *words, "--no-reload").returncode == 0
+        key = key_file.read(folder / "gateway").key("team-a")
+        assert key
+        return key
+
+    (folder / "gateway").mkdir()
+    (folder / "gateway/keys.map").write_text(f"{ONE}\n")
+    begun = int(time.time())
+    ends = limited("--expires", "30m", "--concurrency", "4").expires
+    assert begun + 1800 <= ends <= time.time() + 1800
+    key = Key(digest="a" * 64, name="team-a", rate_per_minute=60, concurrency=4, expires=ends, added=1)
+    assert limited("--concurrency", "4") == key
+    assert limited("--rate", "default") == replace(key, rate_per_minute=0)
+    assert limited("--concurrency", "default", "--expires", "never") == Key(
+        digest="a" * 64, name="team-a", added=1
+    )
+
+
+def test_of_very_many_keys_a_refusal_names_some(folder: Path) -> None:
+    (folder / "gateway").mkdir()
+    (folder / "gateway/keys.map").write_text("".join(f"{n:064x} k{n}:0:0:0\n" for n in range(1000)))
+    done = run(folder, "key", "limit", "nobody", "--rate", "60/m")
+    assert "k0, k1, " in done.stderr
+    assert " and 980 more" in done.stderr
+    assert len(done.stderr) < 500
+
+
 def test_two_writers_lose_nothing(folder: Path) -> None:
     words = [sys.executable, "-m", "ernie_deploy", "key", "add", "--no-reload"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "cwd": folder, "env": OWN}
@@ -153,7 +206,16 @@ REFUSED = [
     (["add", "x", "--expires", "0d"], "is no time"),
     (["add", "x", "--expires", "-1d"], "is no time"),
     (["add", "x", "--expires", "11000d"], "is no time"),
-    (["revoke", "nobody"], "There is no key named 'nobody'."),
+    (["revoke", "nobody"], "There is no key named 'nobody'.\n  cause: gateway/keys.map has taken\n"),
+    (
+        ["limit", "nobody", "--rate", "60/m"],
+        "There is no key named 'nobody'.\n  cause: gateway/keys.map has taken\n",
+    ),
+    (["limit", "taken"], "No limit is given."),
+    (["limit", "taken", "--rate", "100/h"], "HAProxy counts over one minute"),
+    (["limit", "taken", "--concurrency", "0"], "not in the range"),
+    (["limit", "taken", "--concurrency", "many"], "not a valid integer"),
+    (["limit", "taken", "--expires", "default"], "is no time"),
 ]
 
 
@@ -211,16 +273,30 @@ def test_dry_runs_write_nothing(folder: Path) -> None:
         run(folder, "key", "revoke", "x", "--dry-run").stdout.splitlines()[0]
         == "revoke x in gateway/keys.map"
     )
+    words = [
+        "key",
+        "limit",
+        "x",
+        "--rate",
+        "2/s",
+        "--concurrency",
+        "default",
+        "--expires",
+        "never",
+        "--dry-run",
+    ]
+    assert run(folder, *words).stdout.splitlines() == ["change x in gateway/keys.map: rate 120/m, concurrency default, expires never", told[1]]  # fmt: skip
     assert run(folder, "reload", "--dry-run").stdout.splitlines() == told[1:]
     assert not (folder / "gateway").exists()
 
 
-def test_names_are_completed_where_a_key_is_revoked(folder: Path) -> None:
+@pytest.mark.parametrize("command", ["limit", "revoke"])
+def test_names_are_completed_where_a_key_is_changed(command: str, folder: Path) -> None:
     assert run(folder, "key", "add", "team-b", "--no-reload").returncode == 0
     env = {
         **OWN,
         "_ERNIE_DEPLOY_COMPLETE": "bash_complete",
-        "COMP_WORDS": "ernie-deploy key revoke te",
+        "COMP_WORDS": f"ernie-deploy key {command} te",
         "COMP_CWORD": "3",
     }
     assert "team-b" in kit(cwd=folder, env=env).stdout
@@ -236,15 +312,23 @@ def test_a_revoked_key_is_an_error_where_nobody_can_say_whether_a_gateway_still_
     assert key_file.read(folder / "gateway").keys == ()
 
 
+def test_a_changed_limit_is_an_error_where_nobody_can_say_whether_a_gateway_has_it(folder: Path) -> None:
+    assert run(folder, "key", "add", "x", "--no-reload").returncode == 0
+    done = run(folder, "key", "limit", "x", "--rate", "1/m")
+    assert done.returncode == 6
+    assert "x is changed in the file. But: " in done.stderr
+
+
 def test_manifests_are_told_the_commands_for_the_cluster(folder: Path) -> None:
     (folder / "k.yml").write_text("# ernie-deploy render h100 --format kubernetes --gateway\n")
-    done = run(folder, "key", "add", "x", "-f", "k.yml")
-    assert done.returncode == 0
-    assert "kubectl create secret generic " in done.stderr
-    assert (
-        "-gateway-keys --from-file=keys.map=gateway/keys.map --dry-run=client -o yaml | kubectl apply -f - && "
-        in done.stderr
-    )
+    for words in (["add", "x"], ["limit", "x", "--rate", "60/m"]):
+        done = run(folder, "key", *words, "-f", "k.yml")
+        assert done.returncode == 0
+        assert "kubectl create secret generic " in done.stderr
+        assert (
+            "-gateway-keys --from-file=keys.map=gateway/keys.map --dry-run=client -o yaml | kubectl apply -f - && "
+            in done.stderr
+        )
 
 
 def test_a_reload_in_a_cluster_brings_the_certificate_too(folder: Path) -> None:

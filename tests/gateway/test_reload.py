@@ -218,6 +218,22 @@ def test_a_key_is_revoked_during_its_stream(front: Front) -> None:
     idle.close()
 
 
+def test_a_keys_limits_are_changed_during_its_stream(front: Front) -> None:
+    """More than its rate of before is answered, then less; the stream has its end either way."""
+    connection, answer = stream(front, "few")
+    with key_file.locked(front.folder):
+        key_file.limit(front.folder, "of-few", {"rate_per_minute": 100, "concurrency": 50})
+    front.reload()
+    assert [front.status("few") for _ in range(8)] == [OK] * 8
+    with key_file.locked(front.folder):
+        key_file.limit(front.folder, "of-few", {"rate_per_minute": 1})
+    front.reload()
+    until(lambda: front.status("few") == TOO_MANY)
+    assert front.status("a") == OK
+    assert rest(answer) == WHOLE
+    connection.close()
+
+
 @contextmanager
 def open_stream(front: Front) -> Iterator[tuple[socket.socket, bytes]]:
     """A connection on which a stream goes on, and what came of it."""
