@@ -10,6 +10,7 @@ from ernie_deploy.safe_io.terminal import console, say
 
 if TYPE_CHECKING:
     from ernie_deploy.stack.compose import Stack
+    from ernie_deploy.stack.watch import Aims
 
 Shown = Callable[[dict[str, Any]], None]
 
@@ -43,23 +44,31 @@ def _watched(stack: "Stack") -> Any:
         project=resolved["name"],
         services=resolved["services"],
         url=url_of_api(stack, resolved["services"], states),
-        most_tokens_per_s=_most_tokens_per_s(stack),
+        aims=_aims(stack),
     )
 
 
-def _most_tokens_per_s(stack: "Stack") -> float | None:
-    """What the plan behind the stack's file allows; None where no plan is known, or its target has no bandwidth."""
+def _aims(stack: "Stack") -> "Aims":
+    """What the plan behind the stack's file says; nothing where no plan is known."""
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.commands.preflight import request_of_file
     from ernie_deploy.errors import KitError
-    from ernie_deploy.plan.objectives import most_tokens_per_s
+    from ernie_deploy.plan.objectives import most_tokens_per_s, objectives
     from ernie_deploy.plan.resolve import resolve
+    from ernie_deploy.stack.watch import Aims
 
     try:
         request = request_of_file(stack.files[0])
-        return (most_tokens_per_s(resolve(Catalog(), request)) or None) if request else None
+        plan = resolve(Catalog(), request) if request else None
     except KitError:
-        return None
+        plan = None
+    if plan is None:
+        return Aims()
+    return Aims(
+        objectives=objectives(plan),
+        most_tokens_per_s=most_tokens_per_s(plan) or None,
+        usd_per_hour=(plan.request.gpu_price or 0.0) * len(plan.gpu_ids) or None,
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ernie_deploy.gateway import key_file, keys
 from ernie_deploy.plan.gateway import FILES, shell_request
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 SERVICE = "gateway"
 ASK_S = 5.0
-SERVERS = "serve"
+FRONT, SERVERS = "front", "serve"
+CLASSES = ("2xx", "4xx", "5xx")
 # What a gateway refuses: no key, too much of one, no room or no server.
 REFUSALS = (401, 429, 503)
 RECENT_S = 300
@@ -30,20 +32,40 @@ MOST_MAP_BYTES = 16 << 20
 
 
 class Requests(Struct, frozen=True, kw_only=True):
-    """What the log tells of some time: requests by the name of their key, and those that were refused."""
+    """What the log has of some time: requests by the name of their key, and those that were refused.
+
+    Not all of them: of an address that is refused on and on the gateway logs no more, and a long log is `cut`.
+    """
 
     by_key: dict[str, int]
     refused: dict[int, int]
     limited_by_key: dict[str, int]
+    cut: bool = False
+
+
+class Counts(Struct, frozen=True, kw_only=True):
+    """HAProxy's own counts since its process started, in seconds since 1970: answers by class, requests over a key's limit."""
+
+    start_s: int
+    answers: dict[str, int]
+    limited: int
+
+    def since(self, before: "Counts | None") -> "Counts":
+        """What was counted after `before`; all of it where another process counted then."""
+        if before is None or before.start_s != self.start_s:
+            return self
+        answers = {name: count - before.answers.get(name, 0) for name, count in self.answers.items()}
+        return replace(self, answers=answers, limited=self.limited - before.limited)
 
 
 class Gateway(Struct, frozen=True, kw_only=True):
-    """A gateway at work: servers that are up of all, requests that wait, and what its log tells of the last minutes."""
+    """A gateway at work: servers that are up of all, requests that wait, its counts, and its log of the last minutes."""
 
     url: str
     up: int
     servers: int
     queue: int
+    counts: Counts
     recent: Requests
 
 
@@ -60,20 +82,27 @@ def look(
         return None
     up, count, queue = load(text)
     since = time.time() - RECENT_S if since_unix_s is None else since_unix_s
-    return Gateway(url=url, up=up, servers=count, queue=queue, recent=recent(engine, state, since))
+    logged = recent(engine, state, since)
+    return Gateway(url=url, up=up, servers=count, queue=queue, counts=counts_in(text), recent=logged)
 
 
-def as_data(seen: Gateway) -> dict[str, Any]:
-    """The same as plain data."""
-    recent = seen.recent
+def as_data(seen: Gateway, before: Gateway | None = None) -> dict[str, Any]:
+    """The same as plain data; of HAProxy's counts what has come since `before`, or all."""
+    counts, recent = seen.counts.since(before.counts if before else None), seen.recent
     return {
         "url": seen.url,
         "servers_up": seen.up,
         "servers": seen.servers,
         "queue": seen.queue,
-        "refused": {str(status): count for status, count in recent.refused.items()},
-        "requests_by_key": recent.by_key,
-        "limited_by_key": recent.limited_by_key,
+        "started": counts.start_s,
+        "answers": counts.answers,
+        "limited": counts.limited,
+        "logged": {
+            "refused": {str(status): count for status, count in recent.refused.items()},
+            "requests_by_key": recent.by_key,
+            "limited_by_key": recent.limited_by_key,
+            "cut": recent.cut,
+        },
     }
 
 
@@ -102,9 +131,26 @@ def load(text: str) -> tuple[int, int, int]:
     return up, count, queue
 
 
+def counts_in(text: str) -> Counts:
+    """HAProxy's own counts; what it does not print is 0."""
+    answers, limited, start_s = dict.fromkeys(CLASSES, 0), 0, 0
+    for name, words, value in samples(text):
+        labels = dict(LABEL.findall(words))
+        if name == "haproxy_process_start_time_seconds":
+            start_s = int(value)
+        elif labels.get("proxy") != FRONT:
+            continue
+        elif name == "haproxy_frontend_requests_denied_total":
+            limited = int(value)
+        elif name == "haproxy_frontend_http_responses_total" and labels.get("code") in answers:
+            answers[labels["code"]] = int(value)
+    return Counts(start_s=start_s, answers=answers, limited=limited)
+
+
 def recent(engine: "DockerClient", state: containers.State, since_unix_s: float) -> Requests:
-    """What the gateway's log tells of the time since then."""
-    return requests_in(containers.log_since(engine, state.id, since_unix_s).splitlines())
+    """What the gateway's log has of the time since then."""
+    text = containers.log_since(engine, state.id, since_unix_s)
+    return replace(requests_in(text.splitlines()), cut=len(text.encode()) >= containers.MOST_OF_START_BYTES)
 
 
 def requests_in(lines: Iterable[str]) -> Requests:

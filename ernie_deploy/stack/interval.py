@@ -11,18 +11,28 @@ from ernie_deploy.plan.objectives import HISTOGRAMS
 from ernie_deploy.stack.histogram import quantile
 from ernie_deploy.stack.metrics import LABEL, counters, samples
 
-SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+SHARES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+# And what a request waited before it was computed.
+LATENCIES = {**HISTOGRAMS, "queue": "vllm:request_queue_time_seconds"}
 DRAFTS = "vllm:spec_decode_num_drafts_total"
 ACCEPTED = "vllm:spec_decode_num_accepted_tokens_per_pos_total"
-# A counter by its name and what is told apart of it: a bucket's bound or a draft's position.
+ENDED = "vllm:request_success_total"
+# The label by which a counter's parts are told apart.
+PARTS = {ACCEPTED: "position", ENDED: "finished_reason"}
+STARTED = "process_start_time_seconds"
+# A counter by its name and what is told apart of it: a bucket's bound, a draft's position or why a request ended.
 Totals = Mapping[tuple[str, str], float]
 
 
 class Look(Struct, frozen=True):
-    """One reading of every server that answered, by its service, at a moment of a clock that only goes forward."""
+    """One reading of every server that answered, by its service, at a moment of a clock that only goes forward.
+
+    `unix_s` is the same moment in seconds since 1970.
+    """
 
     at_s: float
     texts: Mapping[str, str]
+    unix_s: float = 0.0
 
 
 def figures(before: Look, after: Look) -> dict[str, Any]:
@@ -36,7 +46,11 @@ def figures(before: Look, after: Look) -> dict[str, Any]:
 
     return {
         "servers": len(after.texts),
-        "latencies_s": {short: _quantiles(grown, name) for short, name in HISTOGRAMS.items()},
+        "uptime_s": _uptime_s(after),
+        "ended_by_reason": {
+            part: int(count) for (name, part), count in sorted(grown.items()) if name == ENDED
+        },
+        "latencies_s": {short: _quantiles(grown, name) for short, name in LATENCIES.items()},
         "requests_running": int(now.get("vllm:num_requests_running", 0)),
         "requests_waiting": int(now.get("vllm:num_requests_waiting", 0)),
         "kv_cache_usage": round(now.get("vllm:kv_cache_usage_perc", 0.0), 4),
@@ -70,9 +84,15 @@ def _totals(text: str) -> Totals:
     for name, words, value in samples(text):
         if not name.startswith("vllm:") or not name.endswith(("_total", "_bucket")):
             continue
-        part = "le" if name.endswith("_bucket") else "position" if name == ACCEPTED else ""
+        part = "le" if name.endswith("_bucket") else PARTS.get(name, "")
         total[name, str(dict(LABEL.findall(words)).get(part, "")) if part else ""] += value
     return total
+
+
+def _uptime_s(look: Look) -> float | None:
+    """How long the server that started last has run; None where none says when it started."""
+    started = [value for text in look.texts.values() for name, _, value in samples(text) if name == STARTED]
+    return round(max(0.0, look.unix_s - max(started)), 1) if started else None
 
 
 def _quantiles(grown: Totals, name: str) -> dict[str, float] | None:

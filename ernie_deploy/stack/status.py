@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.stack import containers, gateway, inspection, metrics
+from ernie_deploy.stack import containers, gateway, gateway_text, inspection, metrics
 from ernie_deploy.stack.compose import Stack, require_compose
 from ernie_deploy.stack.lifecycle import rendered_file, resolve, url_of_api
 from ernie_deploy.stack.rendered import Rendered
@@ -99,16 +99,8 @@ def as_text(seen: dict[str, Any]) -> str:
             f"  {at_work['kv_cache_usage']:.1%} of the KV cache in use, {at_work['url']}",
         ]
     if front := seen.get("gateway"):
-        lines += [_front_line(front), f"  {_refusals(front)}"]
+        since = gateway_text.span(time.time() - front["started"])
+        lines.append(f"  gateway {front['url'] or 'without a published port'}: {gateway_text.servers(front)}")
+        lines.append(f"  {gateway_text.answers(front)} in the {since} since its start or reload")
+        lines.append(f"  logged in {gateway.RECENT_S // 60} minutes: {gateway_text.logged(front)}")
     return "\n".join(lines)
-
-
-def _front_line(front: dict[str, Any]) -> str:
-    up = f"{front['servers_up']} of {front['servers']} servers up"
-    return f"  gateway {front['url'] or 'without a published port'}: {up}, {front['queue']} requests wait"
-
-
-def _refusals(front: dict[str, Any]) -> str:
-    counts = ", ".join(f"{count} x {status}" for status, count in front["refused"].items())
-    asked = sum(front["requests_by_key"].values())
-    return f"{asked} requests with a key in {gateway.RECENT_S // 60} minutes; refused: {counts}"
