@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from conftest import ENGINE, kit, missing, planned
 
 from ernie_deploy.catalog import Catalog
@@ -21,6 +23,7 @@ from ernie_deploy.rehearsal.client import Answer, Said
 from ernie_deploy.rehearsal.group import removal
 from ernie_deploy.rehearsal.planted import Planted, plant, variables
 from ernie_deploy.rehearsal.stage import Disproved, Stage
+from ernie_deploy.render.compose import compose_file
 from ernie_deploy.stack.compose import Done
 
 # Of every tiny checkpoint.
@@ -231,6 +234,15 @@ def test_each_node_has_its_own_project_address_and_volumes(
     assert len(set(said)) == nodes
     assert [member.stack.project for member in (head, *workers)] == ["p", "p-1", "p-2"][:nodes]
     assert 'name: "p-hf-cache-${NODE_RANK}"' in override.override_file(rehearsal)
+
+
+@pytest.mark.parametrize("options", [{"gateway": True}, {"gateway": True, "monitoring": True}, {}], ids=str)
+def test_the_hub_is_where_fetch_asks_beyond_the_host(options: dict[str, object], tmp_path: Path) -> None:
+    rehearsal = override.decide(planned("h100", **options), tmp_path, "p")
+    laid_over = re.sub(r"!(reset|override)", "", override.override_file(rehearsal))
+    hub = yaml.safe_load(laid_over)["services"]["hub"]
+    fetch = yaml.safe_load(compose_file(rehearsal.plan, Catalog().defaults))["services"]["fetch"]
+    assert hub.get("networks", ["default"]) == fetch.get("networks", ["default"])
 
 
 def test_what_stays_taken_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

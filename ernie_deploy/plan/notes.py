@@ -164,8 +164,8 @@ EGRESS = (
     " NetworkPolicy that does."
 )
 ENCLOSED = (
-    "`serve` is on an internal network of Docker's that leads to the gateway alone. Before Docker 28 such a network still"
-    " reaches what listens on every address of this host."
+    "`serve` is on an internal network of Docker's, which leads no further than this host: what listens here on every"
+    " address is reached, and who has an account here reaches vLLM at its container's address, without a key."
 )
 OPENED_FOR_MEDIA = "--media-domains gives `serve` a way out, which Compose cannot narrow to those hosts: vLLM alone keeps to them."
 REQUESTS = (
