@@ -66,6 +66,31 @@ def test_the_routes_are_those_of_the_engine_that_was_asked_for_and_of_its_flags(
             assert refusal.value.cause.endswith(f": {', '.join(others)} and {last}")
 
 
+@pytest.mark.parametrize("words", [[], ["--api-key-file"], ["--model", "300b", "--nodes", "2"]], ids=str)
+def test_manifests_without_a_gateway_say_what_the_cluster_may_ask(words: list[str]) -> None:
+    """No refusal: within a cluster a policy does what an address does on a host, and no form of nodes has a gateway."""
+    done = kit("render", "h100", "--format", "kubernetes", *words, env=ENV)
+    assert done.returncode == 0
+    (warning,) = [line for line in done.stderr.splitlines() if "Every pod of the cluster" in line]
+    for word in ("warning: ", "/invocations", "/tokenize", "/metrics", ACCEPT):
+        assert word in warning
+    assert ("--gateway" in warning) == ("--nodes" not in words)
+    open_to_all = done.stdout[done.stdout.index("# Within the cluster only") :][:300]
+    assert "open to all of it" in open_to_all
+    assert (
+        "ask for no key" in open_to_all if words[:1] == ["--api-key-file"] else "no route asks" in open_to_all
+    )
+    assert ("--gateway" in open_to_all) == ("--nodes" not in words)
+    accepted = kit("render", "h100", "--format", "kubernetes", *words, ACCEPT, env=ENV)
+    assert (accepted.returncode, "Every pod" in accepted.stderr) == (0, False)
+
+
+def test_manifests_with_a_gateway_warn_of_no_route() -> None:
+    done = kit("render", "h100", "--format", "kubernetes", "--gateway", env=ENV)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "open to all of it" not in done.stdout
+
+
 def test_the_address_of_env_is_judged_as_that_of_the_option(tmp_path: Path) -> None:
     refused = kit("init", "a", "h100", "--env", "BIND_ADDR=0.0.0.0", cwd=tmp_path, env=ENV)
     assert refused.returncode == 4

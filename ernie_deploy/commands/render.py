@@ -163,13 +163,18 @@ def text_of(request: Request) -> str:
 
 
 def manifests_of(request: Request) -> str:
-    """The Kubernetes manifests of one request."""
+    """The Kubernetes manifests of one request; of routes that are open to the cluster it warns."""
     from ernie_deploy.catalog import Catalog
+    from ernie_deploy.plan.exposure import open_in_a_cluster
     from ernie_deploy.plan.resolve import resolve
     from ernie_deploy.render.kubernetes import manifests
 
     catalog = Catalog()
-    return manifests(_with_warnings(resolve(catalog, request)), catalog.defaults)
+    plan = _with_warnings(resolve(catalog, request))
+    text = manifests(plan, catalog.defaults)
+    if sentence := open_in_a_cluster(plan, catalog):
+        say(f"warning: {sentence}", err=True)
+    return text
 
 
 def _with_warnings(plan: "Plan") -> "Plan":

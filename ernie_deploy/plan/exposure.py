@@ -42,16 +42,31 @@ def is_in_clear(request: Request, address: str = "") -> bool:
     return request.gateway and not request.tls and beyond_loopback(address or request.bind)
 
 
+def open_in_a_cluster(plan: Plan, catalog: Catalog) -> str:
+    """What a Service without a gateway leaves open to the cluster, as a sentence of a warning; '' where that is decided."""
+    request = plan.request
+    if request.gateway or request.accept_open_routes:
+        return ""
+    routes = _left_open(plan, catalog)
+    # Of several nodes there is no form with a gateway.
+    remedy = f"{'Add' if plan.several_nodes else 'Add --gateway, or'} {ACCEPT} once the NetworkPolicy names who may ask"
+    return f"Every pod of the cluster may ask the server. {routes[0].upper()}{routes[1:]}. {remedy}."
+
+
 def refuse_open_routes(plan: Plan, catalog: Catalog, address: str = "", next_step: str = REMEDY) -> None:
     """Raise `Refused` where vLLM would answer other hosts and nobody accepted it; `address` is BIND_ADDR of .env."""
     request = plan.request
     if request.accept_open_routes or not is_open(request, address):
         return
     named = f"BIND_ADDR={address[:60]}" if address else f"--bind {request.bind}"
-    *others, last = left_open(catalog.engine(plan.engine).api_key, plan.settings)
-    key = "the API key" if request.api_key_file else "no key is required, and one (--api-key-file)"
     raise Refused(
         f"{named} would publish vLLM beyond this host, with routes that ask for no key.",
-        cause=f"{key} would leave these open: {', '.join(others)} and {last}",
+        cause=_left_open(plan, catalog),
         next_step=next_step,
     )
+
+
+def _left_open(plan: Plan, catalog: Catalog) -> str:
+    *others, last = left_open(catalog.engine(plan.engine).api_key, plan.settings)
+    key = "the API key" if plan.request.api_key_file else "no key is required, and one (--api-key-file)"
+    return f"{key} would leave these open: {', '.join(others)} and {last}"

@@ -159,7 +159,7 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
         token_secret=TOKEN_SECRET,
         pip_secret=PIP_SECRET,
         key_secret=f"{name}-api-key",
-        gateway=_gateway(plan, name, host) if plan.gateway else None,
+        gateway=_gateway(plan, name, host, plan.gateway.answer_timeout_s) if plan.gateway else None,
         # The controller gives the LeaderWorkerSet's own name to a headless Service.
         service=f"{name}-api",
         port=host["PORT"],
@@ -176,7 +176,7 @@ def stack_of(plan: Plan, host: dict[str, str]) -> Stack:
     )
 
 
-def _gateway(plan: Plan, name: str, host: dict[str, str]) -> Gateway:
+def _gateway(plan: Plan, name: str, host: dict[str, str], longest_answer_s: int) -> Gateway:
     uid, gid = map(int, host["GATEWAY_USER"].split(":"))
     text = pod_scripts(plan)[CONFIGURATION]
     return Gateway(
@@ -187,7 +187,7 @@ def _gateway(plan: Plan, name: str, host: dict[str, str]) -> Gateway:
         key_secret=f"{name}-gateway-keys",
         tls_secret=f"{name}-gateway-tls" if plan.request.tls else "",
         environment={variable: value for variable, value in host.items() if f"${{{variable}}}" in text},
-        drain_s=plan.stop_grace_period_s + LEAVES_S,
+        drain_s=longest_answer_s + LEAVES_S,
     )
 
 
