@@ -1,4 +1,4 @@
-"""What a user asks for, and what of it contradicts itself before any catalog is read."""
+"""What a user asks for, and the command-line words that ask for it."""
 
 import re
 from typing import Literal
@@ -18,9 +18,6 @@ Tls = Literal["files", "self-signed"]
 Balance = Literal["leastconn", "sticky"]
 
 LOOPBACK = "127.0.0.1"
-# Docker's, for users and groups.
-LARGEST_ID = 2**31 - 1
-HIGHEST_PRICE = 1000
 
 # What the stack itself decides, or what would put a secret on a command line.
 MANAGED = {
@@ -170,62 +167,6 @@ def bind_address(text: str) -> str:
     return f"[{address}]"
 
 
-def check_words(request: Request) -> None:
-    """Refuse what no compose file can carry; raises `UsageError`."""
-    try:
-        bind_address(request.bind)
-    except ValueError as fault:
-        raise UsageError(f"--bind {fault}.") from None
-    if request.name and not is_stack_name(request.name):
-        raise UsageError(
-            f"--name {request.name[:60]!r} cannot name a stack.",
-            cause="Compose takes small letters, digits, `-` and `_`, the first no sign; the kit at most 40 of them",
-            next_step="choose another, such as --name ernie-a",
-        )
-    if request.user and not _is_user(request.user):
-        raise UsageError(
-            f"--user {request.user[:40]!r} is not UID:GID.",
-            cause="names are looked up in the image, where yours does not exist",
-            next_step="give numbers, such as --user $(id -u):$(id -g)",
-        )
-    if request.nodes == 1 and (request.rdma or request.multi_node == "ray"):
-        raise UsageError(
-            f"--{'rdma' if request.rdma else 'multi-node ray'} is about more than one node.",
-            next_step="add --nodes 2, or leave it out",
-        )
-    _check_figures(request)
-    if len(set(request.gpus)) != len(request.gpus):
-        raise UsageError(f"--gpus names a GPU twice: {','.join(map(str, request.gpus))}.")
-    if not request.weights.isprintable():
-        raise UsageError("--weights has a character that no path here can carry (newline, NUL, control).")
-    for word in (*request.pairs, *request.extra):
-        if not fits_yaml(word):
-            raise UsageError(
-                f"{word[:40]!r} has a character that YAML cannot carry.",
-                cause="a control character or half of a surrogate pair",
-            )
-
-
-def _check_figures(request: Request) -> None:
-    """What the dashboard and the alerts are told."""
-    if request.gpu_price is not None and not 0 < request.gpu_price <= HIGHEST_PRICE:
-        raise UsageError(
-            f"--gpu-price {request.gpu_price:g} is no price of a GPU for an hour, in US dollars."
-        )
-    if request.runbooks and not is_page(request.runbooks):
-        raise UsageError(
-            f"--runbooks {request.runbooks[:60]!r} is no address of pages.",
-            next_step="give where you keep the kit's docs/alerts, such as --runbooks https://wiki.example.org/ernie",
-        )
-
-
-def is_page(text: str) -> bool:
-    """Whether an alert may name it as where its page is."""
-    from ernie_deploy.plan.references import PAGE_ADDRESS
-
-    return bool(PAGE_ADDRESS.fullmatch(text))
-
-
 def beyond_loopback(address: str) -> bool:
     """Whether other hosts can reach what is published on an address; on what is none, Compose publishes nothing."""
     import ipaddress
@@ -247,15 +188,18 @@ def is_stack_name(text: str) -> bool:
     return bool(re.fullmatch("[a-z0-9][a-z0-9_-]{0,39}", text))
 
 
-def _is_user(text: str) -> bool:
-    return bool(re.fullmatch(r"[0-9]{1,10}:[0-9]{1,10}", text)) and all(
-        int(number) <= LARGEST_ID for number in text.split(":")
-    )
-
-
 def command_words(request: Request) -> list[str]:
     """The command-line words that ask for exactly this, in one fixed order."""
-    options: list[tuple[str, object]] = [
+    options = [*_model_options(request), *_access_options(request), *_supply_options(request)]
+    chosen = [(name, value) for name, value in options if value not in (None, "", False)]
+    tail = ["--", *request.extra] if request.extra else []
+    flat = [w for name, value in chosen for w in ([name] if value is True else [name, f"{value}"])]
+    return [request.target, *flat, *tail]
+
+
+def _model_options(request: Request) -> list[tuple[str, object]]:
+    """What is served, and on what."""
+    return [
         ("--model", request.model),
         ("--engine", request.engine),
         ("--name", request.name),
@@ -274,6 +218,12 @@ def command_words(request: Request) -> list[str]:
         ("--weights", request.weights),
         ("--user", request.user),
         ("--gpus-cdi", request.gpus_cdi),
+    ]
+
+
+def _access_options(request: Request) -> list[tuple[str, object]]:
+    """What the containers may do, and who reaches the server."""
+    return [
         ("--security", request.security),
         ("--api-key-file", request.api_key_file),
         ("--gateway", request.gateway),
@@ -285,6 +235,12 @@ def command_words(request: Request) -> list[str]:
         ("--bind", "" if request.bind == LOOPBACK else request.bind),
         ("--accept-open-routes", request.accept_open_routes),
         ("--media-domains", ",".join(request.media_domains)),
+    ]
+
+
+def _supply_options(request: Request) -> list[tuple[str, object]]:
+    """Where things come from, and what is watched."""
+    return [
         ("--extra-packages", "" if request.extra_packages == "fetch" else request.extra_packages),
         ("--monitoring", request.monitoring),
         ("--node-exporter", request.node_exporter),
@@ -297,7 +253,3 @@ def command_words(request: Request) -> list[str]:
         ("--lock", request.lock.path if request.lock else ""),
         *(("--set", pair) for pair in request.pairs),
     ]
-    chosen = [(name, value) for name, value in options if value not in (None, "", False)]
-    tail = ["--", *request.extra] if request.extra else []
-    flat = [w for name, value in chosen for w in ([name] if value is True else [name, f"{value}"])]
-    return [request.target, *flat, *tail]

@@ -1,12 +1,13 @@
 """Resolves a request into a plan, or raises the error that says why it cannot be."""
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.catalog.engine_schema import Engine
-from ernie_deploy.catalog.schema import Model, Support, Target
+from ernie_deploy.catalog.schema import Model, Port, Support, Target
 from ernie_deploy.catalog.vendor_schema import Security, SecuritySet, VendorFacts
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.plan import advice, sources
@@ -28,7 +29,8 @@ from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.refusals import check_gpus, check_nodes, check_profiles
 from ernie_deploy.plan.remote_code import remote_code
 from ernie_deploy.plan.replicas import check_replicas, replicas_of
-from ernie_deploy.plan.request import Request, check_words, user_settings
+from ernie_deploy.plan.request import Request, user_settings
+from ernie_deploy.plan.request_checks import check_words
 from ernie_deploy.plan.serve import (
     cache_environment,
     home_caches,
@@ -44,6 +46,26 @@ BASE_READY_TIMEOUT_S = 600
 SLOWEST_READ_BYTES_PER_S = 0.3e9
 PLATFORMS = {"cuda": "CUDA", "rocm": "ROCm"}
 PARALLEL = ("tensor_parallel_size", "data_parallel_size", "pipeline_parallel_size")
+
+
+class _Image(TypedDict):
+    """The fields of a plan that an engine's image gives."""
+
+    engine: str
+    image: str
+    bench_image: str
+    user: str
+    home_caches: tuple[str, ...]
+
+
+class _Layout(TypedDict):
+    """The fields of a plan that its layout gives."""
+
+    profiles: tuple[str, ...]
+    topology: Topology
+    memory: MemoryPlan
+    row: str
+    differences: tuple[str, ...]
 
 
 def resolve(catalog: Catalog, request: Request) -> Plan:
@@ -77,15 +99,7 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
     """The plan, its notes without advice."""
     layout = choose(pairing)
     opened = ports(catalog.ports, request, layout.topology)
-    settings = merge(
-        layout.settings,
-        node_settings(request, layout.topology, opened),
-        serve_settings(request, SHUTDOWN_TIMEOUT_S),
-        limit_settings(pairing.engine, pairing.model, request, layout.settings),
-        pairing.user,
-    )
-    # What the recipe, the hardware or the user wants comes first, what the stack itself wants behind it.
-    settings = tuple(sorted(settings, key=lambda setting: setting.is_kit))
+    settings = _settings(pairing, layout, request, opened)
     model, target, size = pairing.model, pairing.target, weight_bytes(pairing.model)
     ready_timeout_s = BASE_READY_TIMEOUT_S + round(size / SLOWEST_READ_BYTES_PER_S)
     gpu_ids = _gpu_ids(request, layout, target)
@@ -97,19 +111,11 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         model=model,
         target=target,
         support=support,
-        engine=pairing.engine.version,
-        image=sources.image(_image(pairing.engine, pairing.vendor, request), request),
-        bench_image=sources.image(pairing.engine.images["cpu"].reference, request),
-        user=request.user or pairing.engine.images[target.vendor].user,
-        home_caches=home_caches(pairing.engine, target.vendor),
         security=pairing.security,
         vendor=pairing.vendor,
-        profiles=tuple(profile.id for profile in layout.profiles),
-        topology=layout.topology,
         gpu_ids=gpu_ids,
         replicas=replicas,
         visible_devices="" if request.gpus_cdi else pairing.vendor.visible_devices,
-        memory=layout.memory,
         settings=settings,
         environment=(
             *serve_environment(request, pairing, layout, gpu_ids[: layout.topology.gpus], ready_timeout_s),
@@ -120,29 +126,59 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         bench=bench,
         code=code,
         gateway=_gateway(catalog, pairing, layout, settings, request),
-        row=layout.row.id if layout.row else "",
         ports=opened,
-        differences=layout.differences,
         warnings=(*warnings_on(pairing, layout, request), *(code.warnings if code else ())),
         notes=(*notes_on(pairing, layout, request), *(code.notes if code else ())),
         weight_bytes=size,
         ready_timeout_s=ready_timeout_s,
         shutdown_timeout_s=_shutdown_timeout_s(settings),
         monitoring=exporters_of(catalog, request, target),
+        **_image_fields(pairing, request),
+        **_layout_fields(layout),
     )
+
+
+def _settings(
+    pairing: Pairing, layout: Layout, request: Request, opened: tuple[Port, ...]
+) -> tuple[Setting, ...]:
+    """The flags of `vllm serve`: what the recipe, the hardware or the user wants, and then what the stack itself wants."""
+    settings = merge(
+        layout.settings,
+        node_settings(request, layout.topology, opened),
+        serve_settings(request, SHUTDOWN_TIMEOUT_S),
+        limit_settings(pairing.engine, pairing.model, request, layout.settings),
+        pairing.user,
+    )
+    return tuple(sorted(settings, key=lambda setting: setting.is_kit))
+
+
+def _image_fields(pairing: Pairing, request: Request) -> _Image:
+    engine, vendor = pairing.engine, pairing.target.vendor
+    return {
+        "engine": engine.version,
+        "image": sources.image(_image(engine, pairing.vendor, request), request),
+        "bench_image": sources.image(engine.images["cpu"].reference, request),
+        "user": request.user or engine.images[vendor].user,
+        "home_caches": home_caches(engine, vendor),
+    }
+
+
+def _layout_fields(layout: Layout) -> _Layout:
+    return {
+        "profiles": tuple(profile.id for profile in layout.profiles),
+        "topology": layout.topology,
+        "memory": layout.memory,
+        "row": layout.row.id if layout.row else "",
+        "differences": layout.differences,
+    }
 
 
 def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
     target, engine = catalog.target(request.target), catalog.engine(request.engine)
-    model = catalog.model(request.model or catalog.vendor(target.vendor).default_model)
-    profiles = tuple(catalog.profile(profile_id) for profile_id in request.profiles)
-    support = catalog.support(model.id, target.id)
-    if support.state == "refused":
-        raise Refused(
-            f"{model.id} on {target.id} is refused: {support.reason}.",
-            next_step="see what fits with: ernie-deploy models --json",
-        )
     vendor = catalog.vendor(target.vendor)
+    model = catalog.model(request.model or vendor.default_model)
+    profiles = tuple(catalog.profile(profile_id) for profile_id in request.profiles)
+    support = _support(catalog, model, target)
     name = request.security or vendor.default_security
     model, user = sources.pinned(model, user_settings(request, engine), request)
     pairing = Pairing(
@@ -162,13 +198,29 @@ def _pairing(catalog: Catalog, request: Request) -> tuple[Pairing, Support]:
         nodes=request.nodes,
         replicas=request.replicas,
     )
-    check_profiles(pairing)
-    check_gpus(request, target)
-    check_nodes(request, target)
-    check_gateway(request)
-    check_replicas(request, target)
-    check_monitoring(request)
+    _check(pairing, request)
     return pairing, support
+
+
+def _support(catalog: Catalog, model: Model, target: Target) -> Support:
+    """How far the pair is supported; raises `Refused` where it is not."""
+    support = catalog.support(model.id, target.id)
+    if support.state == "refused":
+        raise Refused(
+            f"{model.id} on {target.id} is refused: {support.reason}.",
+            next_step="see what fits with: ernie-deploy models --json",
+        )
+    return support
+
+
+def _check(pairing: Pairing, request: Request) -> None:
+    """Raise a `KitError` for options that contradict each other or the target."""
+    check_profiles(pairing)
+    check_gpus(request, pairing.target)
+    check_nodes(request, pairing.target)
+    check_gateway(request)
+    check_replicas(request, pairing.target)
+    check_monitoring(request)
 
 
 def _security(vendor: VendorFacts, name: Security) -> SecuritySet:

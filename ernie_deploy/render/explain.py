@@ -6,6 +6,7 @@ from typing import Any
 
 from ernie_deploy.catalog.package_schema import Package
 from ernie_deploy.catalog.schema import Port
+from ernie_deploy.plan.memory import MemoryPlan
 from ernie_deploy.plan.plan import Plan
 from ernie_deploy.plan.request import command_words
 from ernie_deploy.plan.settings import Setting, words
@@ -15,7 +16,6 @@ from ernie_deploy.safe_io.columns import NARROWEST_TEXT, folded
 
 def as_data(plan: Plan) -> dict[str, Any]:
     """The plan as JSON takes it; sizes in GiB and bytes as the names say."""
-    memory, topology = plan.memory, plan.topology
     return {
         "command": ["ernie-deploy", "render", *command_words(plan.request)],
         "model": plan.model.hf_id,
@@ -26,29 +26,10 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "profiles": list(plan.profiles),
         "image": plan.image,
         "engine": plan.engine,
-        "topology": {
-            "tensor_parallel_size": topology.tensor_parallel_size,
-            "data_parallel_size": topology.data_parallel_size,
-            "pipeline_parallel_size": topology.pipeline_parallel_size,
-            "nodes": topology.nodes,
-            "gpus_used": plan.gpus if plan.target.gpus else 0,
-            "gpus_of_node": plan.target.gpus,
-            "gpu_ids": list(plan.gpu_ids),
-        },
+        "topology": _topology_data(plan),
         "servers": [{"service": one.service, "gpu_ids": list(one.gpu_ids)} for one in plan.replicas],
         "upstreams": list(plan.request.upstreams),
-        "memory_per_gpu": {
-            "budget_gib": round(memory.budget_gib, 2),
-            "weights_gib": round(memory.weights_gib, 2),
-            "expert_padding_gib": round(memory.expert_padding_gib, 2),
-            "overhead_gib_estimated": round(memory.overhead_gib, 2),
-            "kv_cache_gib_estimated": round(memory.kv_cache_gib, 2),
-            "kv_bytes_per_token": memory.kv_bytes_per_token,
-            "kv_cache_tokens_estimated": memory.kv_cache_tokens,
-            "context_tokens": memory.context_tokens,
-            "sequences_of_full_context_estimated": round(memory.sequences, 1),
-            "verdict": memory.verdict,
-        },
+        "memory_per_gpu": _memory_data(plan.memory),
         "gateway": gateway_words.as_data(plan.gateway) if plan.gateway else None,
         "packages": [_package(package) for package in plan.packages],
         "weight_bytes": plan.weight_bytes,
@@ -62,6 +43,34 @@ def as_data(plan: Plan) -> dict[str, Any]:
         "notes": list(plan.notes),
         "on_each_node": [{"node": where, "commands": typed} for where, typed in commands(plan)],
         "ports": [_port(plan, port) for port in plan.ports],
+    }
+
+
+def _topology_data(plan: Plan) -> dict[str, Any]:
+    topology = plan.topology
+    return {
+        "tensor_parallel_size": topology.tensor_parallel_size,
+        "data_parallel_size": topology.data_parallel_size,
+        "pipeline_parallel_size": topology.pipeline_parallel_size,
+        "nodes": topology.nodes,
+        "gpus_used": plan.gpus if plan.target.gpus else 0,
+        "gpus_of_node": plan.target.gpus,
+        "gpu_ids": list(plan.gpu_ids),
+    }
+
+
+def _memory_data(memory: MemoryPlan) -> dict[str, Any]:
+    return {
+        "budget_gib": round(memory.budget_gib, 2),
+        "weights_gib": round(memory.weights_gib, 2),
+        "expert_padding_gib": round(memory.expert_padding_gib, 2),
+        "overhead_gib_estimated": round(memory.overhead_gib, 2),
+        "kv_cache_gib_estimated": round(memory.kv_cache_gib, 2),
+        "kv_bytes_per_token": memory.kv_bytes_per_token,
+        "kv_cache_tokens_estimated": memory.kv_cache_tokens,
+        "context_tokens": memory.context_tokens,
+        "sequences_of_full_context_estimated": round(memory.sequences, 1),
+        "verdict": memory.verdict,
     }
 
 
