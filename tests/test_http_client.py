@@ -100,7 +100,7 @@ CLIENTS: dict[str, Callable[[str], object]] = {
     "metrics": lambda url: metrics.fetch(f"{url}/metrics", timeout_s=1.0),
     "scrape": lambda url: metrics.scrape([Server(url=url)]),
     "status": lambda url: status.at_work([Server(url=url)]),
-    "look": lambda url: Endpoint(url=url, api_key=KEY).look(),
+    "look": lambda url: Endpoint(url=url, api_key=KEY).current_metrics(),
     "json": lambda url: Endpoint(url=url, api_key=KEY).get("/version"),
     "card": lambda url: Endpoint(url=url, api_key=KEY).model_card(),
     "post": lambda url: Endpoint(url=url, api_key=KEY).post("/v1/completions", {}, timeout_s=1.0),

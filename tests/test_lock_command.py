@@ -510,7 +510,7 @@ def test_a_rehearsal_serves_the_locked_commit_from_its_hub(world: World, tmp_pat
     tiny = checkpoint(tmp_path / "tiny", b"t")
     hub = HUB.Hub(("127.0.0.1", 0), {HF_ID: {commit: tiny}})
     with serving(hub) as url:
-        assert Hub(endpoint=url).look(HF_ID, commit).commit == commit
+        assert Hub(endpoint=url).revision_info(HF_ID, commit).commit == commit
 
 
 @pytest.mark.parametrize("words", [["diff", "stack"], ["bench", "plan", "-f", "stack/compose.yml"]])

@@ -19,7 +19,7 @@ from ernie_deploy.catalog import Catalog
 from ernie_deploy.commands.rehearse import _perform
 from ernie_deploy.errors import NotReady, Refused, ToolFailed, ToolMissing
 from ernie_deploy.rehearsal import cpu_plan, group, group_proofs, override, proofs, runner
-from ernie_deploy.rehearsal.client import Answer, Said
+from ernie_deploy.rehearsal.client import Answer, Completion
 from ernie_deploy.rehearsal.group import removal
 from ernie_deploy.rehearsal.planted import Planted, plant, variables
 from ernie_deploy.rehearsal.stage import Disproved, Stage
@@ -286,7 +286,9 @@ def test_what_could_not_be_removed_is_said_and_the_rest_is(
                     "`docker network rm p-nodes` said: network has active endpoints"]  # fmt: skip
 
 
-def completions(tensor: int, together: list[Said], alone: list[Said], monkeypatch: pytest.MonkeyPatch) -> str:
+def completions(
+    tensor: int, together: list[Completion], alone: list[Completion], monkeypatch: pytest.MonkeyPatch
+) -> str:
     """What the comparison says of these answers."""
     from contextlib import nullcontext
 
@@ -300,18 +302,18 @@ def completions(tensor: int, together: list[Said], alone: list[Said], monkeypatc
     return group_proofs.as_one_node(stage)
 
 
-ALONE = [Said(["a", "b"], [-0.1, -0.2])]
+ALONE = [Completion(["a", "b"], [-0.1, -0.2])]
 
 
 def test_a_pipeline_answers_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert completions(1, ALONE, ALONE, monkeypatch).startswith("2 tokens of 1 prompts")
     with pytest.raises(Disproved, match="prompt 1 differs at token 1"):
-        completions(1, [Said(["a", "b"], [-0.1, -0.2000001])], ALONE, monkeypatch)
+        completions(1, [Completion(["a", "b"], [-0.1, -0.2000001])], ALONE, monkeypatch)
 
 
 def test_tensor_parallel_answers_closely(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "0.0400 apart" in completions(2, [Said(["a", "x"], [-0.14, -3.0])], ALONE, monkeypatch)
-    for other in (Said(["a", "b"], [-0.16, -0.2]), Said(["x", "b"], [-0.1, -0.2])):
+    assert "0.0400 apart" in completions(2, [Completion(["a", "x"], [-0.14, -3.0])], ALONE, monkeypatch)
+    for other in (Completion(["a", "b"], [-0.16, -0.2]), Completion(["x", "b"], [-0.1, -0.2])):
         with pytest.raises(Disproved, match="apart"):
             completions(2, [other], ALONE, monkeypatch)
 

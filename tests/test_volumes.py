@@ -12,7 +12,7 @@ from test_lifecycle import _docker
 
 from ernie_deploy.errors import Refused, UsageError
 from ernie_deploy.stack.lifecycle import own_volumes
-from ernie_deploy.stack.volumes import HOLDS, WEIGHTS, User, as_text, look, remove
+from ernie_deploy.stack.volumes import HOLDS, WEIGHTS, User, as_text, list_volumes, remove
 
 ENGINE = "ernie-engine-21b-nvidia-0.32.0"
 
@@ -55,7 +55,7 @@ def engine(**sizes: int) -> Any:
 
 
 def test_the_list_names_what_each_holds_and_who_refers_to_it() -> None:
-    listed = look(engine(**{WEIGHTS: 41_000_000_000, "a_state": -1}))
+    listed = list_volumes(engine(**{WEIGHTS: 41_000_000_000, "a_state": -1}))
     assert [(v.name, v.holds, v.size_bytes) for v in listed] == [
         ("a_state", "state of one stack", None),
         (ENGINE, "compiled kernels of 21b", None),
@@ -138,9 +138,9 @@ def test_kernels_of_the_version_before_are_told_from_others() -> None:
     }
     used = {"Names": ["/a-serve-1"], "Labels": {}, "State": "running", "Mounts": [{"Name": new}]}
     made.api.containers = lambda *, all: [used]  # noqa: A006 - docker's own name
-    listed = look(made)
+    listed = list_volumes(made)
     assert {volume.name: volume.replaced_by for volume in listed} == {old: new, new: "", other: ""}
     text = as_text(listed)
     assert f"  in use by no container: kept so that a stack of {new} can go back to this version warm" in text
     made.api.containers = lambda *, all: []  # noqa: A006
-    assert not any(volume.replaced_by for volume in look(made))
+    assert not any(volume.replaced_by for volume in list_volumes(made))

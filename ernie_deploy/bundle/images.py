@@ -28,7 +28,7 @@ def name_of(reference: str) -> str:
     return f"{name}:sha256-{digest.removeprefix('sha256:')[:DIGEST_DIGITS]}"
 
 
-def look(reference: str) -> Image | None:
+def inspect_image(reference: str) -> Image | None:
     """The image that this engine has under a reference; None where it has none."""
     done = ask(inspection(reference))
     if done.returncode and "No such image" in done.stderr:
@@ -55,10 +55,10 @@ def pulling(reference: str) -> list[str]:
 
 def bring(reference: str) -> Image:
     """The image, pulled where this engine does not have it; raises `ToolFailed`."""
-    if image := look(reference):
+    if image := inspect_image(reference):
         return image
     code = relay(pulling(reference), err=True)
-    if not (image := look(reference)):
+    if not (image := inspect_image(reference)):
         raise ToolFailed(
             f"The image {reference} is not on this host and could not be pulled.",
             cause=f"docker pull ended with {code}",
@@ -69,7 +69,7 @@ def bring(reference: str) -> Image:
 
 def saving(image: Image) -> list[str]:
     """The command that writes an image: by its name where that still means it, else by its id."""
-    tagged = look(image.name)
+    tagged = inspect_image(image.name)
     return ["docker", "save", image.name if tagged and tagged.id == image.id else image.id]
 
 

@@ -104,8 +104,8 @@ def _files(stack: Stack, here: Mapping[str, Any]) -> dict[str, bytes]:
     texts = {file.name: _read(file) for file in stack.files}
     if len(texts) < len(stack.files):
         raise UsageError("Two compose files of the stack have one name.", next_step="rename one of them")
-    beside = [folder / name for name in BESIDE if (folder / name).is_file()]
-    for path in [*beside, *_mounted(here, folder.resolve())]:
+    sibling_files = [folder / name for name in BESIDE if (folder / name).is_file()]
+    for path in [*sibling_files, *_mounted(here, folder.resolve())]:
         texts.setdefault(str(path.resolve().relative_to(folder.resolve())), _read(path))
     return texts
 

@@ -106,7 +106,7 @@ class Assembly:
         words = path.values if isinstance(path, Items) else (path,)
         variables, top = self.variables, None
         for word in (word for word in words if isinstance(word, Word)):
-            if not (target := self._beside(word, folder, "it includes")):
+            if not (target := self._resolve_included(word, folder, "it includes")):
                 continue
             own = self._own_folder(entry, target, folder)
             self.variables = Variables(with_env(variables.values, (), own), blank=variables.blank)
@@ -168,7 +168,7 @@ class Assembly:
 
     def _elsewhere(self, name: str, file: Word, folder: Path | None) -> tuple[Table, Path | None]:
         """The services of the file that a service extends, and its folder."""
-        target = self._beside(file, folder, "a part of it comes from", name)
+        target = self._resolve_included(file, folder, "a part of it comes from", name)
         data = self._data(file, target, "a part of it comes from", name) if target else None
         if target is None or data is None:
             return EMPTY, None
@@ -177,7 +177,7 @@ class Assembly:
 
     # --- other files
 
-    def _beside(self, word: Word, folder: Path | None, what: str, service: str = "") -> Path | None:
+    def _resolve_included(self, word: Word, folder: Path | None, what: str, service: str = "") -> Path | None:
         """The path that a word names, where it can be read at all."""
         if REMOTE.match(word.text):
             self.remote = True

@@ -36,7 +36,7 @@ TEXTS = {
 HEALTH = {"interval", "timeout", "retries", "start-period"}
 
 
-class Found(Struct, frozen=True):
+class Member(Struct, frozen=True):
     """One service that a command stands for."""
 
     name: str
@@ -44,7 +44,7 @@ class Found(Struct, frozen=True):
     form: Form
 
 
-def services(commands: Iterator[list[Word]]) -> Iterator[Found]:
+def services(commands: Iterator[list[Word]]) -> Iterator[Member]:
     """Those of the commands that start containers or vLLM."""
     for words in commands:
         if any(word.text.partition("=")[0] in ASKS for word in words):
@@ -53,9 +53,9 @@ def services(commands: Iterator[list[Word]]) -> Iterator[Found]:
         arguments = _run_arguments(rest)
         if arguments is not None:
             table = _Run(rest[0]).table(arguments)
-            yield Found(_name(table), table, "docker run")
+            yield Member(_name(table), table, "docker run")
         elif _runs_vllm(rest):
-            yield Found(f"line {int(rest[0].line)}", _process(rest, variables), "command")
+            yield Member(f"line {int(rest[0].line)}", _process(rest, variables), "command")
 
 
 def _without_wrappers(words: Sequence[Word]) -> tuple[list[Word], list[Word]]:

@@ -143,15 +143,17 @@ def _taken_again(argument: Argument, service: Service) -> str:
 )
 def deprecated(service: Service) -> Iterator[Spot]:
     """Flags and values that still work, with a warning in vLLM's log."""
-    for life in _lifetimes(service):
+    for lifetime in _lifetimes(service):
         for argument in service.serve.arguments if service.serve else ():
-            if argument.name == life.flag and _holds(life, argument, service):
-                if life.flag == "model" and (named := _named_first(service)):
+            if argument.name == lifetime.flag and _holds(lifetime, argument, service):
+                if lifetime.flag == "model" and (named := _named_first(service)):
                     sentence = f"--model {shown(argument.value)} is passed over: the command names {shown(named)}, which wins"
                     yield Spot(argument.line, sentence, "name one model, as the first word of the command")
                     continue
-                what = f"--{life.flag} {life.value}".rstrip()
-                yield Spot(argument.line, f"{what} is deprecated since vLLM {life.since}", life.remedy)
+                what = f"--{lifetime.flag} {lifetime.value}".rstrip()
+                yield Spot(
+                    argument.line, f"{what} is deprecated since vLLM {lifetime.since}", lifetime.remedy
+                )
 
 
 def _named_first(service: Service) -> str:
@@ -165,20 +167,24 @@ def _lifetimes(service: Service) -> list[Lifetime]:
     engine = service.engine
     if engine is None or service.serve is None:
         return []
-    return [life for life in service.engine_facts.lifetimes if engine >= (version(life.since) or engine)]
+    return [
+        lifetime
+        for lifetime in service.engine_facts.lifetimes
+        if engine >= (version(lifetime.since) or engine)
+    ]
 
 
-def _holds(life: Lifetime, argument: Argument, service: Service) -> bool:
+def _holds(lifetime: Lifetime, argument: Argument, service: Service) -> bool:
     """Whether the deprecation is meant here."""
-    if life.flag == "model":
+    if lifetime.flag == "model":
         # `python -m vllm.entrypoints...` has no other way to name it.
         return not service.process.module
-    if life.flag == "quantization":
+    if lifetime.flag == "quantization":
         # A checkpoint that is FP8 already has every right to say so.
-        return argument.value == life.value and service.model is not None
+        return argument.value == lifetime.value and service.model is not None
     if argument.dotted:
-        return argument.value == life.value
-    return not life.value or life.value in _values(argument.value)
+        return argument.value == lifetime.value
+    return not lifetime.value or lifetime.value in _values(argument.value)
 
 
 def _values(text: str) -> list[object]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ernie_deploy.catalog import Catalog
 from ernie_deploy.check.assemble import Assembly
-from ernie_deploy.check.docker_run import Found, services
+from ernie_deploy.check.docker_run import Member, services
 from ernie_deploy.check.interpolate import NOTHING_SET
 from ernie_deploy.check.kubernetes import containers
 from ernie_deploy.check.service import Form, Service, Stack
@@ -64,7 +64,7 @@ def _of_commands(data: bytes, name: str, catalog: Catalog) -> Iterator[Stack]:
     return (_gathered(group, name, catalog) for group in groups)
 
 
-def _gathered(members: list[Found], name: str, catalog: Catalog) -> Stack:
+def _gathered(members: list[Member], name: str, catalog: Catalog) -> Stack:
     stack = Stack(Table({}, {}, 1), catalog)
     stack.name, stack.files = name, [name]
     for each in members:

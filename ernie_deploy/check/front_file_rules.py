@@ -72,13 +72,13 @@ def _of_certificate(service: Service, place: Path, mount: Mount) -> Iterator[Spo
 
 def _folder(service: Service) -> Iterator[tuple[Path, Mount]]:
     """The folder that the kit's gateway mounts, where it lies beside the file: a file leads to no other place."""
-    beside = service.stack.folder
-    if beside is None or OF_THE_KIT not in service.environment:
+    folder = service.stack.folder
+    if folder is None or OF_THE_KIT not in service.environment:
         return
     for mount in service.mounts:
-        folder = (beside / mount.source).resolve()
-        if mount.target == FILES and mount.source and folder.is_relative_to(beside.resolve()):
-            yield folder, mount
+        mounted = (folder / mount.source).resolve()
+        if mount.target == FILES and mount.source and mounted.is_relative_to(folder.resolve()):
+            yield mounted, mount
 
 
 def _mode(path: Path) -> int | None:
@@ -100,8 +100,8 @@ def _text(path: Path, most_bytes: int) -> str | None:
 
 def _shown(service: Service, path: Path) -> str:
     """The path from the folder of the stack on, as a person in it would type it."""
-    beside = (service.stack.folder or Path()).resolve()
-    return str(path.relative_to(beside))
+    folder = (service.stack.folder or Path()).resolve()
+    return str(path.relative_to(folder))
 
 
 def _spots(mount: Mount, faults: "Iterator[Fault]") -> Iterator[Spot]:

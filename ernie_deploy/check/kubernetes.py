@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from ernie_deploy.check.docker_run import Found
+from ernie_deploy.check.docker_run import Member
 from ernie_deploy.check.tree import Items, Table, Value, Word, read_all, tables
 from ernie_deploy.check.values import shown, whole
 from ernie_deploy.errors import UsageError
@@ -17,7 +17,7 @@ OWN_VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_.-]*)\)")
 PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 
-def containers(data: bytes, name: str) -> list[Found]:
+def containers(data: bytes, name: str) -> list[Member]:
     """Each container of each pod in the manifests; raises `UsageError` where there is none."""
     stacks = [
         container
@@ -84,11 +84,11 @@ class _Pod:
         self.name = _text(manifest, "metadata", "name") or _text(manifest, "kind") or "pod"
         self.volumes = {_text(volume, "name"): volume for volume in tables(_at(spec, "volumes"))}
 
-    def containers(self) -> Iterator[Found]:
+    def containers(self) -> Iterator[Member]:
         for key in ("initContainers", "containers"):
             for container in tables(_at(self.spec, key)):
                 name = f"{self.name}/{_text(container, 'name')}"
-                yield Found(name, _Container(container, self).table(), "kubernetes")
+                yield Member(name, _Container(container, self).table(), "kubernetes")
 
 
 class _Container:

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 from ernie_deploy.bench.journal.record import Attempt, Cell
 from ernie_deploy.bench.measure.run import Reporter
-from ernie_deploy.bench.measure.server import Look
+from ernie_deploy.bench.measure.server import ServerMetrics
 from ernie_deploy.safe_io.terminal import console, in_colour, say
 
 QUIET_S = 10.0
@@ -41,7 +41,9 @@ def done_line(done: Attempt, number: int, of: int) -> str:
     )
 
 
-def facts(cell: Cell, elapsed_s: float, before: Look | None, now: Look | None) -> dict[str, str]:
+def facts(
+    cell: Cell, elapsed_s: float, before: ServerMetrics | None, now: ServerMetrics | None
+) -> dict[str, str]:
     """What is known of a running cell, as words."""
     shown = {"cell": cell.name, "elapsed": f"{elapsed_s:.0f} s"}
     if before is None or now is None:
@@ -67,7 +69,9 @@ class _Lines:
     def ended(self, done: Attempt, number: int, of: int) -> None:
         self.say(done_line(done, number, of))
 
-    def progress(self, cell: Cell, elapsed_s: float, before: Look | None, now: Look | None) -> None:
+    def progress(
+        self, cell: Cell, elapsed_s: float, before: ServerMetrics | None, now: ServerMetrics | None
+    ) -> None:
         if time.monotonic() - self.said_at >= QUIET_S:
             shown = facts(cell, elapsed_s, before, now)
             self.say("         " + "  ".join(f"{name} {value}" for name, value in shown.items()))
@@ -93,7 +97,9 @@ class _Terminal:
             line.replace(done.status, f"[{colour}]{done.status}[/]", 1), highlight=False, soft_wrap=True
         )
 
-    def progress(self, cell: Cell, elapsed_s: float, before: Look | None, now: Look | None) -> None:
+    def progress(
+        self, cell: Cell, elapsed_s: float, before: ServerMetrics | None, now: ServerMetrics | None
+    ) -> None:
         from rich.table import Table
 
         shown = facts(cell, elapsed_s, before, now)

@@ -93,14 +93,14 @@ def label_of(request: Request) -> str:
     return shlex.join(command_words(request))
 
 
-def side_of_operand(operand: Operand, catalog: "Catalog", beside: Operand | None = None) -> "Side":
+def side_of_operand(operand: Operand, catalog: "Catalog", other_side: Operand | None = None) -> "Side":
     """The operand by meaning; a plan is rendered as the other side is, and read under its `.env`."""
     from ernie_deploy.diff import scripts
     from ernie_deploy.diff.side import of_files, side_of
 
     plan = plan_of(operand.request, catalog) if operand.request else None
     if operand.is_plan and operand.request:
-        return rendered_side(operand.request, operand.label, catalog, beside or operand)
+        return rendered_side(operand.request, operand.label, catalog, other_side or operand)
     if operand.files and not _is_other_form(operand):
         side = of_files(operand.files, operand.label, catalog, operand.env, plan)
         return side.with_facts(scripts.of_folder(operand.folder)) if operand.in_folder else side
@@ -108,32 +108,32 @@ def side_of_operand(operand: Operand, catalog: "Catalog", beside: Operand | None
     return side_of(operand.data or b"", operand.label, catalog, name=name, env=operand.env, plan=plan)
 
 
-def rendered_side(request: Request, label: str, catalog: "Catalog", beside: Operand) -> "Side":
+def rendered_side(request: Request, label: str, catalog: "Catalog", other_side: Operand) -> "Side":
     """What the kit writes for a request today, in the form and under the `.env` of another side."""
     from ernie_deploy.plan.resolve import resolve
 
     plan = resolve(catalog, request)
-    return written(plan, text_of(plan, catalog, beside), label, catalog, beside)
+    return written(plan, text_of(plan, catalog, other_side), label, catalog, other_side)
 
 
-def written(plan: "Plan", text: str, label: str, catalog: "Catalog", beside: Operand) -> "Side":
+def written(plan: "Plan", text: str, label: str, catalog: "Catalog", other_side: Operand) -> "Side":
     """A plan by its text, with the scripts that belong to it in a folder."""
     from ernie_deploy.diff import scripts
     from ernie_deploy.diff.side import side_of
 
-    side = side_of(text, label, catalog, env=beside.env, plan=plan)
-    return side.with_facts(scripts.of_plan(plan)) if beside.in_folder else side
+    side = side_of(text, label, catalog, env=other_side.env, plan=plan)
+    return side.with_facts(scripts.of_plan(plan)) if other_side.in_folder else side
 
 
-def text_of(plan: "Plan", catalog: "Catalog", beside: Operand) -> str:
+def text_of(plan: "Plan", catalog: "Catalog", other_side: Operand) -> str:
     """A plan written down as another side is: as manifests, or as a compose file, alone or with its scripts beside it."""
     from ernie_deploy.render.compose import compose_file
 
-    if not beside.is_plan and beside.is_manifests:
+    if not other_side.is_plan and other_side.is_manifests:
         from ernie_deploy.render.kubernetes import manifests
 
         return manifests(plan, catalog.defaults)
-    return compose_file(plan, catalog.defaults, "folder" if beside.in_folder else "fetch")
+    return compose_file(plan, catalog.defaults, "folder" if other_side.in_folder else "fetch")
 
 
 def plan_of(request: Request, catalog: "Catalog") -> "Plan | None":

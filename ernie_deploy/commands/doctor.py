@@ -65,13 +65,13 @@ def doctor(  # noqa: PLR0913, PLR0917 - click's signature
 def _place(request: "Request", node_rank: int | None, head: str) -> dict[str, str]:
     """This node's place among several, as .env names it; what is not said is left to .env."""
     place = {"NODE_RANK": "" if node_rank is None else f"{node_rank}", "HEAD_ADDR": head}
-    said = {name: value for name, value in place.items() if value}
-    if said and request.nodes == 1:
+    node_settings = {name: value for name, value in place.items() if value}
+    if node_settings and request.nodes == 1:
         raise UsageError(
             "--node-rank and --head are about more than one node.",
             next_step="add --nodes 2, or leave them out",
         )
-    return said
+    return node_settings
 
 
 def _examine(  # noqa: PLR0913 - the options of the command
@@ -100,8 +100,13 @@ def _examine(  # noqa: PLR0913 - the options of the command
 
 
 def _tell(written: dict[str, str], env_file: Path) -> None:
-    said = ", ".join(f"{name}={value}" for name, value in written.items())
-    say(f"wrote {said} to {env_file}" if said else f"{env_file} is already right for this host", err=True)
+    written_pairs = ", ".join(f"{name}={value}" for name, value in written.items())
+    say(
+        f"wrote {written_pairs} to {env_file}"
+        if written_pairs
+        else f"{env_file} is already right for this host",
+        err=True,
+    )
 
 
 def _dry_run(catalog: "Catalog", request: "Request", head: str, *, as_json: bool) -> str:

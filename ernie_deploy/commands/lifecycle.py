@@ -236,7 +236,7 @@ def status(  # noqa: PLR0913, PLR0917 - its options
 
         watch_stack(stack, interval, as_json=as_json)
         return
-    from ernie_deploy.stack.status import as_text, look
+    from ernie_deploy.stack.status import as_text, status_of
 
-    seen = look(stack)
+    seen = status_of(stack)
     say(json.dumps(seen, indent=2) if as_json else as_text(seen), as_json=as_json)

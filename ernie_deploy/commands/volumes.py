@@ -29,9 +29,9 @@ def volumes(ctx: click.Context, as_json: bool, dry_run: bool) -> None:
     import msgspec
 
     from ernie_deploy.stack.containers import client
-    from ernie_deploy.stack.volumes import as_text, look
+    from ernie_deploy.stack.volumes import as_text, list_volumes
 
-    listed = look(client())
+    listed = list_volumes(client())
     text = as_text(listed) or "No stack of the kit has made a volume here."
     say(msgspec.json.encode(listed).decode() if as_json else text, as_json=as_json)
 

@@ -119,8 +119,8 @@ def _listed(words: Iterable[str]) -> str:
 
 def _lifetimes(one: Engine, other: Engine) -> Iterator[Change]:
     """Flags that one of the two still takes and advises against."""
-    before = {(life.flag, life.value) for life in one.lifetimes}
-    for life in other.lifetimes:
-        if (life.flag, life.value) not in before:
-            why = f"deprecated since vLLM {life.since}: {life.remedy}"
-            yield Change(section="flags", service="serve", name=f"--{life.flag}", kind="changed", why=why)
+    before = {(lifetime.flag, lifetime.value) for lifetime in one.lifetimes}
+    for lifetime in other.lifetimes:
+        if (lifetime.flag, lifetime.value) not in before:
+            why = f"deprecated since vLLM {lifetime.since}: {lifetime.remedy}"
+            yield Change(section="flags", service="serve", name=f"--{lifetime.flag}", kind="changed", why=why)

@@ -169,16 +169,16 @@ def _rest(service: Service) -> Iterator[tuple[Section, str, str]]:
 
 def _plain(key: str, value: Value) -> Plain:
     """One key's value: lists without an order sorted, short spellings of tables written out."""
-    found = plain(value, (key,))
-    if key == "depends_on" and isinstance(found, dict):
+    normalized = plain(value, (key,))
+    if key == "depends_on" and isinstance(normalized, dict):
         return {name: {"condition": "service_started", **(each if isinstance(each, dict) else {})}
-                for name, each in found.items()}  # fmt: skip
-    if key == "healthcheck" and isinstance(found, dict) and isinstance(found.get("test"), str):
-        return {**found, "test": ["CMD-SHELL", found["test"]]}
+                for name, each in normalized.items()}  # fmt: skip
+    if key == "healthcheck" and isinstance(normalized, dict) and isinstance(normalized.get("test"), str):
+        return {**normalized, "test": ["CMD-SHELL", normalized["test"]]}
     if key in UNORDERED:
-        items = found if isinstance(found, list) else [found]
+        items = normalized if isinstance(normalized, list) else [normalized]
         return sorted({shown(_named(each)) for each in items if each is not None})
-    return found
+    return normalized
 
 
 def _named(value: Plain) -> Plain:

@@ -56,13 +56,13 @@ def _spelt(key: str, value: Value) -> Plain:
         return [_parts(port_of(item)) or plain(item) for item in value.values]
     if key == "volumes" and isinstance(value, Items):
         return [_parts(mount_of(item)) or plain(item) for item in value.values]
-    found = plain(as_table(value) if (key,) in PAIRS else value, (key,))
-    if key == "deploy" and isinstance(found, dict):
-        return {name: part for name, part in found.items() if name != "replicas"}
-    return found
+    normalized = plain(as_table(value) if (key,) in PAIRS else value, (key,))
+    if key == "deploy" and isinstance(normalized, dict):
+        return {name: part for name, part in normalized.items() if name != "replicas"}
+    return normalized
 
 
-def _parts(found: object) -> list[str]:
+def _parts(value: object) -> list[str]:
     """A port or mount without its line."""
-    fields = getattr(found, "__struct_fields__", ())
-    return [str(getattr(found, name)) for name in fields if name != "line"]
+    fields = getattr(value, "__struct_fields__", ())
+    return [str(getattr(value, name)) for name in fields if name != "line"]

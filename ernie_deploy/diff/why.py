@@ -17,7 +17,7 @@ from ernie_deploy.plan.words import table
 LOOPBACK = ("127.", "[::1]", "localhost")
 
 
-class Case(NamedTuple):
+class ChangeContext(NamedTuple):
     """A change between two sides."""
 
     change: Change
@@ -25,15 +25,15 @@ class Case(NamedTuple):
     new: Side
 
 
-Reason = Callable[[Case], str]
+Reason = Callable[[ChangeContext], str]
 
 
 def explained(change: Change, old: Side, new: Side) -> Change:
     """The change with the first reason that holds."""
     if change.why:
         return change
-    case = Case(change, old, new)
-    reasons = (reason(case) for reason in REASONS.get(change.section, ()))
+    context = ChangeContext(change, old, new)
+    reasons = (reason(context) for reason in REASONS.get(change.section, ()))
     return replace(change, why=next((why for why in reasons if why), ""))
 
 
@@ -47,15 +47,17 @@ def _serves(side: Side, service: str) -> Service | None:
     return found if found and found.serve else None
 
 
-def _not_of_this_engine(case: Case) -> str:
+def _not_of_this_engine(context: ChangeContext) -> str:
     """A flag that the new side's vLLM does not take."""
-    if not _serves(case.new, case.change.service) or not (version := _engine(case.new, case.change.service)):
+    if not _serves(context.new, context.change.service) or not (
+        version := _engine(context.new, context.change.service)
+    ):
         return ""
-    name = case.change.name.removeprefix("--")
+    name = context.change.name.removeprefix("--")
     if (state := standing(name, version)) == "there":
         return ""
     past, release = history(), spelled(version)
-    if case.change.kind == "removed":
+    if context.change.kind == "removed":
         return f"vLLM {release} has it no longer" if state == "gone" else ""
     remedy = f": {past.remedy(name)}" if past.remedy(name) else ""
     if state == "gone":
@@ -63,69 +65,78 @@ def _not_of_this_engine(case: Case) -> str:
     return f"vLLM {release} refuses it" + (f", it came with {past.first(name)}" if state == "later" else "")
 
 
-def _deprecated(case: Case) -> str:
-    service = _serves(case.new, case.change.service)
-    if not service or case.change.kind == "removed":
+def _deprecated(context: ChangeContext) -> str:
+    service = _serves(context.new, context.change.service)
+    if not service or context.change.kind == "removed":
         return ""
     lives = service.engine_facts.lifetimes
-    name = case.change.name.removeprefix("--")
-    life = next((life for life in lives if life.flag == name and life.value in ("", case.change.new)), None)
-    return f"deprecated since vLLM {life.since}: {life.remedy}" if life else ""
+    name = context.change.name.removeprefix("--")
+    lifetime = next(
+        (
+            lifetime
+            for lifetime in lives
+            if lifetime.flag == name and lifetime.value in ("", context.change.new)
+        ),
+        None,
+    )
+    return f"deprecated since vLLM {lifetime.since}: {lifetime.remedy}" if lifetime else ""
 
 
-def _default(case: Case) -> str:
+def _default(context: ChangeContext) -> str:
     """What holds without a flag, or that it says no more than that."""
-    service = case.new.stack.services.get(case.change.service)
-    if service is None or service.argv is None or case.change.kind not in ("added", "removed"):
+    service = context.new.stack.services.get(context.change.service)
+    if service is None or service.argv is None or context.change.kind not in ("added", "removed"):
         return ""
-    argv, name = service.argv, case.change.name.removeprefix("--")
+    argv, name = service.argv, context.change.name.removeprefix("--")
     flag = table(argv.table, argv.tool).get(name)
     default = default_of(flag) if flag else ""
-    if case.change.kind == "added":
-        return f"that is the default of vLLM {argv.table}" if default and default == case.change.new else ""
+    if context.change.kind == "added":
+        return (
+            f"that is the default of vLLM {argv.table}" if default and default == context.change.new else ""
+        )
     return f"the default of vLLM {argv.table} is {default}" if default else ""
 
 
-def _opened(case: Case) -> str:
-    name, old, new = case.change.name, case.change.old, case.change.new
+def _opened(context: ChangeContext) -> str:
+    name, old, new = context.change.name, context.change.old, context.change.new
     closed = old.startswith(LOOPBACK) or not old
     opened = name.startswith("port ") and closed and new and not new.startswith(LOOPBACK)
     return "other hosts reach it" if opened else ""
 
 
-def _downloaded(case: Case) -> str:
-    if case.change.service != "fetch" or case.new.plan is None or case.new.plan.request.weights:
+def _downloaded(context: ChangeContext) -> str:
+    if context.change.service != "fetch" or context.new.plan is None or context.new.plan.request.weights:
         return ""
-    return f"fetch downloads {case.new.plan.weight_bytes / 1e9:.1f} GB, unless this host has it already"
+    return f"fetch downloads {context.new.plan.weight_bytes / 1e9:.1f} GB, unless this host has it already"
 
 
-def _kept_elsewhere(case: Case) -> str:
-    name = case.change.name
-    if name == "volume engine-cache.name" and case.change.kind == "changed":
+def _kept_elsewhere(context: ChangeContext) -> str:
+    name = context.change.name
+    if name == "volume engine-cache.name" and context.change.kind == "changed":
         return "compiled kernels of another version stay; the first start compiles"
     entry = name.removeprefix("volume ").partition(".")[0]
-    kept = all(side.stack.entry("volumes", entry) for side in (case.old, case.new))
+    kept = all(side.stack.entry("volumes", entry) for side in (context.old, context.new))
     if name.startswith("volume ") and not name.endswith(".name") and kept:
         return "Compose asks whether to delete the volume and make it anew"
     return ""
 
 
-def _less_confined(case: Case) -> str:
-    match case.change.name, case.change.kind:
+def _less_confined(context: ChangeContext) -> str:
+    match context.change.name, context.change.kind:
         case "user", "removed":
             return "it runs as the image's own user"
         case "cap_drop", "removed":
             return "it keeps Docker's default capabilities"
-        case "privileged", _ if case.change.new == "true":
+        case "privileged", _ if context.change.new == "true":
             return "the container is root on the host"
-        case "read_only", _ if case.change.new != "true":
+        case "read_only", _ if context.change.new != "true":
             return "what breaks in can write to the container's files"
     return ""
 
 
-def _another_project(case: Case) -> str:
-    if case.change.name == "name" and case.change.kind == "changed":
-        return f"containers of the old one run on until: docker compose -p {case.change.old} down"
+def _another_project(context: ChangeContext) -> str:
+    if context.change.name == "name" and context.change.kind == "changed":
+        return f"containers of the old one run on until: docker compose -p {context.change.old} down"
     return ""
 
 

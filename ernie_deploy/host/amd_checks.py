@@ -55,16 +55,16 @@ def groups(examination: Examination) -> Iterator[Finding]:
     needed = sorted({stat.gid for stat in opened})
     if not amd.control or not amd.render:
         return
-    told = f"Devices belong to group {', '.join(map(str, needed)) or 'any'}"
+    groups_sentence = f"Devices belong to group {', '.join(map(str, needed)) or 'any'}"
     if not plan.user:
-        yield ok("groups", f"{told}; the container serves as root, who owns them.")
+        yield ok("groups", f"{groups_sentence}; the container serves as root, who owns them.")
         return
     joined = [examination.values[name] for name in ("RENDER_GID", "VIDEO_GID")]
     if {str(gid) for gid in needed} <= set(joined):
-        yield ok("groups", f"{told}, which the container joins.")
+        yield ok("groups", f"{groups_sentence}, which the container joins.")
     else:
         yield error(
-            "groups", f"{told}, and the container joins {' and '.join(joined)} (RENDER_GID, VIDEO_GID).",
+            "groups", f"{groups_sentence}, and the container joins {' and '.join(joined)} (RENDER_GID, VIDEO_GID).",
             examination.command("doctor", "--write-env"),
         )  # fmt: skip
 

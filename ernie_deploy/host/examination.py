@@ -133,7 +133,7 @@ def from_folder(folder: PurePath, value: str) -> str:
     return value if value.startswith(("/", "~")) or not folder.parts else str(folder / value)
 
 
-def look(host: Host, plan: Plan, values: dict[str, str], root: str, stack: PurePath) -> Files:
+def read_files(host: Host, plan: Plan, values: dict[str, str], root: str, stack: PurePath) -> Files:
     """Ask the host for the files that this stack, in its folder, will read."""
     cache = values["HF_CACHE_DIR"]
     folder = cache if is_path(cache) else f"{root}/volumes/ernie-{CACHE_VOLUME}/_data"

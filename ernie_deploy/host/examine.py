@@ -26,7 +26,7 @@ from ernie_deploy.host import (
     package_checks,
     settings,
 )
-from ernie_deploy.host.examination import FILES, FOLDERS, Check, Examination, from_folder, is_path, look
+from ernie_deploy.host.examination import FILES, FOLDERS, Check, Examination, from_folder, is_path, read_files
 from ernie_deploy.host.facts import Facts, collect
 from ernie_deploy.host.file_checks import NO_FILE
 from ernie_deploy.host.findings import Report
@@ -123,7 +123,7 @@ def examination_of(
     values = settings.values(plan, subject.catalog, env_text, environ)
     values |= {name: from_folder(folder, values[name]) for name in FILES}
     values |= {name: from_folder(folder, values[name]) for name in FOLDERS if is_path(values[name])}
-    files = look(subject.host, plan, values, subject.facts.docker.root, folder)
+    files = read_files(subject.host, plan, values, subject.facts.docker.root, folder)
     return Examination(
         facts=subject.facts,
         files=files,
@@ -153,7 +153,7 @@ def _front(subject: Subject, values: Mapping[str, str], folder: Path) -> Front |
 
 
 def _link(subject: Subject, values: Mapping[str, str]) -> link.Link | None:
-    return link.look(subject.host, values["HEAD_ADDR"]) if subject.plan.several_nodes else None
+    return link.route_to_head(subject.host, values["HEAD_ADDR"]) if subject.plan.several_nodes else None
 
 
 def _headline(plan: Plan) -> str:

@@ -139,8 +139,8 @@ def _by_tool(ran: Mapping[str, Ran]) -> str:
     """The version of the driver by amd-smi, or else by rocm-smi; of the kernel's own both tell the kernel's."""
     texts = [ran.get(name, Ran(probes.NOT_FOUND)).stdout for name in ("amd-version", "amd-driver")]
     versions = (AMD_VERSION.search(text) for text in texts)
-    told = next((match[1] for match in versions if match), "")
-    return "" if KERNEL.fullmatch(told) else told
+    version = next((match[1] for match in versions if match), "")
+    return "" if KERNEL.fullmatch(version) else version
 
 
 def _stats(host: Host, pattern: str) -> dict[str, Stat]:

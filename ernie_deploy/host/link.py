@@ -21,7 +21,7 @@ class Link(Struct, frozen=True, kw_only=True):
     rdma: tuple[str, ...] = ()
 
 
-def look(host: Host, head: str) -> Link | None:
+def route_to_head(host: Host, head: str) -> Link | None:
     """Ask the host for its way to the head; None where the head is not known yet."""
     if not head:
         return None

@@ -46,7 +46,7 @@ def driver(examination: Examination) -> Iterator[Finding]:
         yield error("driver", f"nvidia-smi is missing; NVIDIA GPUs on the PCI bus: {seen}.", remedy)
     elif nvidia.fault:
         meaning, remedy = next(
-            (both for said, both in FAULTS.items() if said in nvidia.fault), ("", "nvidia-smi")
+            (both for message, both in FAULTS.items() if message in nvidia.fault), ("", "nvidia-smi")
         )
         yield error("driver", f"nvidia-smi fails: {meaning or nvidia.fault}.", remedy)
     elif examination.vendor.driver:

@@ -53,7 +53,7 @@ def read(row: Row, recipes: Recipes, engine: str, model: Model, profiles: Sequen
         if kept:
             settings.append(kept)
         if rule and kept is not setting:
-            differences.append(f"{_said(setting)} -> {_said(kept)}: {rule.reason}")
+            differences.append(f"{_flag_words(setting)} -> {_flag_words(kept)}: {rule.reason}")
     return Reading(
         settings=tuple(settings),
         environment=tuple(environment_of(row)),
@@ -67,7 +67,7 @@ def sizes_differ(reading: Reading, here: Sequence[Setting], nodes: int) -> list[
     if not (rule := reading.sizes):
         return []
     before = next(s for s in reading.settings if s.name == rule.setting)
-    return [f"{_said(before)} -> {' '.join(words(here))} on {nodes} nodes: {rule.reason}"]
+    return [f"{_flag_words(before)} -> {' '.join(words(here))} on {nodes} nodes: {rule.reason}"]
 
 
 def settings_of(command: Row | Bench) -> list[Setting]:
@@ -111,7 +111,7 @@ def _kept(setting: Setting, rule: Disagreement, profiles: Sequence[str]) -> Sett
     return None
 
 
-def _said(setting: Setting | None) -> str:
+def _flag_words(setting: Setting | None) -> str:
     return " ".join(words([setting])) if setting else "left out"
 
 

@@ -56,7 +56,7 @@ def chat(  # noqa: PLR0913 - each is another caller's to choose
         return Answer(ending="cut", text="", tokens=0, detail=str(fault) or type(fault).__name__)
 
 
-class Said(Struct, frozen=True):
+class Completion(Struct, frozen=True):
     """One completion: its tokens and the log-probability of each, in nats."""
 
     tokens: list[str]
@@ -68,7 +68,7 @@ class Said(Struct, frozen=True):
         return list(zip(self.tokens, self.logprobs, strict=True))
 
 
-def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, api_key: str = "") -> Said:
+def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, api_key: str = "") -> Completion:
     """The greedy completion of a prompt; raises OSError where there is none, or none that can be read."""
     body = {
         "model": model,
@@ -81,7 +81,7 @@ def complete(base_url: str, model: str, prompt: str, *, max_tokens: int, api_key
     try:
         answer = ask_json(f"{base_url}/v1/completions", body, key=api_key, limit_s=COMPLETION_S)
         logprobs = answer["choices"][0]["logprobs"]
-        return Said(logprobs["tokens"], logprobs["token_logprobs"])
+        return Completion(logprobs["tokens"], logprobs["token_logprobs"])
     except (ValueError, LookupError, TypeError) as fault:
         raise OSError(f"no completion: {fault!r}") from fault
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ernie_deploy.plan.nodes import node_environment, node_settings
 from ernie_deploy.plan.settings import words
-from ernie_deploy.rehearsal.client import Said, complete
+from ernie_deploy.rehearsal.client import Completion, complete
 from ernie_deploy.rehearsal.override import cpu_image
 from ernie_deploy.rehearsal.proofs import RECOVERY_S, killed
 from ernie_deploy.rehearsal.stage import Disproved, Stage, until
@@ -46,7 +46,7 @@ def as_one_node(stage: Stage) -> str:
     return _close(together, alone)
 
 
-def _completions(stage: Stage) -> list[Said]:
+def _completions(stage: Stage) -> list[Completion]:
     name = stage.rehearsal.plan.served_name
     return [
         complete(stage.base_url, name, prompt, max_tokens=TOKENS, api_key=stage.planted.api_key)
@@ -54,7 +54,7 @@ def _completions(stage: Stage) -> list[Said]:
     ]
 
 
-def _the_same(together: list[Said], alone: list[Said]) -> str:
+def _the_same(together: list[Completion], alone: list[Completion]) -> str:
     for number, (one, other) in enumerate(zip(together, alone, strict=True), start=1):
         if one != other:
             pairs = enumerate(zip(one.steps, other.steps, strict=False))
@@ -65,7 +65,7 @@ def _the_same(together: list[Said], alone: list[Said]) -> str:
     return f"{count} tokens of {len(alone)} prompts and their log-probabilities are the same"
 
 
-def _close(together: list[Said], alone: list[Said]) -> str:
+def _close(together: list[Completion], alone: list[Completion]) -> str:
     apart = max(abs(a.logprobs[0] - b.logprobs[0]) for a, b in zip(together, alone, strict=True))
     first, others = [answer.tokens[0] for answer in together], [answer.tokens[0] for answer in alone]
     if first != others or apart > LOGPROB_TOLERANCE:

@@ -175,7 +175,7 @@ def _of_servers(plan: Plan) -> list[str]:
     return [
         _head(plan),
         _memory(plan),
-        _settings("vllm serve", [(_said(s), s.origin) for s in plan.settings]),
+        _settings("vllm serve", [(_flag_words(s), s.origin) for s in plan.settings]),
         _settings("environment", [(f"{s.name}={_value(s)}", s.origin) for s in plan.environment]),
         _settings("bench", [(" ".join(words([s])), s.origin) for s in plan.bench]),
         _sentences("where this differs from the published recipe", plan.differences),
@@ -209,7 +209,7 @@ def _folded(page: str, width: int) -> Iterator[str]:
             yield from folded(f"{' ' * (start + 4)}{line[at:]}", width, " " * (start + 4))
 
 
-def _said(setting: Setting) -> str:
+def _flag_words(setting: Setting) -> str:
     """The flag as a reader takes it: what only a host can say is a variable."""
     return f"{' '.join(words([setting]))}{'' if setting.value != '' else _value(setting)}"
 

@@ -38,7 +38,7 @@ class Hub(Struct, frozen=True, kw_only=True):
     endpoint: str = HUGGING_FACE
     token: str = ""
 
-    def look(self, hf_id: str, revision: str) -> Seen:
+    def revision_info(self, hf_id: str, revision: str) -> Seen:
         """A revision and its files; raises `NotThere`, or `ToolFailed` for a hub that does not answer or lies."""
         url = f"{self.endpoint.rstrip('/')}/api/models/{quote(hf_id)}/revision/{quote(revision, safe='')}?blobs=true"
         try:

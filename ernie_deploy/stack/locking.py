@@ -39,9 +39,9 @@ class Sources(Struct, frozen=True):
 
 def images_of(plan: Plan) -> list[str]:
     """The images of a plan that was made without a lock, but for those that name a digest already."""
-    beside = [plan.gateway.image] if plan.gateway else []
-    beside += [exporter.reference for exporter in plan.monitoring]
-    return sorted({image for image in (plan.image, plan.bench_image, *beside) if "@" not in image})
+    other_images = [plan.gateway.image] if plan.gateway else []
+    other_images += [exporter.reference for exporter in plan.monitoring]
+    return sorted({image for image in (plan.image, plan.bench_image, *other_images) if "@" not in image})
 
 
 def revisions_of(plan: Plan) -> list[str]:
@@ -74,8 +74,10 @@ def made(plan: Plan, sources: Sources, kept: Lock | None = None) -> Lock:
 
 def _model(plan: Plan, hub: Hub) -> LockedModel:
     first, *others = revisions_of(plan)
-    seen = hub.look(plan.model.hf_id, first)
-    commits = {first: seen.commit} | {name: hub.look(plan.model.hf_id, name).commit for name in others}
+    seen = hub.revision_info(plan.model.hf_id, first)
+    commits = {first: seen.commit} | {
+        name: hub.revision_info(plan.model.hf_id, name).commit for name in others
+    }
     names = {name: commit for name, commit in commits.items() if not COMMIT.fullmatch(name)}
     return LockedModel(commit=seen.commit, revisions=names, files=seen.files)
 
@@ -133,26 +135,26 @@ def _of_image(sources: Sources, placed: str, digest: str, silent: set[str]) -> I
             yield Difference("unasked", f"{fault.what} ({fault.cause})")
         else:
             if now != digest:
-                said = f"{placed} moved: the registry has {short(now)} now, the lock {short(digest)}."
-                yield Difference("moved", said)
+                sentence = f"{placed} moved: the registry has {short(now)} now, the lock {short(digest)}."
+                yield Difference("moved", sentence)
     here = registry.local_digests(sources.engine, placed)
     if here and digest not in here:
-        said = (
+        sentence = (
             f"This machine has another image by the tag {placed}: {short(here[0])}, the lock {short(digest)}."
         )
-        yield Difference("local", said)
+        yield Difference("local", sentence)
 
 
 def _of_model(hub: Hub, hf_id: str, model: LockedModel) -> Iterator[Difference]:
     try:
-        seen = hub.look(hf_id, model.commit)
+        seen = hub.revision_info(hf_id, model.commit)
         if seen.commit != model.commit or model.files != seen.files:
             yield Difference(
                 "moved", f"The hub lists other files than the lock for {hf_id} at {short(model.commit)}."
             )
     except NotThere:
-        said = f"The commit {short(model.commit)} of {hf_id} is gone from the hub: what is not downloaded yet cannot be."
-        yield Difference("gone", said)
+        sentence = f"The commit {short(model.commit)} of {hf_id} is gone from the hub: what is not downloaded yet cannot be."
+        yield Difference("gone", sentence)
     except KitError as fault:
         yield Difference("unasked", f"{fault.what} ({fault.cause})")
         return
@@ -162,7 +164,7 @@ def _of_model(hub: Hub, hf_id: str, model: LockedModel) -> Iterator[Difference]:
 
 def _of_revision(hub: Hub, hf_id: str, name: str, commit: str) -> Iterator[Difference]:
     try:
-        now = hub.look(hf_id, name).commit
+        now = hub.revision_info(hf_id, name).commit
     except NotThere:
         yield Difference(
             "gone", f"The revision {name} of {hf_id} is gone from the hub; the lock has {short(commit)}."
@@ -171,5 +173,5 @@ def _of_revision(hub: Hub, hf_id: str, name: str, commit: str) -> Iterator[Diffe
         yield Difference("unasked", f"{fault.what} ({fault.cause})")
     else:
         if now != commit:
-            said = f"{hf_id} {name} moved: the hub has {short(now)} now, the lock {short(commit)}."
-            yield Difference("moved", said)
+            sentence = f"{hf_id} {name} moved: the hub has {short(now)} now, the lock {short(commit)}."
+            yield Difference("moved", sentence)

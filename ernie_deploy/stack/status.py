@@ -15,7 +15,7 @@ from ernie_deploy.stack.verdict import as_data, judge
 RATE_S = 1.0
 
 
-def look(stack: Stack) -> dict[str, Any]:
+def status_of(stack: Stack) -> dict[str, Any]:
     """The state of each container and the server's figures, as plain data."""
     require_compose()
     resolved = resolve(stack)

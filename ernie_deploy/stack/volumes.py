@@ -45,7 +45,7 @@ class Volume(Struct, frozen=True, kw_only=True):
     replaced_by: str = ""
 
 
-def look(engine: "DockerClient") -> list[Volume]:
+def list_volumes(engine: "DockerClient") -> list[Volume]:
     """The volumes that the kit's stacks made, by name."""
     sizes, containers = _sizes(engine), engine.api.containers(all=True)
     made = [(volume["Name"], _holds(volume)) for volume in engine.api.volumes()["Volumes"] or ()]

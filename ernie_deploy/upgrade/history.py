@@ -79,8 +79,8 @@ def bytes_of(path: Path) -> bytes | None:
 def records(folder: Path) -> list[Record]:
     """Every change that is kept, the newest first; raises `UsageError` for a record that was damaged."""
     paths = sorted((folder / PREVIOUS).glob(f"[0-9]*/{RECORD}"), reverse=True)
-    found = [read(path) for path in paths]
-    return sorted(found, key=lambda record: (record.date, record.name), reverse=True)
+    kept = [read(path) for path in paths]
+    return sorted(kept, key=lambda record: (record.date, record.name), reverse=True)
 
 
 def read(path: Path) -> Record:

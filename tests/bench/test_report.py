@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from ernie_deploy.bench.compare import baseline
 from ernie_deploy.bench.journal.record import Check, Journal, Sample, Start
 from ernie_deploy.bench.journal.samples import thinned
-from ernie_deploy.bench.measure.server import Look
+from ernie_deploy.bench.measure.server import ServerMetrics
 from ernie_deploy.bench.measure.watch import Seen, _server
 from ernie_deploy.bench.report import html, junit, markdown, table_csv, text
 from ernie_deploy.bench.report.plots import plots
@@ -243,7 +243,7 @@ def test_the_record_of_a_cell_keeps_its_one_full_moment():
         Sample(elapsed_s=i, running=1, waiting=0, kv_cache_use=full, generation_tokens=i)
         for i, full in enumerate(use)
     ]
-    look = Look(counters={}, running=0, waiting=0, kv_cache_use=0)
+    look = ServerMetrics(counters={}, running=0, waiting=0, kv_cache_use=0)
     server = _server(Seen(begun=0, before=look, last=look, samples=samples), measured().cell)
     assert server
     assert max(sample.kv_cache_use for sample in server.samples) == 1.0

@@ -17,7 +17,7 @@ from ernie_deploy.bench.measure.deployment import checked
 from ernie_deploy.bench.measure.gpus import read_amd, read_nvidia
 from ernie_deploy.bench.measure.local_client import environment
 from ernie_deploy.bench.measure.secrecy import masked
-from ernie_deploy.bench.measure.server import Endpoint, Look, moved_only_by_canary, read_metrics
+from ernie_deploy.bench.measure.server import Endpoint, ServerMetrics, moved_only_by_canary, read_metrics
 from ernie_deploy.errors import ServerDied, UsageError
 from ernie_deploy.gateway import tls_files
 
@@ -59,9 +59,9 @@ def test_counters_are_summed_over_engines() -> None:
     assert not look.idle
 
 
-def look(prompt: float, made: float, answers: float, running: float = 0) -> Look:
+def look(prompt: float, made: float, answers: float, running: float = 0) -> ServerMetrics:
     counters = {"prompt_tokens": prompt, "generation_tokens": made, "request_success": answers}
-    return Look(counters=counters, running=running, waiting=0, kv_cache_use=0)
+    return ServerMetrics(counters=counters, running=running, waiting=0, kv_cache_use=0)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def look(prompt: float, made: float, answers: float, running: float = 0) -> Look
         (look(180, 50, 5), False),
     ],
 )
-def test_a_health_check_is_told_from_a_request(after: Look, *, only: bool) -> None:
+def test_a_health_check_is_told_from_a_request(after: ServerMetrics, *, only: bool) -> None:
     assert moved_only_by_canary(look(100, 50, 5), after) == only
 
 
@@ -168,7 +168,7 @@ def test_what_is_no_http_is_no_answer() -> None:
                 connection.sendall(b"SSH-2.0-OpenSSH_9\r\n")
 
         threading.Thread(target=shout, daemon=True).start()
-        assert Endpoint(url=f"http://127.0.0.1:{listening.getsockname()[1]}").look() is None
+        assert Endpoint(url=f"http://127.0.0.1:{listening.getsockname()[1]}").current_metrics() is None
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import msgspec
 from ernie_deploy import __version__
 from ernie_deploy.bench.journal.record import Environment
 from ernie_deploy.bench.measure.deployment import Deployment
-from ernie_deploy.bench.measure.server import Look, ModelCard, is_name
+from ernie_deploy.bench.measure.server import ModelCard, ServerMetrics, is_name
 from ernie_deploy.errors import ServerDied
 
 SIZES = {
@@ -28,8 +28,8 @@ def capture(deployment: Deployment, known: dict[str, Any]) -> Environment:
 
     Raises `ServerDied` where nothing answers.
     """
-    card, look = deployment.endpoint.model_card(), deployment.endpoint.look()
-    facts = {**_of_server(deployment, card, look), **deployment.facts()}
+    card, metrics = deployment.endpoint.model_card(), deployment.endpoint.current_metrics()
+    facts = {**_of_server(deployment, card, metrics), **deployment.facts()}
     facts |= {name: value for name, value in known.items() if value not in ("", None, 0)}
     sizes: dict[str, Any] = {name: _size(facts.get("argv", ()), words) for name, words in SIZES.items()}
     facts.setdefault("gpu_count", len(facts.get("gpus", ())) and _product(sizes.values()))
@@ -42,18 +42,18 @@ def capture(deployment: Deployment, known: dict[str, Any]) -> Environment:
 
 def generation(deployment: Deployment) -> str:
     """What differs between two starts of a server: its process's start time, as far as it can be seen."""
-    look = deployment.endpoint.look()
-    return look.started if look else ""
+    metrics = deployment.endpoint.current_metrics()
+    return metrics.started if metrics else ""
 
 
-def _of_server(deployment: Deployment, card: ModelCard, look: Look | None) -> dict[str, Any]:
-    cache, engines = (look.cache, look.engines) if look else ({}, 1)
+def _of_server(deployment: Deployment, card: ModelCard, metrics: ServerMetrics | None) -> dict[str, Any]:
+    cache, engines = (metrics.cache, metrics.engines) if metrics else ({}, 1)
     return {
         "vllm_version": _version(deployment),
         "max_model_len": card.max_model_len or 0,
         "cache": cache,
         "kv_cache_tokens": _number(cache, "num_gpu_blocks") * _number(cache, "block_size") * engines,
-        "server_started": look.started if look else "",
+        "server_started": metrics.started if metrics else "",
     }
 
 

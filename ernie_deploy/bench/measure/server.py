@@ -43,7 +43,7 @@ def is_name(text: str) -> bool:
     return 0 < len(text) <= MOST_NAME_CHARACTERS and text.isprintable()
 
 
-class Look(Struct, frozen=True, kw_only=True):
+class ServerMetrics(Struct, frozen=True, kw_only=True):
     """One reading of /metrics, summed over engines; `started` is the start time of the server's process."""
 
     counters: dict[str, float]
@@ -83,7 +83,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
         """Where it is, for a sentence."""
         return self.server.place
 
-    def look(self) -> Look | None:
+    def current_metrics(self) -> ServerMetrics | None:
         """The counters now, or None where there are none."""
         try:
             text = self.server.text("/metrics")
@@ -117,10 +117,10 @@ class Endpoint(Struct, frozen=True, kw_only=True):
                 "with --api-key-file",
             ) from fault
 
-    def wait_idle(self, limit_s: float = IDLE_S) -> Look | None:
+    def wait_idle(self, limit_s: float = IDLE_S) -> ServerMetrics | None:
         """Wait until no request is in the server; raises `ServerDied` where others keep it busy."""
         end = time.monotonic() + limit_s
-        while (now := self.look()) and not now.idle:
+        while (now := self.current_metrics()) and not now.idle:
             if time.monotonic() > end:
                 raise ServerDied(
                     f"The server at {self.place} is busy with another client's requests.",
@@ -145,7 +145,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
                 ) from fault
 
 
-def read_metrics(text: str) -> Look:
+def read_metrics(text: str) -> ServerMetrics:
     """Sum the samples that a benchmark needs over their labels; finish reasons stay apart."""
     sums: dict[str, float] = defaultdict(float)
     reasons: dict[str, float] = defaultdict(float)
@@ -159,7 +159,7 @@ def read_metrics(text: str) -> Look:
         if name == "request_success":
             reasons[f"{name}_{dict(LABEL.findall(labels)).get('finished_reason', 'unknown')}"] += value
     engines = max(1.0, sums["engines"])
-    return Look(
+    return ServerMetrics(
         counters={name: value for name, value in sums.items() if name in COUNTERS} | reasons,
         running=sums["num_requests_running"],
         waiting=sums["num_requests_waiting"],
@@ -170,7 +170,7 @@ def read_metrics(text: str) -> Look:
     )
 
 
-def moved_only_by_canary(before: Look, after: Look) -> bool:
+def moved_only_by_canary(before: ServerMetrics, after: ServerMetrics) -> bool:
     """Whether nothing, or nothing but one-token answers to a one-word question, came between two looks."""
     moved = {name: value - before.counters.get(name, 0.0) for name, value in after.counters.items()}
     answers = moved.get("request_success", 0.0)

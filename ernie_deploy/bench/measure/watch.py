@@ -13,9 +13,9 @@ from msgspec import Struct
 from ernie_deploy.bench.journal.record import Cell, Sample, Server
 from ernie_deploy.bench.journal.samples import thinned
 from ernie_deploy.bench.measure.deployment import Deployment
-from ernie_deploy.bench.measure.server import Look, moved_only_by_canary
+from ernie_deploy.bench.measure.server import ServerMetrics, moved_only_by_canary
 
-# A look costs the server's event loop 15 ms: four a second made a small model's TPOT a third longer.
+# A scrape costs the server's event loop 15 ms: four a second made a small model's TPOT a third longer.
 SAMPLE_S = 2.0
 SETTLE_S = 10.0
 MOST_SAMPLES = 300
@@ -31,7 +31,7 @@ LOST = "the server was lost before the cell was over"
 
 
 # The cell, seconds since its client was started, the counters before it and now.
-Progress = Callable[[Cell, float, Look | None, Look | None], None]
+Progress = Callable[[Cell, float, ServerMetrics | None, ServerMetrics | None], None]
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -52,8 +52,8 @@ class Seen(Struct, kw_only=True):
     """What the watcher has seen so far."""
 
     begun: float
-    before: Look | None = None
-    last: Look | None = None
+    before: ServerMetrics | None = None
+    last: ServerMetrics | None = None
     moved_at: float = 0.0
     answered_at: float = 0.0
     samples: list[Sample] = []
@@ -78,7 +78,7 @@ def watch(job: Job) -> Watched:
     """Run the client on one cell to its end, or to the moment the server is lost."""
     log = job.folder.parent / f"{job.folder.name}.log"
     now = time.monotonic()
-    seen = Seen(begun=now, before=job.deployment.endpoint.look(), moved_at=now, answered_at=now)
+    seen = Seen(begun=now, before=job.deployment.endpoint.current_metrics(), moved_at=now, answered_at=now)
     try:
         with (
             log.open("w+") as file,
@@ -101,10 +101,10 @@ def watch(job: Job) -> Watched:
 def _follow(job: Job, process: "subprocess.Popen[str]", seen: Seen) -> str:
     """Sample until the client ends; returns why it had to be given up, or ''."""
     while not _ended(process, SAMPLE_S):
-        look = job.deployment.endpoint.look()
-        _note(seen, look)
-        job.progress(job.cell, time.monotonic() - seen.begun, seen.before, look)
-        if fault := _fault(job.deployment, seen, look):
+        metrics = job.deployment.endpoint.current_metrics()
+        _note(seen, metrics)
+        job.progress(job.cell, time.monotonic() - seen.begun, seen.before, metrics)
+        if fault := _fault(job.deployment, seen, metrics):
             return fault
     return ""
 
@@ -117,54 +117,52 @@ def _ended(process: "subprocess.Popen[str]", pause_s: float) -> bool:
     return True
 
 
-def _note(seen: Seen, look: Look | None) -> None:
+def _note(seen: Seen, metrics: ServerMetrics | None) -> None:
     now = time.monotonic()
-    if look is None:
+    if metrics is None:
         return
     seen.answered_at = now
     # The health check asks an idle server for a token; what it did before the client's first request is no
     # part of the cell, and neither are the samples of that time.
-    if seen.before and seen.before.started == look.started and moved_only_by_canary(seen.before, look):
-        seen.before = look
+    if seen.before and seen.before.started == metrics.started and moved_only_by_canary(seen.before, metrics):
+        seen.before = metrics
         seen.samples.clear()
-    if seen.last is None or look.work != seen.last.work or look.idle != seen.last.idle:
+    if seen.last is None or metrics.work != seen.last.work or metrics.idle != seen.last.idle:
         seen.moved_at = now
-    seen.last = look
-    seen.samples.append(_sample(seen, look, now))
+    seen.last = metrics
+    seen.samples.append(_sample(seen, metrics, now))
 
 
-def _sample(seen: Seen, look: Look, now: float) -> Sample:
+def _sample(seen: Seen, metrics: ServerMetrics, now: float) -> Sample:
     return Sample(
         elapsed_s=round(now - seen.begun, 3),
-        running=look.running,
-        waiting=look.waiting,
-        kv_cache_use=round(look.kv_cache_use, 5),
-        generation_tokens=look.counters.get("generation_tokens", 0.0),
+        running=metrics.running,
+        waiting=metrics.waiting,
+        kv_cache_use=round(metrics.kv_cache_use, 5),
+        generation_tokens=metrics.counters.get("generation_tokens", 0.0),
     )
 
 
-def _fault(deployment: Deployment, seen: Seen, look: Look | None) -> str:
+def _fault(deployment: Deployment, seen: Seen, metrics: ServerMetrics | None) -> str:
     """Why the run is lost: the server restarted, is silent, or stands still."""
     now = time.monotonic()
     if seen.before is None:
         # A server without counters: only the clock is left.
         return "the client did not end" if now - seen.begun > BLIND_S else ""
-    if look is None:
+    if metrics is None:
         silent = now - seen.answered_at
         return f"{SILENT} for {silent:.0f} s" if silent > SILENT_S or not deployment.alive() else ""
-    if look.started != seen.before.started or _fell(seen.before, look):
+    if metrics.started != seen.before.started or _fell(seen.before, metrics):
         return "the server was restarted"
     still = now - seen.moved_at
-    if not look.idle and still > STALL_S:
-        return (
-            f"{STILL} for {still:.0f} s with {look.running:g} requests running and {look.waiting:g} waiting"
-        )
-    if look.idle and still > CLIENT_S:
+    if not metrics.idle and still > STALL_S:
+        return f"{STILL} for {still:.0f} s with {metrics.running:g} requests running and {metrics.waiting:g} waiting"
+    if metrics.idle and still > CLIENT_S:
         return f"the client has sent nothing for {still:.0f} s"
     return ""
 
 
-def _fell(before: Look, now: Look) -> bool:
+def _fell(before: ServerMetrics, now: ServerMetrics) -> bool:
     """Several API processes tell no start time, but no counter falls while a server runs."""
     return any(now.counters.get(name, 0.0) < value for name, value in before.counters.items())
 
@@ -183,18 +181,20 @@ def _settle(job: Job, seen: Seen) -> str:
     """
     end, silent = time.monotonic() + SETTLE_S, False
     while seen.before and time.monotonic() < end:
-        look = job.deployment.endpoint.look()
-        _note(seen, look)
-        if (look is None and not job.deployment.alive()) or (look and look.started != seen.before.started):
+        metrics = job.deployment.endpoint.current_metrics()
+        _note(seen, metrics)
+        if (metrics is None and not job.deployment.alive()) or (
+            metrics and metrics.started != seen.before.started
+        ):
             return LOST
-        if look and look.idle and _finished(seen.before, look) >= job.cell.num_prompts:
+        if metrics and metrics.idle and _finished(seen.before, metrics) >= job.cell.num_prompts:
             return ""
-        silent = look is None
+        silent = metrics is None
         time.sleep(0.1)
     return LOST if silent else ""
 
 
-def _finished(before: Look, now: Look) -> float:
+def _finished(before: ServerMetrics, now: ServerMetrics) -> float:
     return now.counters.get("request_success", 0.0) - before.counters.get("request_success", 0.0)
 
 
