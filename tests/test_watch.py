@@ -242,11 +242,13 @@ def test_what_a_million_tokens_cost_is_unknown_while_none_is_generated() -> None
 
 
 def test_a_tick_has_what_the_gateway_counted_since_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = iter((100, 130, 7, 9))
-    starts = iter((1000, 1000, 2000, 2000))
+    refused = iter((None, 100, 130, None, 132, 7, 9))
+    starts = iter((1000, 1000, 1000, 2000, 2000))
 
     def look(*_: object) -> gateway.Gateway | None:
-        counts = gateway.Counts(start_s=next(starts), answers={"4xx": next(refused)}, limited=0)
+        if (count := next(refused)) is None:
+            return None
+        counts = gateway.Counts(start_s=next(starts), answers={"4xx": count}, limited=0)
         logged = gateway.Requests(by_key={}, refused={}, limited_by_key={})
         return gateway.Gateway(url="", up=1, servers=1, queue=0, counts=counts, recent=logged)
 
@@ -254,7 +256,8 @@ def test_a_tick_has_what_the_gateway_counted_since_the_one_before(monkeypatch: p
     monkeypatch.setattr(watch, "_look", lambda *_: Look(time.monotonic(), {"serve": AFTER}, time.time()))
     monkeypatch.setattr(containers, "states", lambda *_: [])
     seen = watch.ticks(None, watch.Watched(project="p", services={}), 0.01)  # type: ignore[arg-type]
-    assert [next(seen)["gateway"]["answers"] for _ in range(3)] == [{"4xx": 30}, {"4xx": 7}, {"4xx": 2}]
+    fronts = [next(seen)["gateway"] for _ in range(6)]
+    assert [front and front["answers"]["4xx"] for front in fronts] == [0, 30, None, 2, 7, 2]
 
 
 def test_the_line() -> None:

@@ -47,8 +47,10 @@ def ticks(engine: "DockerClient", watched: Watched, interval_s: float) -> Iterat
             "time": time.strftime("%H:%M:%S"),
             **seen,
             **by_plan(watched.aims, seen),
-            "gateway": gateway.as_data(front, front_before) if front else None,
+            # One that was not seen before has counted nothing yet, as a server has no rate.
+            "gateway": gateway.as_data(front, front_before or front) if front else None,
         }
+        # What it counts while it does not answer comes with its next answer.
         before, front_before = after, front or front_before
 
 
