@@ -23,6 +23,8 @@ SHORT = (
 )
 TOO_MUCH, TOO_BUSY = 1, 3
 ATTEMPTS = 3
+# What no noise explains: with 25 processes waiting for two cores it was 0.984 to 0.9997.
+LEAST_RATIO_OF_BUSY = 0.9
 
 
 def measured(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -67,13 +69,14 @@ def test_a_machine_that_is_too_busy_says_nothing_about_the_gateway() -> None:
 @pytest.mark.parametrize("words", [(), ("--tls",)], ids=["clear", "tls"])
 def test_200_streams_lose_no_more_than_is_promised(words: tuple[str, ...]) -> None:
     """One measurement of three within the bounds is enough: what else runs here only ever adds."""
-    codes = []
+    codes, ratios = [], []
     for _ in range(ATTEMPTS):
         done = measured("--streams", "200", *words)
         print(done.stdout + done.stderr)
         codes.append(done.returncode)
+        ratios += [float(one) for one in re.findall(r"^ratio ([0-9.]+)", done.stdout, re.MULTILINE)]
         if done.returncode == 0:
             return
-    assert set(codes) <= {TOO_MUCH, TOO_BUSY}, done.stderr
-    assert TOO_MUCH not in codes, done.stderr
+    assert set(codes) == {TOO_BUSY}, done.stderr
+    assert max(ratios) > LEAST_RATIO_OF_BUSY
     pytest.skip("this machine was too busy, three times")
