@@ -1,6 +1,7 @@
 """What one request may ask of the server, and vLLM's own verdict on requests that ask for more."""
 
 import json
+import math
 import os
 import subprocess
 from typing import Any
@@ -38,6 +39,15 @@ def test_every_model_has_the_limits_that_are_of_use_to_it(model: str) -> None:
 
 def test_a_vl_model_without_vision_has_those_of_text() -> None:
     assert limits_of(planned("h100", model="vl-28b", profiles=("text-only",))) == (set(), EVERY_MODEL)
+
+
+def test_behind_a_gateway_one_request_is_few_sequences() -> None:
+    """It counts requests: with 128 answers to 16 prompts each, 64 of a key would be 131,072 sequences."""
+    for engine in Catalog().ids("engines"):
+        variables = {s.name: int(str(s.value)) for s in planned("h100", gateway=True, engine=engine).environment
+                     if s.name in EVERY_MODEL}  # fmt: skip
+        assert variables.keys() == EVERY_MODEL
+        assert math.prod(variables.values()) <= 64
 
 
 def test_the_published_commands_have_the_limits_too() -> None:

@@ -137,6 +137,7 @@ class RequestLimit(Fact, frozen=True):
     """What one request may ask of the server: a flag of vLLM, or in capitals a variable of its environment.
 
     `vision` limits are of models that take images; `host_variable` is the `${VAR}` that changes the value.
+    `gateway_value` and `gateway_reason` take the place of the others where a gateway counts requests.
     """
 
     name: str
@@ -145,6 +146,8 @@ class RequestLimit(Fact, frozen=True):
     source: str
     vision: bool = False
     host_variable: str = ""
+    gateway_value: str = ""
+    gateway_reason: str = ""
 
 
 class OpenRoute(Fact, frozen=True):

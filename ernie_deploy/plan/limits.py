@@ -30,10 +30,12 @@ def limit_settings(
     return [_setting(limit, domains) for limit in _limits(engine, images=images) if not limit.name.isupper()]
 
 
-def limit_environment(engine: Engine, model: Model, others: Sequence[Setting]) -> list[Setting]:
-    """The limits that are variables of vLLM's."""
+def limit_environment(
+    engine: Engine, model: Model, others: Sequence[Setting], *, gateway: bool
+) -> list[Setting]:
+    """The limits that are variables of vLLM's; behind a gateway one request is few sequences."""
     limits = _limits(engine, images=takes_images(model, others))
-    return [_setting(limit, ()) for limit in limits if limit.name.isupper()]
+    return [_setting(limit, (), gateway=gateway) for limit in limits if limit.name.isupper()]
 
 
 def media_domains(request: Request) -> tuple[str, ...]:
@@ -58,11 +60,13 @@ def _limits(engine: Engine, *, images: bool) -> list[RequestLimit]:
     return [limit for limit in engine.request_limits if images or not limit.vision]
 
 
-def _setting(limit: RequestLimit, domains: Sequence[str]) -> Setting:
+def _setting(limit: RequestLimit, domains: Sequence[str], *, gateway: bool = False) -> Setting:
     if limit.name == MEDIA_DOMAINS and domains:
         return Setting(name=limit.name, value=list(domains), origin="user")
-    origin = f"kit: {limit.reason}"
-    return Setting(name=limit.name, value=limit.value, origin=origin, variable=limit.host_variable)
+    value, reason = limit.value, limit.reason
+    if gateway and limit.gateway_value:
+        value, reason = limit.gateway_value, limit.gateway_reason
+    return Setting(name=limit.name, value=value, origin=f"kit: {reason}", variable=limit.host_variable)
 
 
 def takes_images(model: Model, others: Sequence[Setting]) -> bool:

@@ -119,7 +119,7 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         settings=settings,
         environment=(
             *serve_environment(request, pairing, layout, gpu_ids[: layout.topology.gpus], ready_timeout_s),
-            *limit_environment(pairing.engine, model, settings),
+            *limit_environment(pairing.engine, model, settings, gateway=request.gateway),
             *cache_environment(pairing.engine, target.vendor),
             *node_environment(layout.topology),
         ),
