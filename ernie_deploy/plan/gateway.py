@@ -19,6 +19,9 @@ OWN_CONNECTIONS = 64
 # Of haproxy.cfg: a connection holds two of these at most. The rest is for code, tables and TLS (estimated).
 BUFFER_KIB, BUFFERS_PER_CONNECTION = 64, 2
 LEAST_MEMORY_MIB, MEMORY_BESIDE_BUFFERS_MIB = 1024, 512
+# A reload leaves a process to its streams: two have room for all buffers, the others for few. HAProxy 2.6 took
+# 10 MiB for one with a stream (measured).
+MOST_RELOADS, FULL_PROCESSES, IDLE_PROCESS_MIB = 16, 2, 16
 # Where the files of the gateway lie in its container: keys.map, and tls/.
 FILES = "/gateway"
 # In its container: the API's port, and what Prometheus and the health check ask.
@@ -88,9 +91,10 @@ class Gateway(Struct, frozen=True, kw_only=True):
 
     @property
     def memory_mib(self) -> int:
-        """The limit of its container's memory, where the buffers of all connections have room."""
+        """The limit of its container's memory: all connections' buffers before and after a reload, and older processes."""
         buffers = -(-self.all_connections * BUFFERS_PER_CONNECTION * BUFFER_KIB // 1024)
-        return max(LEAST_MEMORY_MIB, buffers + MEMORY_BESIDE_BUFFERS_MIB)
+        older = (MOST_RELOADS + 1 - FULL_PROCESSES) * IDLE_PROCESS_MIB
+        return max(LEAST_MEMORY_MIB, FULL_PROCESSES * buffers + older + MEMORY_BESIDE_BUFFERS_MIB)
 
     @property
     def defaults(self) -> dict[str, str]:

@@ -5,6 +5,7 @@ from ernie_deploy.plan.gateway import (
     CERTIFICATE_PORT,
     FILES,
     FRONT_PORT,
+    MOST_RELOADS,
     OWN_PORT,
     PASSED_ON_PORT,
     PEERS_PORT,
@@ -24,5 +25,5 @@ def configuration(plan: Plan, pods: str = "", most_pods: int = 0) -> str:
         plan=plan, gateway=plan.gateway, files=FILES,
         front_port=FRONT_PORT, own_port=OWN_PORT, peers_port=PEERS_PORT, certificate_port=CERTIFICATE_PORT,
         passed_on_port=PASSED_ON_PORT, buffer_kib=BUFFER_KIB, address=ADDRESS,
-        pods=pods, most_pods=most_pods,
+        pods=pods, most_pods=most_pods, most_reloads=MOST_RELOADS,
     )  # fmt: skip

@@ -22,6 +22,18 @@ def rows(gateway: Gateway) -> list[tuple[str, str]]:
             "as many again, then 503; GATEWAY_QUEUE, GATEWAY_QUEUE_TIMEOUT_S",
         ),
         (f"{gateway.max_body_bytes:,} bytes a body", "then 413; GATEWAY_MAX_BODY_BYTES"),
+        ("16 KiB of headers", "far above what clients send; then 431"),
+        ("10 s a head, 30 s a body", "the first 64 KiB of it, before a server is asked; then 408"),
+        ("60 s of a client's silence", "in a body, between two requests; then its connection is cut"),
+        (
+            f"{gateway.most_connections:,} connections",
+            "those computed, those that wait, and refusals; then clients wait to be accepted",
+        ),
+        ("connections of each address", "one client cannot take all; GATEWAY_CONNECTIONS_PER_ADDRESS"),
+        (
+            "30 refusals a minute",
+            "of each address without a key or a route; then 429, and no more log lines (600 of all)",
+        ),
         (
             f"{gateway.answer_timeout_s} s of silence",
             "above the longest answer, which may come in one piece; GATEWAY_ANSWER_TIMEOUT_S",
