@@ -79,7 +79,7 @@ class Beacon:
         self.claims: dict[str, Claim] = {}
         self.connections: dict[asyncio.StreamWriter, str] = {}
 
-    async def meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def handle_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Read one line of a connection and answer it; a stranger's gets no word."""
         peer = str((writer.get_extra_info("peername") or ("",))[0])
         self.make_room(writer, peer)
@@ -151,12 +151,12 @@ def is_same(host: str, peer: str) -> bool:
         return False
 
 
-async def serve(address: str, port: int, meeting: Beacon) -> None:
+async def serve(address: str, port: int, beacon: Beacon) -> None:
     """Listen until SIGTERM."""
     over = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
     async with await asyncio.start_server(
-        meeting.meet, address, port, limit=MOST_BYTES, backlog=MOST_CONNECTIONS
+        beacon.handle_connection, address, port, limit=MOST_BYTES, backlog=MOST_CONNECTIONS
     ):
         print(f"beacon: the workers may ask at {address}:{port}", flush=True)
         await over.wait()

@@ -127,7 +127,7 @@ def is_here(address: str) -> bool:
 
 def wait_for_head(options: Any) -> None:
     """Wait until the head listens for ranks; one that already serves has no room for this rank."""
-    place, begun, told = f"{options.head}:{options.port}", time.monotonic(), -TOLD_EVERY_S
+    place, begun, reported_at = f"{options.head}:{options.port}", time.monotonic(), -TOLD_EVERY_S
     while (waited := time.monotonic() - begun) < options.wait_s:
         status, text = ask_beacon(options)
         if status == TAKEN:
@@ -139,12 +139,12 @@ def wait_for_head(options: Any) -> None:
             raise KnownError(NOT_MY_ADDRESS, reason)
         if status != SERVING and listens(options):
             return
-        if waited - told >= TOLD_EVERY_S:
+        if waited - reported_at >= TOLD_EVERY_S:
             say(
                 f"node: waiting for the head at {place}, {waited:.0f} of {options.wait_s:.0f} s: {obstacle(status, options.port)}",
                 sys.stderr,
             )
-            told = waited
+            reported_at = waited
         time.sleep(RETRY_S)
     raise KnownError(
         HEAD_ABSENT,
@@ -190,15 +190,15 @@ def start_ray(options: Any) -> None:
 
 def wait_for_gpus(options: Any) -> None:
     """Wait until every node's GPUs are in Ray's cluster: vLLM itself would wait without a word, and longer."""
-    wanted, begun, told = options.gpus * options.nodes, time.monotonic(), -TOLD_EVERY_S
+    wanted, begun, reported_at = options.gpus * options.nodes, time.monotonic(), -TOLD_EVERY_S
     while (joined := gpus_of_cluster()) < wanted:
         waited, missing = time.monotonic() - begun, who_is_missing(options, joined)
         if waited >= options.wait_s:
             reason = f"{missing} after {waited:.0f} s: start the profile worker on them, and open port {options.port}"
             raise KnownError(NODES_MISSING, reason)
-        if waited - told >= TOLD_EVERY_S:
+        if waited - reported_at >= TOLD_EVERY_S:
             say(f"node: waiting for Ray, {waited:.0f} of {options.wait_s:.0f} s: {missing}", sys.stderr)
-            told = waited
+            reported_at = waited
         time.sleep(RETRY_S)
 
 

@@ -37,7 +37,7 @@ class Watch:
 
     def keep_looking(self) -> None:
         while not self.stopping:
-            self.change(self.look())
+            self.change(self.current_fault())
             time.sleep(LOOK_S)
 
     def change(self, fault: str) -> None:
@@ -50,7 +50,7 @@ class Watch:
         """Why it takes no requests; empty where it does."""
         return "it stops" if self.stopping else self.fault
 
-    def look(self) -> str:
+    def current_fault(self) -> str:
         """What is wrong now; a busy API that says nothing in time is as it was, for a while."""
         try:
             status = get("/health")[0]

@@ -87,7 +87,7 @@ def test_both_call_the_same_engines_hung(name, tmp_path, monkeypatch):
     probe.before = probe.before._replace(engines=probe.read_engines(1.0))
     # The next probe is 30 s later: two samples.
     text["now"] = "".join(engine.metrics(12) for engine in engines)
-    _, _, stuck = probe.look(1.0)
+    _, _, stuck = probe.compare_with_last_probe(1.0)
     series = {key: values for engine in engines for key, values in engine.series().items()}
     alert = Case("ErnieHung", f"{MINUTES - 1}m", series, series)
     asked = question(alert, fires=True)
