@@ -141,7 +141,7 @@ class Probe:
             label: Engine(running, progress, time.monotonic()) for label, (running, *progress) in sums.items()
         }
 
-    def look(self, limit_s: float) -> tuple[dict[str, Engine], set[str], list[str]]:
+    def compare_with_last_probe(self, limit_s: float) -> tuple[dict[str, Engine], set[str], list[str]]:
         """The engines; those that moved since the last probe; those that have requests and did not."""
         seen, before = self.read_engines(limit_s), self.before.engines
         known = seen.keys() & before.keys()
@@ -178,7 +178,7 @@ class Probe:
 
     def judge(self) -> tuple[State, Verdict]:
         """Judge by the metrics where they suffice: an engine that moves is never asked."""
-        engines, moved, stuck = self.look(METRICS_S)
+        engines, moved, stuck = self.compare_with_last_probe(METRICS_S)
         # The API passes a question on by an engine's rank, and counts those that it has.
         ranks = sorted(engines, key=lambda label: (len(label), label))
         quiet = sorted(engines.keys() - moved) if engines else [""]
@@ -187,7 +187,7 @@ class Probe:
         sent = {label: next(one) for label, one in asked.items()}
         answers: Answers = {label: next(one, sent[label]) for label, one in asked.items()}
         if answers:
-            engines, moved, stuck = self.look(METRICS_S if self.prompt else PROMPT_S)
+            engines, moved, stuck = self.compare_with_last_probe(METRICS_S if self.prompt else PROMPT_S)
         silent = {
             label: fault for label, (status, fault) in answers.items() if not status and label not in moved
         }
