@@ -94,7 +94,7 @@ def _serving(jobs: set[str]) -> Iterator[Panel]:
     )  # fmt: skip
     yield Panel(
         row=SERVING, title="Alerts", kind="table", queries=(Query(expr='ALERTS{alertstate="firing"}'),),
-        why="What rings now; each alert's annotation names its page.", quiet="while nothing is wrong",
+        why="The alerts that fire now; each alert's annotation names its page.", quiet="while nothing is wrong",
     )  # fmt: skip
     yield Panel(
         row=SERVING, title="Ended requests by reason", unit="reqps",

@@ -88,28 +88,26 @@ def _left_out(plan: Plan) -> dict[str, str]:
 
 
 def rules_loaded(stage: Stage) -> str:
-    """Prometheus judges every rule of the rendering, and nothing rings but what a service that is left out causes."""
+    """Prometheus judges every rule of the rendering, and nothing fires but what a service that is left out causes."""
     state, rendered = state_of(stage, prometheus_api.SERVICE), _rendered(stage)
     if not poll_until(lambda: _judged(state) == rendered, ANSWERED_S):
         judged = _judged(state)
         faults = [": ".join(one) for one in sorted((judged - rendered) | (rendered - judged))]
         raise Disproved(f"not as rendered after {ANSWERED_S} s: {'; '.join(faults)}")
     groups = {group for group, _, _ in rendered}
-    return (
-        f"{rendered.total()} rules of {len(groups)} groups judged without a fault, {_ringing(stage, state)}"
-    )
+    return f"{rendered.total()} rules of {len(groups)} groups judged without a fault, {_firing(stage, state)}"
 
 
-def _ringing(stage: Stage, state: containers.State) -> str:
-    """What rings, which may be the silence of what is left out; raises `Disproved` for anything else."""
+def _firing(stage: Stage, state: containers.State) -> str:
+    """The alerts that fire, which may be the silence of what is left out; raises `Disproved` for anything else."""
     left_out = _left_out(stage.rehearsal.plan)
     alerts = [one for _, rule in _rules(state) for one in rule.get("alerts", ()) if one["state"] == "firing"]
     wrong = [one for one in alerts if one["labels"].get("job") not in left_out]
     if wrong:
-        sentences = (f"{one['labels']['alertname']} rings: {one['annotations']['summary']}" for one in wrong)
+        sentences = (f"{one['labels']['alertname']} fires: {one['annotations']['summary']}" for one in wrong)
         raise Disproved("; ".join(sentences))
     known = {f"{one['labels']['alertname']} of {left_out[one['labels']['job']]}" for one in alerts}
-    return f"none rings but {', '.join(sorted(known))}, which is left out" if known else "none rings"
+    return f"none fires but {', '.join(sorted(known))}, which is left out" if known else "none fires"
 
 
 def _rendered(stage: Stage) -> Counter[tuple[str, str, str]]:
@@ -161,6 +159,6 @@ def _metrics_left_out(plan: Plan) -> set[str]:
 
 
 def _has_data(state: containers.State, panel: Panel, query: Query) -> bool:
-    """Whether a series has a number; the table of what rings is rightly empty, which `rules_loaded` looks at."""
+    """Whether a series has a number; the table of firing alerts is rightly empty, which `rules_loaded` looks at."""
     series = prometheus_api.vector(state, query.at(WINDOW))
     return panel.kind == "table" or any(math.isfinite(float(one["value"][1])) for one in series)

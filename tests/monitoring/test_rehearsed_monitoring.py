@@ -157,11 +157,11 @@ def test_a_target_that_is_not_up_is_a_failure_with_its_cause(
 # --- rules ---
 
 
-def test_every_rendered_rule_is_judged_and_none_rings(stage: Stage, prometheus: FakePrometheus) -> None:
+def test_every_rendered_rule_is_judged_and_none_fires(stage: Stage, prometheus: FakePrometheus) -> None:
     count = sum(len(group["rules"]) for group in prometheus.groups)
     assert (
         monitoring_proofs.rules_loaded(stage)
-        == f"{count} rules of 2 groups judged without a fault, none rings"
+        == f"{count} rules of 2 groups judged without a fault, none fires"
     )
 
 
@@ -185,9 +185,9 @@ def test_what_rings_is_a_failure_unless_it_is_the_silence_of_what_is_left_out(
 ) -> None:
     prometheus.of("ErnieExporterDown")["alerts"] = [SILENT_GPU, {**RINGING, "state": "pending"}]
     output = monitoring_proofs.rules_loaded(stage)
-    assert output.endswith("none rings but ErnieExporterDown of dcgm-exporter, which is left out")
+    assert output.endswith("none fires but ErnieExporterDown of dcgm-exporter, which is left out")
     prometheus.of("ErnieDown")["alerts"] = [RINGING]
-    with pytest.raises(Disproved, match=r"^ErnieDown rings: serve:8000 served and does not answer$"):
+    with pytest.raises(Disproved, match=r"^ErnieDown fires: serve:8000 served and does not answer$"):
         monitoring_proofs.rules_loaded(stage)
 
 
