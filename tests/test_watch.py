@@ -252,7 +252,7 @@ def test_a_tick_has_what_the_gateway_counted_since_the_one_before(monkeypatch: p
         logged = gateway.Requests(by_key={}, refused={}, limited_by_key={})
         return gateway.Gateway(url="", up=1, servers=1, queue=0, counts=counts, recent=logged)
 
-    monkeypatch.setattr(gateway, "look", look)
+    monkeypatch.setattr(gateway, "inspect_gateway", look)
     monkeypatch.setattr(watch, "_look", lambda *_: Look(time.monotonic(), {"serve": AFTER}, time.time()))
     monkeypatch.setattr(containers, "states", lambda *_: [])
     seen = watch.ticks(None, watch.Watched(project="p", services={}), 0.01)  # type: ignore[arg-type]

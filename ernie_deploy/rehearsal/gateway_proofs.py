@@ -71,7 +71,7 @@ def limits_a_key(stage: Stage) -> str:
 def servers_counted(stage: Stage) -> str:
     """What `status` says of the gateway, from its own counters."""
     engine = containers.client()
-    seen = gateway.look(engine, containers.states(engine, stage.stack.project), stage.base_url)
+    seen = gateway.inspect_gateway(engine, containers.states(engine, stage.stack.project), stage.base_url)
     if seen is None or not seen.servers or seen.up != seen.servers:
         raise Disproved(f"{seen}")
     return f"{seen.up} of {seen.servers} servers up, {seen.recent.limited_by_key.get(LIMITED, 0)} x 429"

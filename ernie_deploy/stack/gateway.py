@@ -69,7 +69,7 @@ class Gateway(Struct, frozen=True, kw_only=True):
     recent: Requests
 
 
-def look(
+def inspect_gateway(
     engine: "DockerClient", states: Sequence[containers.State], url: str, since_unix_s: float | None = None
 ) -> Gateway | None:
     """The gateway now, and its log since then or of the last minutes; None where there is none, or it is silent."""

@@ -22,7 +22,7 @@ def status_of(stack: Stack) -> dict[str, Any]:
     engine, project = containers.client(), resolved["name"]
     states = containers.states(engine, project)
     reached = servers(engine, resolved["services"], states)
-    front = gateway.look(engine, states, url_of_api(stack, resolved["services"], states))
+    front = gateway.inspect_gateway(engine, states, url_of_api(stack, resolved["services"], states))
     return {
         "project": project,
         "containers": [_container(state) for state in states],

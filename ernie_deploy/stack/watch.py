@@ -79,7 +79,7 @@ def _look(engine: "DockerClient", watched: Watched) -> Look:
 def _front(engine: "DockerClient", watched: Watched, since_unix_s: float) -> gateway.Gateway | None:
     """The gateway now, and its log since then."""
     states = containers.states(engine, watched.project)
-    return gateway.look(engine, states, watched.url, since_unix_s)
+    return gateway.inspect_gateway(engine, states, watched.url, since_unix_s)
 
 
 def show(seen: Iterator[dict[str, Any]], shown: Callable[[dict[str, Any]], None]) -> None:

@@ -13,7 +13,7 @@ REFUSED = 100
 
 
 def seen(door: FrontDoor) -> gateway.Gateway:
-    """As `gateway.look`, without Docker between."""
+    """As `gateway.inspect_gateway`, without Docker between."""
     with urllib.request.urlopen(f"http://127.0.0.1:{door.gateway.own_port}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     up, servers, queue = gateway.load(text)
