@@ -61,7 +61,7 @@ def write_all(
     except OSError as fault:
         raise UsageError(
             f"{at} could not be written: {fault.strerror}.",
-            cause="the folder is missing, full or not yours",
+            cause="the folder is missing or not yours, or the disk is full",
             next_step=f"check it with: ls -ld {at.parent}",
         ) from fault
 
@@ -81,7 +81,7 @@ def _require_files(paths: Iterable[Path]) -> None:
     for path in paths:
         if path.exists() and not path.is_file():
             raise UsageError(
-                f"{path} is a folder, a pipe or a device, and no file.", next_step="choose another path"
+                f"{path} is a folder, a pipe or a device, not a file.", next_step="choose another path"
             )
 
 

@@ -471,7 +471,7 @@ def test_up_warns_of_what_moved_and_of_a_stack_that_is_not_the_locks(
     tell(Path("compose.yml"), services(world))
     assert capsys.readouterr().err == (
         f"warning: {PLAN.image} moved: the registry has sha256:999999999999 now, the lock sha256:111111111111.\n"
-        "  next:  what is locked starts as it is; ernie-deploy lock --upgrade takes what is there now\n"
+        "  next:  the locked stack still starts unchanged; ernie-deploy lock --upgrade takes what is there now\n"
     )
 
 

@@ -140,7 +140,7 @@ def test_a_kept_stack_says_where_it_is_and_how_it_goes(
     with nullcontext() if holds else pytest.raises(ToolFailed, match="rehearsal failed") as told:
         _perform(rehearsal, "", {}, keep=True, as_json=True)
     if told:
-        assert told.value.next_step == "look at the stack, with the commands above"
+        assert told.value.next_step == "inspect the stack with the commands above"
     lines = capsys.readouterr().err.splitlines()
     kept = next(line for line in lines if line.startswith("kept "))
     assert "ernie-rehearsal-x" in kept

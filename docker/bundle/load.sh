@@ -1,6 +1,6 @@
 #!/bin/sh
 # Verifies this bundle, then loads its images and fills its volumes. Needs sh, coreutils or busybox, and Docker;
-# no network. What is loaded already is not loaded again, so it may be broken off and repeated.
+# no network. What is loaded already is not loaded again, so it may be interrupted and repeated.
 #   sh load.sh [FOLDER]   the stacks are copied to FOLDER/NAME; without FOLDER to $HOME/ernie/NAME
 #   sh load.sh --verify   verifies alone, without Docker
 # Weights go to the volumes that the stacks name, or to HF_CACHE_DIR and PACKAGES_DIR where these are set.

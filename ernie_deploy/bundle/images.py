@@ -21,7 +21,7 @@ class Image(Struct, frozen=True, kw_only=True):
 
 
 def name_of(reference: str) -> str:
-    """The name that an image has where nothing is pulled: `docker load` brings back tags, and never digests."""
+    """The name that an image has where nothing is pulled: `docker load` restores tags but never digests."""
     name, _, digest = reference.partition("@")
     if not digest or ":" in name.rpartition("/")[2]:
         return name
@@ -38,7 +38,7 @@ def inspect_image(reference: str) -> Image | None:
         raise ToolFailed(
             f"Docker could not look at the image {reference}.",
             cause=done.last_words,
-            next_step="see that it answers: docker version",
+            next_step="check that it answers: docker version",
         )
     return Image(reference=reference, name=name_of(reference), id=words[0], size_bytes=int(words[1]))
 
@@ -62,7 +62,7 @@ def bring(reference: str) -> Image:
         raise ToolFailed(
             f"The image {reference} is not on this host and could not be pulled.",
             cause=f"docker pull ended with {code}",
-            next_step="make the bundle where the registry is reached; an image of your own has to be built first",
+            next_step="make the bundle where the registry can be reached; build your own images first",
         )
     return image
 
@@ -97,6 +97,6 @@ def require_distinct(images: Iterable[Image]) -> None:
         if other.id != image.id:
             raise UsageError(
                 f"{image.reference} and {other.reference} would both be {image.name} after loading.",
-                cause="`docker load` brings back tags, and never digests",
+                cause="`docker load` restores tags but never digests",
                 next_step="make a bundle for each of the two stacks",
             )

@@ -86,7 +86,7 @@ def _bring_weights(stack: Packed, known: dict[str, images.Image]) -> None:
         raise ToolFailed(
             f"The weights of {stack.name} could not be brought.",
             cause="its service `fetch` left no stamp; the lines above say why",
-            next_step="mend that, and repeat the same command",
+            next_step="correct that, then repeat the same command",
         )
 
 
@@ -106,8 +106,8 @@ def require_space(folder: Path, sizes: Sequence[int], *, wheels_missing: bool) -
     if needed > free:
         raise ToolFailed(
             f"The bundle needs {needed / 1e9:,.1f} GB more, and {folder} has {free / 1e9:,.1f} GB free.",
-            cause=f"{len(sizes)} parts are to be written; nothing was",
-            next_step="free space there, or choose a folder of a larger disk with -o",
+            cause=f"it would write {len(sizes)} parts; nothing was written",
+            next_step="free space there, or choose a folder on a larger disk with -o",
         )
 
 

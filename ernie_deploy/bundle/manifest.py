@@ -66,8 +66,8 @@ def parse(text: str) -> dict[str, str]:
         if not match or not is_name(match["name"]) or match["name"] in known:
             raise UsageError(
                 f"Line {number} of {SUMS} is not one that the kit wrote: {line[:120]!r}.",
-                cause="it is damaged, or somebody made it who wants other files to be read",
-                next_step="have the bundle made again; load nothing of this one",
+                cause="it is damaged, or was made to have other files read",
+                next_step="have the bundle made again; load nothing from this one",
             )
         known[match["name"]] = match["sha256"]
     return known
@@ -85,8 +85,8 @@ def read(folder: Path) -> tuple[dict[str, str], str]:
     except OSError as fault:
         raise UsageError(
             f"{folder} is no complete bundle: {SUMS}: {fault.strerror}.",
-            cause="it is written last, so a bundle that was broken off has none",
-            next_step=f"the command that made it goes on where it stopped: ernie-deploy bundle -o {folder}",
+            cause="it is written last, so an interrupted bundle has none",
+            next_step=f"repeat the command that made it, which continues where it stopped: ernie-deploy bundle -o {folder}",
         ) from fault
 
 

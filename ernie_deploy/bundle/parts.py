@@ -70,5 +70,5 @@ def damaged(part: Part) -> ToolFailed:
     return ToolFailed(
         f"{part.path} has a wrong hash, so it is not in the bundle.",
         cause="the weights or packages on this host's volume were changed or are damaged",
-        next_step="let `fetch` mend them: docker compose run --rm fetch; then the same command goes on",
+        next_step="let `fetch` repair them: docker compose run --rm fetch; then repeat the same command",
     )

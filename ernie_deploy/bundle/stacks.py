@@ -103,7 +103,7 @@ def _files(stack: Stack, here: Mapping[str, Any]) -> dict[str, bytes]:
     folder = stack.files[0].parent
     texts = {file.name: _read(file) for file in stack.files}
     if len(texts) < len(stack.files):
-        raise UsageError("Two compose files of the stack have one name.", next_step="rename one of them")
+        raise UsageError("Two compose files of the stack have the same name.", next_step="rename one of them")
     sibling_files = [folder / name for name in BESIDE if (folder / name).is_file()]
     for path in [*sibling_files, *_mounted(here, folder.resolve())]:
         texts.setdefault(str(path.resolve().relative_to(folder.resolve())), _read(path))
@@ -162,7 +162,7 @@ def _refuse_secrets(stack: str, texts: Mapping[str, bytes], secrets: Iterable[st
     if leaks := secret_parts(words, secrets):
         raise Refused(
             f"Nothing was bundled: a secret stands in {', '.join(leaks)} of {stack}.",
-            cause="a bundle is copied from hand to hand, so no token, key or password may be in it",
+            cause="a bundle passes through many hands, so it must hold no token, key or password",
             next_step="move the secret into a file that HF_TOKEN_FILE or API_KEY_FILE names in .env",
         )
 
@@ -190,7 +190,7 @@ def _resolved_there(name: str, texts: Mapping[str, bytes]) -> dict[str, Any]:
         raise ToolFailed(
             f"{name} would not start on the other side: Compose refuses it without this host's settings.",
             cause=re.sub(r"\s+", " ", done.stderr)[-300:],
-            next_step="give the variable a value in .env that is right there too",
+            next_step="set the variable in .env to a value that works there too",
         )
     # Compose makes every path absolute; those below the stack's own folder are its own there too.
     resolved: dict[str, Any] = json.loads(done.stdout.replace(str(folder), "."))

@@ -217,7 +217,7 @@ def _lock(handle: int, folder: Path) -> None:
     except BlockingIOError as fault:
         raise Refused(
             f"Another run writes a bundle into {folder}.",
-            cause="its folder is locked until that run ends, also where it is killed",
+            cause="its folder is locked until that run ends, even if it is killed",
             next_step="wait for it, or choose another folder with -o",
         ) from fault
     except OSError:
@@ -250,8 +250,8 @@ def full_disk_in_words(folder: Path) -> Iterator[None]:
     except OSError as fault:
         raise ToolFailed(
             f"{fault.filename or folder} could not be written: {fault.strerror}.",
-            cause="the disk is full, is gone, or takes no files so large (FAT32: 4 GB, see --split)",
-            next_step="repeat the same command: what is complete is kept",
+            cause="the disk is full, is gone, or does not support files this large (FAT32: 4 GB, see --split)",
+            next_step="repeat the same command: complete parts are kept",
         ) from fault
 
 

@@ -127,7 +127,7 @@ def read_stamp(mount: Mount, want: Wanted) -> Stamp | None:
         raise ToolFailed(
             f"The stamp {want.stamp}.json names files that are none of a hub's cache.",
             cause="it did not come from this kit's `fetch`",
-            next_step="remove it, and let `fetch` write it anew: docker compose run --rm fetch",
+            next_step="remove it, and let `fetch` write it again: docker compose run --rm fetch",
         )
     return stamp
 

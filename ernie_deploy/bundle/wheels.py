@@ -71,7 +71,7 @@ def made() -> Iterator[list[Part]]:
                 raise ToolFailed(
                     "The wheels of the kit could not be gathered.",
                     cause=done.last_words,
-                    next_step="see that pip reaches a package index, or leave them out with --no-wheels",
+                    next_step="check that pip reaches a package index, or leave them out with --no-wheels",
                 )
         yield [_part(path) for path in sorted(folder.glob("*.whl"))]
 

@@ -55,7 +55,7 @@ def _of_commands(data: bytes, name: str, catalog: Catalog) -> Iterator[Stack]:
     if not each_service:
         raise UsageError(
             f"{name}: there is no `docker run` and no `vllm serve` in it.",
-            cause="of texts that are not YAML, only such commands are judged",
+            cause="in text that is not YAML, only such commands are checked",
             next_step="name a compose file, a script or a manifest: ernie-deploy check FILE",
         )
     if len(each_service) > MAX_SERVICES:

@@ -30,7 +30,7 @@ def containers(data: bytes, name: str) -> list[Member]:
     if not stacks:
         raise UsageError(
             f"{name}: there is no container in it.",
-            cause="of Kubernetes manifests, only Pods and what starts them are judged",
+            cause="in Kubernetes manifests, only Pods and what starts them are checked",
             next_step="name the file with the Deployment, StatefulSet, Job or LeaderWorkerSet",
         )
     return stacks

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ernie_deploy.stack.locking import Difference
 
 RULE = "ED163"
-UPGRADE = "what is locked starts as it is; ernie-deploy lock --upgrade takes what is there now"
+UPGRADE = "the locked stack still starts unchanged; ernie-deploy lock --upgrade takes what is there now"
 # Where a lock and registries, hub and this machine differ today: asked for with --online alone, for it sends.
 Ask: TypeAlias = Callable[[Lock, Path], "Iterable[Difference]"]
 

@@ -41,7 +41,7 @@ def _tokenizer(model: "Model | None") -> str:
     if model is None:
         raise UsageError(
             "--attach needs --model or --tokenizer.",
-            cause="the kit loads no tokenizer that a server names",
+            cause="the kit never loads a tokenizer that a server names",
             next_step="list the catalog's ids with `ernie-deploy models`",
         )
     if model.revision == "main":

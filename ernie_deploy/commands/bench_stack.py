@@ -78,7 +78,7 @@ def _rate(text: str) -> float | None:
         raise UsageError(
             f"BENCH_REQUEST_RATE={text[:40]!r} is no rate.",
             cause="`docker compose run bench` would refuse it too",
-            next_step="write requests per second, such as 10, or inf, or leave it out",
+            next_step="write requests per second, such as 10 or inf, or leave it out",
         )
     return None if rate == float("inf") else rate
 

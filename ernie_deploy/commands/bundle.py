@@ -26,7 +26,7 @@ Examples:
   ernie-deploy bundle verify ernie-21b
 
 On the other side, with Docker and without a network: sh ernie-21b/load.sh
-A bundle that was broken off goes on with the same command."""
+To continue an interrupted bundle, repeat the same command."""
 
 UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 # Thousands of files otherwise.
@@ -49,7 +49,7 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str) -> int:
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="A new folder, or that of a bundle.",
+    help="A new folder, or the folder of an existing bundle.",
 )
 @click.option(
     "--stack",
@@ -65,7 +65,7 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str) -> int:
     default="",
     metavar="SIZE",
     callback=_bytes,
-    help="Largest file, such as 4G: 4,000,000,000 bytes, which FAT32 takes.",
+    help="Largest file, such as 4G: 4,000,000,000 bytes, which fits on FAT32.",
 )
 @click.option("--no-wheels", is_flag=True, help="Leave out the kit and its dependencies.")
 @DRY_RUN
@@ -184,7 +184,7 @@ def verify(folder: Path, as_json: bool, dry_run: bool) -> None:
         raise ToolFailed(
             f"{folder} is not as it was written.",
             cause="files were changed, lost or added after the bundle was complete",
-            next_step="copy the files that are named above again, and remove those that are extra",
+            next_step="copy the files named above again, and remove the extra ones",
         )
 
 

@@ -52,11 +52,15 @@ NARROWEST = 40
 @click.option("--env-file", "env_files", multiple=True, metavar="FILE", help="Read this instead of .env.")
 @click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Compose profile that is active.")
 @click.option(
-    "--online", is_flag=True, help="Ask registries and hub whether ernie.lock beside the stack still holds."
+    "--online",
+    is_flag=True,
+    help="Ask the registries and the hub whether ernie.lock beside the stack is still current.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
 @click.option("--sarif", is_flag=True, help="Print the findings as a SARIF 2.1.0 log.")
-@click.option("-v", "--verbose", is_flag=True, help="Print what a service lacks line by line, with remedies.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Print what each service lacks line by line, with remedies."
+)
 @click.option("--list", "list_rules", is_flag=True, help="Print every rule with its remedy instead.")
 def check(  # noqa: PLR0913, PLR0917 - click's signature
     files: tuple[str, ...],

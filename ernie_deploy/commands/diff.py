@@ -25,7 +25,7 @@ Examples:
 A and B are files, folders, - for standard input, targets with their options in quotes, or engines. Values
 of .env beside a file count, those of the shell do not. Nothing is started or fetched.
 
-Exits 0 where both mean the same, and 1 where they differ."""
+Exits 0 if both mean the same, and 1 if they differ."""
 
 DIFFERENT = 1
 

@@ -36,7 +36,7 @@ Docker or Compose is missing or too old, and 1 for any other error."""
               help="The stack's settings.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Print what doctor would run and read, and do neither.")
 @click.option("--node-rank", type=click.IntRange(min=0), metavar="R",
-              help="With --nodes: number of this node, 0 on the head.")  # fmt: skip
+              help="With --nodes: rank of this node, 0 on the head.")  # fmt: skip
 @click.option("--head", default="", metavar="ADDR", help="With --nodes: address of the head.")
 @request_options
 def doctor(  # noqa: PLR0913, PLR0917 - click's signature

@@ -30,7 +30,7 @@ def gateway_folder(stack: "Stack") -> Path:
     if made_by and "--gateway" not in made_by.words:
         raise UsageError(
             f"{file} has no gateway.",
-            cause="without one nobody asks for these keys and certificates",
+            cause="without one nothing uses these keys and certificates",
             next_step=made_by.again("--gateway"),
         )
     named = (str(stack.env_file),) if stack.env_file else ()
@@ -47,7 +47,7 @@ def tls_folder(stack: "Stack") -> Path:
     if made_by and not made_by.has("--tls"):
         raise UsageError(
             f"The gateway of {stack.files[0]} speaks no TLS.",
-            cause="it was rendered without --tls, and stays in clear whatever certificate lies beside it",
+            cause="it was rendered without --tls, so it speaks plain HTTP whatever certificate lies beside it",
             next_step=made_by.again("--tls files"),
         )
     return folder

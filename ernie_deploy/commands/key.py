@@ -94,14 +94,14 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 @click.argument("name", callback=_named)
 @click.option("--rate", callback=_rate, metavar="N/m", help="Requests a minute (60/m) or a second (1/s).  [default: the gateway's]")  # fmt: skip
 @click.option("--concurrency", type=CONCURRENCY, metavar="N", help="Requests at a time.  [default: the gateway's]")  # fmt: skip
-@click.option("--expires", callback=_duration, metavar="90d", help="When the key ends: minutes, hours, days or weeks from now (30m, 12h, 90d, 4w).  [default: never]")  # fmt: skip
+@click.option("--expires", callback=_duration, metavar="90d", help="When the key expires: minutes, hours, days or weeks from now (30m, 12h, 90d, 4w).  [default: never]")  # fmt: skip
 @COMPOSE_FILES
 @PROJECT
 @NO_RELOAD
 @DRY_RUN
 @JSON
 def add(name: str, rate: int, concurrency: int | None, expires: int, **options: Any) -> None:
-    """Make a key and print it, this once: what is kept of it is its SHA-256."""
+    """Make a key and print it once; only its SHA-256 is kept."""
     from ernie_deploy.gateway import key_file, keys
 
     now, secret = int(time.time()), keys.new_key()
@@ -138,7 +138,7 @@ def _store(folder: Path, made: "Key", secret: str, *, as_json: bool) -> None:
 @DRY_RUN
 @JSON
 def list_keys(files: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
-    """List the keys: names, limits, when they were added and when they end."""
+    """List the keys: names, limits, when they were added and when they expire."""
     from ernie_deploy.commands.show import show
     from ernie_deploy.gateway import key_file
 
@@ -158,7 +158,7 @@ def list_keys(files: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
 @click.argument("name", shell_complete=_names)
 @click.option("--rate", "rate_per_minute", callback=_own_rate, metavar="N/m", help="Requests a minute (60/m) or a second (1/s); `default` is the gateway's.")  # fmt: skip
 @click.option("--concurrency", callback=_own_concurrency, metavar="N", help="Requests at a time; `default` is the gateway's.")  # fmt: skip
-@click.option("--expires", callback=_end, metavar="90d", help="When the key ends: minutes, hours, days or weeks from now (30m, 12h, 90d, 4w), or `never`.")  # fmt: skip
+@click.option("--expires", callback=_end, metavar="90d", help="When the key expires: minutes, hours, days or weeks from now (30m, 12h, 90d, 4w), or `never`.")  # fmt: skip
 @COMPOSE_FILES
 @PROJECT
 @NO_RELOAD
@@ -205,7 +205,7 @@ def _some(limits: dict[str, int], name: str) -> dict[str, int]:
 @DRY_RUN
 @JSON
 def revoke(name: str, **options: Any) -> None:
-    """Take a key out: the streams it has end by themselves, and its next request is refused."""
+    """Revoke a key: its open streams finish, and its next request is refused."""
     from ernie_deploy.gateway import key_file
 
     stack = stack_of(options["files"], options["project"])

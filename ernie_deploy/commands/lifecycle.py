@@ -51,7 +51,7 @@ Examples:
     "--detach",
     is_flag=True,
     expose_value=False,
-    help="As Compose has it; `up` always leaves the stack running.",
+    help="Accepted as in Compose; `up` always leaves the stack running.",
 )
 @click.option("--build", is_flag=True, help="Build images before starting.")
 @click.option("--force-recreate", is_flag=True, help="Recreate every container, changed or not.")
@@ -216,9 +216,9 @@ def _what_is_up(started: Any) -> str:
 @COMPOSE_FILES
 @NAME
 @click.option("-w", "--watch", is_flag=True,
-              help="Show latencies, load and clients again and again, until Ctrl-C; with --json a line each.")  # fmt: skip
+              help="Show latencies, load and clients repeatedly, until Ctrl-C; with --json one line each time.")  # fmt: skip
 @click.option("--interval", type=click.FloatRange(min=0.5), default=5.0, show_default=True, metavar="S",
-              help="With --watch: the seconds that each figure is about.")  # fmt: skip
+              help="With --watch: the seconds that each figure covers.")  # fmt: skip
 @JSON
 @DRY_RUN
 def status(  # noqa: PLR0913, PLR0917 - its options

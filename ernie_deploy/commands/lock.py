@@ -21,12 +21,12 @@ Examples:
   ernie-deploy lock --upgrade
 
 Asks the registries for the digest of each image, through the Docker engine and with your logins, and the hub for the
-commit of the model and its files; nothing is pulled. Exits 5 with --check where something moved, 1 where nobody answers."""
+commit of the model and its files; nothing is pulled. With --check it exits 5 if something moved, 1 if nobody answers."""
 
 
 @click.command(epilog=EXAMPLE)
 @click.argument("source", default="", metavar="[FOLDER|FILE]", type=click.Path())
-@click.option("--upgrade", is_flag=True, help="Ask for everything anew, and say what moved.")
+@click.option("--upgrade", is_flag=True, help="Resolve everything again, and say what moved.")
 @click.option("--check", "check_only", is_flag=True, help="Write nothing; say what moved since.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def lock(source: str, upgrade: bool, check_only: bool, as_json: bool) -> None:
@@ -80,7 +80,7 @@ def _unreadable(file: Path, cause: str) -> UsageError:
     return UsageError(
         f"What rendered {file} cannot be read from its first line.",
         cause=cause[:200],
-        next_step="a stack of the kit's is made with: ernie-deploy render TARGET -o compose.yml",
+        next_step="make one of the kit's with: ernie-deploy render TARGET -o compose.yml",
     )
 
 
@@ -197,13 +197,13 @@ def _fault(path: Path, found: "list[Difference]") -> KitError | None:
     if kinds & {"moved", "gone"}:
         return OutOfDate(
             f"{path} no longer says what tags and branches are.",
-            cause="somebody published something else by the same name",
-            next_step="what is locked still starts as it is; ernie-deploy lock --upgrade takes what is there now",
+            cause="something else was published under the same name",
+            next_step="the locked stack still starts unchanged; ernie-deploy lock --upgrade takes what is there now",
         )
     if "unasked" in kinds:
         return ToolFailed(
             f"{path} could not be compared in whole.",
             cause="a registry or the hub did not answer",
-            next_step="repeat it where both are reached",
+            next_step="repeat it where both can be reached",
         )
     return None

@@ -27,7 +27,11 @@ DOWN_S = 2 * 3600
     help="Remove the stack's own volumes too; for shared ones see `ernie-deploy volumes`.",
 )
 @click.option(
-    "-t", "--timeout", type=click.IntRange(min=0), metavar="S", help="Kill what has not stopped by then."
+    "-t",
+    "--timeout",
+    type=click.IntRange(min=0),
+    metavar="S",
+    help="Kill containers that have not stopped after this many seconds.",
 )
 @REMOVE_ORPHANS
 @DRY_RUN
@@ -71,8 +75,8 @@ def _own_volumes(stack: "Stack") -> list[str]:
     "-n", "--tail", default="all", show_default=True, metavar="N", help="Print only the last N lines."
 )
 @click.option("-t", "--timestamps", is_flag=True, help="Print the time of each line.")
-@click.option("--since", metavar="TIME", help="Print what is newer, such as 10m or 2026-01-02T13:23:37Z.")
-@click.option("--until", metavar="TIME", help="Print what is older.")
+@click.option("--since", metavar="TIME", help="Print newer lines only, such as 10m or 2026-01-02T13:23:37Z.")
+@click.option("--until", metavar="TIME", help="Print older lines only.")
 @click.option("--no-log-prefix", is_flag=True, help="Print lines without the container's name.")
 @DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")

@@ -178,7 +178,7 @@ def _verdict(rehearsal: Any, proofs: list[Any], elapsed_s: float, *, kept: bool,
     if failed:
         raise ToolFailed(
             f"The rehearsal failed: {', '.join(failed)}.",
-            next_step="look at the stack, with the commands above"
+            next_step="inspect the stack with the commands above"
             if kept
             else "repeat it with --keep, and look at the stack that is left",
         )

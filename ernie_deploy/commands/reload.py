@@ -19,7 +19,7 @@ Example:
 @DRY_RUN
 @JSON
 def reload(files: tuple[Path, ...], name: str, dry_run: bool, as_json: bool) -> None:
-    """Have a running gateway take up its keys and certificate; streams go on."""
+    """Make a running gateway load its keys and certificate; open streams continue."""
     from ernie_deploy.commands.gateway_of import every_kind, gateway_folder, reload_words, take_up
     from ernie_deploy.commands.stack_of import stack_of
     from ernie_deploy.gateway import key_file

@@ -26,10 +26,8 @@ Examples:
 @click.command(epilog=EXAMPLE)
 @click.argument("folder", default=Path(), metavar="[FOLDER]", type=click.Path(path_type=Path))
 @click.option("--list", "list_only", is_flag=True, help="List what is kept, the newest first.")
-@click.option(
-    "--to", "name", default="", metavar="NAME", help="Go back further, to before this one of --list."
-)
-@click.option("--force", is_flag=True, help="Give up edits that were made since; they are kept as well.")
+@click.option("--to", "name", default="", metavar="NAME", help="Go back to before this entry of --list.")
+@click.option("--force", is_flag=True, help="Undo later edits too; they are kept as well.")
 @click.option("--dry-run", is_flag=True, help="Show what would change and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --list: print the list as JSON.")
 def rollback(folder: Path, list_only: bool, name: str, force: bool, **options: Any) -> None:
@@ -48,7 +46,7 @@ def rollback(folder: Path, list_only: bool, name: str, force: bool, **options: A
         raise UsageError(f"There is no folder {folder}.")
     with alone(folder):
         if finished := finish(folder):
-            say(f"finished what was broken off: {finished.cause.command}", err=True)
+            say(f"finished what was interrupted: {finished.cause.command}", err=True)
         _go_back(folder, _chosen(folder, name), force=force)
 
 
@@ -89,12 +87,12 @@ def _chosen(folder: Path, name: str) -> "list[Record]":
     if not kept:
         raise UsageError(
             f"No earlier version is kept in {_shown(folder)}.",
-            cause="no upgrade has replaced its files, or each was taken back",
+            cause="no upgrade has replaced its files, or each was undone",
             next_step=f"ernie-deploy rollback {shlex.quote(str(folder))} --list",
         )
     if name and name not in names:
         raise UsageError(
-            f"{name[:80]!r} cannot be gone back to.",
+            f"{name[:80]!r} is not a version that is kept.",
             cause=f"there are: {', '.join(names)}",
             next_step=f"ernie-deploy rollback {shlex.quote(str(folder))} --list",
         )
@@ -118,7 +116,7 @@ def _go_back(folder: Path, chosen: "Sequence[Record]", *, force: bool) -> None:
     if edited and not force:
         raise UsageError(
             "\n".join(f"{folder / name} was edited since." for name in edited),
-            cause=f"to go back to before `{chosen[0].cause.command}` would undo those edits too",
+            cause=f"going back to before `{chosen[0].cause.command}` would undo those edits too",
             next_step="keep them elsewhere, then repeat the command with --force",
         )
     last = chosen[-1].cause

@@ -21,7 +21,7 @@ def refuse_half_of_an_upgrade(folder: Path) -> None:
 
     if is_pending(folder):
         raise OutOfDate(
-            f"An upgrade of {folder.resolve()} was broken off.",
+            f"An upgrade of {folder.resolve()} was interrupted.",
             cause="some of its files are new and some are old",
             next_step=f"{_command('upgrade', folder)}, or {_command('rollback', folder)}: both finish it first",
         )

@@ -204,7 +204,7 @@ def _checked(chain: str, key: str, paths: tuple[Path, Path]) -> tuple[str, "Cert
         raise UsageError(
             f"{paths[0]} and {paths[1]} do not belong together as they are.",
             cause=fault,
-            next_step="name the pair of one certificate, its chain in the order in which each vouches for the one before",
+            next_step="name a certificate and its own key, with the chain in order: each certificate signs the one before",
         )
     dates = certificate.dated(every[0], time.time())
     for one in dates:
@@ -288,8 +288,8 @@ def _refuse_to_replace(place: Path, *, force: bool) -> None:
     if not certificate.chain_of(tls_files.text_of(path, "certificate"), str(path))[0].is_self_signed:
         raise UsageError(
             f"{path} is the certificate of a CA.",
-            cause="a self-signed one in its place is refused by every client that was not told",
-            next_step="--force replaces it all the same",
+            cause="clients that do not trust a self-signed one would refuse it",
+            next_step="--force replaces it anyway",
         )
 
 

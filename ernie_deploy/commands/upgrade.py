@@ -61,7 +61,7 @@ def upgrade(folder: Path, engine: str, words: str, force: bool, **options: Any) 
         return
     with alone(path.parent):
         if finished := finish(path.parent):
-            say(f"finished what was broken off: {finished.cause.command}", err=True)
+            say(f"finished what was interrupted: {finished.cause.command}", err=True)
         proposal = propose(path, _requests(path, words), engine, _relock(path))
         _tell(proposal)
         _refuse(proposal, force=force)
@@ -164,7 +164,7 @@ def _refuse(proposal: "Proposal", *, force: bool) -> None:
         say(report.as_text(proposal.errors, [str(proposal.path)], width=width_of(sys.stderr) or 80), err=True)
         raise Refused(
             "`ernie-deploy check` would say that of the new files; nothing was written.",
-            cause=f"vLLM {proposal.engine} takes something of yours no longer, or something beside it contradicts it",
+            cause=f"vLLM {proposal.engine} no longer accepts one of your settings, or another setting contradicts it",
             next_step="correct it and repeat the command, or write it anyway with --force",
         )
 
@@ -189,7 +189,7 @@ def _refuse_driver(proposal: "Proposal", folder: Path) -> None:
     raise Refused(
         f"The driver of this host is too old for {new.image}; nothing was written.",
         cause=f"it runs {old.image}, and another image of vLLM {new.engine}",
-        next_step=f"{_command(folder, new.engine, words)}; --force where another host is to serve",
+        next_step=f"{_command(folder, new.engine, words)}; use --force if another host will serve",
     )
 
 
@@ -201,8 +201,8 @@ def _refuse_conflicts(proposal: "Proposal") -> NoReturn:
     names = ", ".join(outcome.name for outcome in proposal.conflicting)
     raise Refused(
         f"Your edits in {names} cannot be merged with the new version; nothing was written.",
-        cause="both changed the same lines, and only you know what yours are for",
-        next_step="write those lines as rendered and upgrade; then edit the new ones, or say the same by an option of "
+        cause="you and the new version changed the same lines, and only you know what yours are for",
+        next_step="restore those lines as rendered and upgrade; then edit the new ones, or use an option of "
         f"`render`: {AS}",
     )
 

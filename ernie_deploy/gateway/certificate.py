@@ -116,11 +116,11 @@ def openssl(words: Sequence[str], text: str = "") -> "subprocess.CompletedProces
     except OSError as fault:
         raise ExtraMissing(
             "The program openssl is missing.",
-            cause="certificates are read and made with it, and it is not on PATH",
+            cause="it is needed to read and make certificates, and is not on PATH",
             next_step="install it: apt-get install openssl, dnf install openssl or apk add openssl",
         ) from fault
     except subprocess.TimeoutExpired as fault:
-        raise ToolFailed(f"openssl did not end within {LONGEST_S} s.") from fault
+        raise ToolFailed(f"openssl did not finish within {LONGEST_S} s.") from fault
 
 
 def chain_of(text: str, name: str) -> tuple[Certificate, ...]:
@@ -145,7 +145,7 @@ def private_key_of(text: str, name: str) -> tuple[str, str]:
     if any(word in text for word in ENCRYPTED):
         raise UsageError(
             f"{name} is encrypted.",
-            cause="the gateway starts by itself, and nobody is there to type the passphrase",
+            cause="the gateway starts unattended, so nobody can type the passphrase",
             next_step=f"decrypt it: openssl pkey -in {shlex.quote(name)} -out tls.key, and name that file",
         )
     half = public_key(openssl(("pkey", "-pubout", "-passin", "pass:"), match[0]).stdout) if match else ""

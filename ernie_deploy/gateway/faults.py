@@ -16,7 +16,7 @@ MOST_LINES = 5
 def of_map(path: str, mode: int, text: str | None) -> Iterator[Fault]:
     """Who else can write to the map of keys, and the lines that grant nothing; None is a text that nobody could read."""
     if mode & OTHERS_WRITE:
-        sentence = f"Others than its owner can write to {path} ({mode:04o}), and give themselves a key."
+        sentence = f"Others than its owner can write to {path} ({mode:04o}), and grant themselves a key."
         yield Fault("error", sentence, f"chmod go-w {quote(path)}")
     for fault in parse(text or "")[1][:MOST_LINES]:
         yield Fault("error", f"{path}, {fault}.", f"take the line out, or correct it: it is {FORM}")

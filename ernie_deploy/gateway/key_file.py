@@ -96,7 +96,7 @@ def add(folder: Path, key: Key) -> None:
     if current.key(key.name):
         raise UsageError(
             f"There is a key named {key.name} already.",
-            cause="a name is what the log and the limits know a client by",
+            cause="the log and the limits identify a client by its name",
             next_step=f"choose another name, or first: ernie-deploy key revoke {key.name}",
         )
     text = current.text or HEAD
@@ -139,7 +139,7 @@ def locked(folder: Path, limit_s: float = LOCK_S) -> Iterator[None]:
     except OSError as fault:
         raise UsageError(
             f"{folder} could not be written: {fault.strerror}.",
-            cause="the folder is missing, full or not yours",
+            cause="the folder is missing or not yours, or the disk is full",
             next_step=f"check it with: ls -ld {shlex.quote(str(folder))}",
         ) from fault
     try:
@@ -154,7 +154,7 @@ def _refuse_open(folder: Path, info: os.stat_result) -> None:
     if info.st_mode & stat.S_IWOTH:
         raise UsageError(
             f"{folder} is open to writing by everybody.",
-            cause="who can write there can give themselves a key",
+            cause="anyone who can write there can grant themselves a key",
             next_step=f"chmod o-w {shlex.quote(str(folder))}",
         )
 

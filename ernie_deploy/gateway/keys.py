@@ -68,7 +68,7 @@ def named(name: str) -> str:
         return name
     raise UsageError(
         f"{name[:80]!r} is no name for a key.",
-        cause="it stands in a map, in log lines and in metrics: letters, digits, `_`, `.` and `-`, 64 at most",
+        cause="it appears in a map, in log lines and in metrics: at most 64 letters, digits, `_`, `.` and `-`",
         next_step="ernie-deploy key add team-a",
     )
 
@@ -101,7 +101,7 @@ def duration_s(text: str) -> int:
         return seconds
     raise UsageError(
         f"{text[:40]!r} is no time after which a key can end.",
-        cause="a time is a whole number and one of m, h, d and w, ten years at most; without one a key never ends",
+        cause="a time is a whole number and one of m, h, d and w, at most ten years; without one a key never expires",
         next_step="write it such as --expires 90d",
     )
 

@@ -60,7 +60,7 @@ def put(folder: Path, chain: str, key: str, owner: tuple[int, int] | None) -> No
     except OSError as fault:
         raise UsageError(
             f"{place} could not be written: {fault.strerror}.",
-            cause="the folder is full, not yours, or its user may not be given the key",
+            cause="the disk is full, the folder is not yours, or you may not give its user the key",
             next_step=f"check it with: ls -ld {shlex.quote(str(place))}",
         ) from fault
 
@@ -135,6 +135,6 @@ def _alternative(host: str) -> str:
         return f"IP:{ipaddress.ip_address(host.strip('[]'))}"
     if not HOST.fullmatch(host):
         raise UsageError(
-            f"{host[:80]!r} is no name of a host and no address.", next_step="--host llm.example.org"
+            f"{host[:80]!r} is neither a host name nor an address.", next_step="--host llm.example.org"
         )
     return f"DNS:{host}"

@@ -159,7 +159,7 @@ def _routes(facts: GatewayFacts, model: Model, request: Request) -> tuple[Route,
     if unknown := [name for name in request.routes if name not in known]:
         raise UsageError(
             f"--route {unknown[0][:40]!r} is no route that can be asked for.",
-            cause=f"those are: {', '.join(sorted(known))}; OpenAI's that this model serves are open anyway",
+            cause=f"known are {', '.join(sorted(known))}; the OpenAI routes that this model serves are open anyway",
         )
     served = (route for route in facts.routes if route.needs != "chat" or model.chat)
     return tuple(route for route in served if not route.asked or route.asked in request.routes)

@@ -75,7 +75,7 @@ class LockFile(Struct, frozen=True):
 def _of_another_stack(wanted: str, held: Mapping[str, object]) -> UsageError:
     return UsageError(
         f"The lock does not hold {wanted[:160]}.",
-        cause=f"it is of another stack; it holds {', '.join(sorted(held))[:200] or 'nothing of the kind'}",
+        cause=f"it belongs to another stack; it holds {', '.join(sorted(held))[:200] or 'nothing of the kind'}",
         next_step="render with --lock none, then: ernie-deploy lock",
     )
 

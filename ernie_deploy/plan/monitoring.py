@@ -45,12 +45,12 @@ def check_monitoring(request: Request) -> None:
     if request.monitoring and request.upstreams:
         raise Refused(
             "--monitoring is not made for a gateway whose servers are elsewhere.",
-            cause="Prometheus in the stack has no way out to them, nor to their GPUs",
-            next_step="leave it out here, and make it where a server runs: ernie-deploy init DIR TARGET --monitoring",
+            cause="the stack's Prometheus can reach neither them nor their GPUs",
+            next_step="leave it out here, and add it where a server runs: ernie-deploy init DIR TARGET --monitoring",
         )
     if request.monitoring and request.nodes > 1:
         raise Refused(
             "--monitoring is not made for a server over several nodes.",
-            cause="its ranks are on the hosts' networks, where a Prometheus in the stack's own reaches none of them",
+            cause="its ranks are on the hosts' networks, and a Prometheus on the stack's own network reaches none of them",
             next_step="leave it out, and let a Prometheus of your network scrape BIND_ADDR:PORT of the head",
         )

@@ -135,16 +135,16 @@ MISFIT = (
 )
 PUBLISHED = "The API is published beyond this host, on {bind}."
 GATEWAY = (
-    "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or put --gateway before it: it"
-    " passes on the paths that clients need."
+    "Leave --bind out and forward the port (`ssh -N -L 8000:127.0.0.1:8000 HOST`), or add --gateway, which"
+    " passes on only the paths that clients need."
 )
 IN_CLEAR = (
     "The gateway is published beyond this host, on {bind}, without TLS: whoever is on the way reads keys and prompts."
     " Add --tls files, or let a proxy of yours that speaks TLS stand before it."
 )
 SELF_SIGNED = (
-    "A self-signed certificate is for a laboratory: clients cannot tell this gateway from another that pretends to be"
-    " it, unless they have its certificate. `ernie-deploy tls install` puts one of a CA in its place."
+    "A self-signed certificate is for testing: clients cannot tell this gateway from an impostor unless they have its"
+    " certificate. `ernie-deploy tls install` puts one of a CA in its place."
 )
 MOVABLE_CODE = (
     "This stack runs code from {hf_id} at revision {revision}, which its owner can change: review the code, then pin it"
@@ -156,7 +156,7 @@ NO_LIMIT = (
 )
 LIMIT = (
     "SERVE_MEMORY is {gib}g, derived: what vLLM may take and 4 GiB for its processes, the compiler and requests."
-    " A larger CPU_KV_CACHE_GIB needs as much more."
+    " Raise it by as much as you raise CPU_KV_CACHE_GIB."
 )
 EGRESS = (
     "`serve` is told to stay offline (HF_HUB_OFFLINE=1, no usage statistics). Compose does not enforce it: a service"
@@ -167,10 +167,10 @@ ENCLOSED = (
     "`serve` is on an internal network of Docker's, which leads no further than this host: what listens here on every"
     " address is reached, and who has an account here reaches vLLM at its container's address, without a key."
 )
-OPENED_FOR_MEDIA = "--media-domains gives `serve` a way out, which Compose cannot narrow to those hosts: vLLM alone keeps to them."
+OPENED_FOR_MEDIA = "--media-domains gives `serve` a way out, which Compose cannot narrow to those hosts: only vLLM enforces them."
 REQUESTS = (
-    "Images, pixels, hosts and answers are bounded for one request. How many requests come at once is not:"
-    " SERVE_MEMORY is what bounds the memory of all."
+    "Images, pixels, hosts and answers are bounded per request. The number of concurrent requests is not:"
+    " SERVE_MEMORY bounds the memory of all."
 )
 UNENCRYPTED = (
     "The traffic between the nodes is neither encrypted nor authenticated (vLLM's docs/usage/security.md):"
@@ -188,8 +188,8 @@ RAY = (
     " vLLM for CPU refuses Ray, so beyond its configuration this is unproven here."
 )
 REPLICAS = (
-    "--replicas {count}: so many servers with their own engine, API and GPUs{within}; the gateway leaves out one that"
-    " stops, hangs or dies. --dp is replicas within one server, which share its API and, of an MoE model, the experts:"
+    "--replicas {count}: as many servers, each with its own engine, API and GPUs{within}; the gateway leaves out one that"
+    " stops, hangs or dies. --dp makes replicas within one server, which share its API and, in an MoE model, the experts:"
     " they start, stop and fail together."
 )
 LEASTCONN = (
@@ -197,10 +197,10 @@ LEASTCONN = (
     " prefixes of every client. --balance sticky keeps a key's requests together while its server has room."
 )
 STICKY = (
-    "--balance sticky: a key's requests go to one server, whose prefix cache they find, until it has half again as"
-    " much as the average; then to the next. With one key for everybody it is no better than leastconn."
+    "--balance sticky: a key's requests go to one server, whose prefix cache they find, until its load is one and"
+    " a half times the average; then to the next. With one key for everybody it is no better than leastconn."
 )
 UPSTREAMS = (
-    "--upstreams: the servers must ask for no key, take requests from this gateway alone (a firewall's to say), and"
-    " serve the same model. Their /health is all the gateway sees: one that hangs keeps its requests until they time out."
+    "--upstreams: the servers must require no key, accept requests from this gateway alone (a firewall must see to it),"
+    " and serve the same model. The gateway sees only their /health: one that hangs keeps its requests until they time out."
 )

@@ -51,7 +51,7 @@ def check_replicas(request: Request, target: Target) -> None:
         if asked and not request.gateway:
             raise UsageError(
                 f"{option} needs --gateway.",
-                cause="it is the gateway that spreads the requests over the servers",
+                cause="the gateway distributes the requests among the servers",
                 next_step="add --gateway, or use --dp N for replicas within one server",
             )
     if request.replicas > 1 and request.upstreams:
@@ -76,7 +76,7 @@ def _check_gpus(request: Request, target: Target) -> None:
         raise UsageError(
             f"--gpus names {there} GPUs, which {request.replicas} replicas cannot share evenly.",
             cause="all replicas are the same server, each with GPUs of its own",
-            next_step="name as many for each replica",
+            next_step="name the same number for each replica",
         )
 
 

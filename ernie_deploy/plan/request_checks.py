@@ -19,7 +19,7 @@ def check_words(request: Request) -> None:
     if request.name and not is_stack_name(request.name):
         raise UsageError(
             f"--name {request.name[:60]!r} cannot name a stack.",
-            cause="Compose takes small letters, digits, `-` and `_`, the first no sign; the kit at most 40 of them",
+            cause="Compose takes lower-case letters, digits, `-` and `_`, beginning with a letter or digit; the kit takes at most 40",
             next_step="choose another, such as --name ernie-a",
         )
     if request.user and not _is_user(request.user):
@@ -63,7 +63,7 @@ def _check_figures(request: Request) -> None:
     if request.runbooks and not is_page(request.runbooks):
         raise UsageError(
             f"--runbooks {request.runbooks[:60]!r} is no address of pages.",
-            next_step="give where you keep the kit's docs/alerts, such as --runbooks https://wiki.example.org/ernie",
+            next_step="name the place where you keep the kit's docs/alerts, such as --runbooks https://wiki.example.org/ernie",
         )
 
 

@@ -46,7 +46,7 @@ def check_sources(request: Request) -> None:
     if request.registry and not _is_registry(request.registry):
         raise UsageError(
             f"--registry {request.registry[:80]!r} is no registry.",
-            cause="Docker takes HOST:PORT/PATH in small letters; a HOST without a dot or a port is a name on Docker Hub",
+            cause="Docker takes HOST:PORT/PATH in lower case; a HOST without a dot or a port is a name on Docker Hub",
             next_step="such as --registry mirror.example:5000/dockerhub",
         )
     if request.image and not is_reference(request.image):

@@ -64,7 +64,7 @@ def refuse_folder(path: Path, request: Request) -> None:
         words = shlex.join([str(path.parent), *command_words(request)])
         raise UsageError(
             f"{path} belongs to a folder that `init` made, with its scripts as files.",
-            cause="a file that stands alone would leave those scripts, and your edits in them, unused",
+            cause="a single file would leave those scripts, and your edits in them, unused",
             next_step=f"ernie-deploy init {words} --force",
         )
 
@@ -91,6 +91,6 @@ def env_line(name: str, value: str) -> str:
         return f"{name}='{value}'"
     raise UsageError(
         f"{name} cannot be written to .env: {redacted(value)[:40]!r}.",
-        cause="a quote, a backslash or a line break means something else to Compose than to other readers",
+        cause="Compose reads quotes, backslashes and line breaks differently from other programs",
         next_step="choose a path or value without them",
     )

@@ -64,7 +64,7 @@ def variable(name: str, default: object) -> str:
     if not DEFAULT.fullmatch(text):
         raise UsageError(
             f"{text[:40]!r} cannot be the default of {name}.",
-            cause="a space, a quote, a brace or a `$` has a meaning of its own in Compose and YAML",
+            cause="spaces, quotes, braces and `$` have special meanings in Compose and YAML",
             next_step=f"set {name} in .env instead",
         )
     return f"${{{name}:-{text}}}"

@@ -84,7 +84,7 @@ def _failure(what: str, endpoint: str, fault: Exception) -> ToolFailed:
     if status in (401, 403):
         return ToolFailed(
             f"The hub {host} refuses {what}.",
-            cause=f"HTTP {status}: the model or the token is not allowed",
+            cause=f"HTTP {status}: access to the model was refused",
             next_step="name a token that may read it: HF_TOKEN_FILE in .env",
         )
     return ToolFailed(

@@ -38,7 +38,7 @@ def digest_of(engine: "DockerClient", reference: str) -> str:
     if not isinstance(digest, str) or not DIGEST.fullmatch(digest):
         raise ToolFailed(
             f"{registry_of(reference)} names no digest for {reference}.",
-            cause=f"it says {str(digest)[:80]!r}, where a registry of version 2 has sha256: and 64 hex digits",
+            cause=f"it answers {str(digest)[:80]!r}; a registry of version 2 answers sha256: and 64 hex digits",
             next_step="use another registry, or another tag",
         )
     return digest

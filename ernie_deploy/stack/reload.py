@@ -103,7 +103,7 @@ def _old_enough(inside: Inside) -> Worker:
     if worker is None:
         raise ToolFailed(
             "The gateway does not answer on its port for metrics.",
-            cause=f"it starts just now, or its configuration has no listener on {OWN_PORT}",
+            cause=f"it is just starting, or its configuration has no listener on {OWN_PORT}",
             next_step="look at it with: ernie-deploy logs gateway",
         )
     time.sleep(max(0, YOUNGEST_S - worker.uptime_s))

@@ -123,7 +123,7 @@ def refuse_secrets(texts: Mapping[str, str], secrets: Iterable[str]) -> None:
     if leaks := secret_parts(texts, secrets):
         raise ToolFailed(
             f"Nothing was written: a secret stands in {', '.join(leaks)}.",
-            cause="what is written for a ticket is searched for the stack's own secrets first",
+            cause="the bundle is searched for the stack's own secrets before it is written",
             next_step="report this as a fault of the kit, without the part that is named",
         )
 

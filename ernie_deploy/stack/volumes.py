@@ -95,7 +95,7 @@ def require_free(engine: "DockerClient", name: str) -> None:
         raise Refused(
             f"{name} is in use.",
             cause=f"these containers refer to it: {'; '.join(map(in_words, users))}",
-            next_step="take their stacks down first: ernie-deploy down, in the folder of each",
+            next_step="take their stacks down first, with `ernie-deploy down` in the folder of each",
         )
 
 

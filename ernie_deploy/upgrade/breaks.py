@@ -22,7 +22,7 @@ def new_errors(path: Path, text: bytes, catalog: Catalog) -> list[Finding]:
     except UsageError as fault:
         raise Refused(
             f"With your edits the new {path.name} cannot be read: {fault.what}",
-            cause="what you added says the same as what the new version adds, or belongs into a line that moved",
+            cause="your addition repeats what the new version adds, or belongs in a line that moved",
             next_step=f"take those lines out of {path}, upgrade, and put them in again",
         ) from fault
     known = {_told(finding) for finding in now}

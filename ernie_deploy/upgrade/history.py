@@ -65,7 +65,7 @@ def bytes_of(path: Path) -> bytes | None:
     if path.is_symlink():
         raise UsageError(
             f"{path} is a link to {path.readlink()}.",
-            cause="the file that it leads to may belong to other folders too, and is not replaced",
+            cause="the file that it points to may belong to other folders too, and is not replaced",
             next_step=f"put the file itself in its place: cp --remove-destination {path.resolve()} {path}",
         )
     try:
@@ -93,7 +93,7 @@ def read(path: Path) -> Record:
         raise UsageError(
             f"{path} is no record of an upgrade.",
             cause=f"it was edited or damaged: {fault}",
-            next_step=f"the files of before lie in {path.parent / BEFORE}; move the folder away to go on without it",
+            next_step=f"the previous files are in {path.parent / BEFORE}; move the folder away to continue without it",
         ) from fault
     return record
 

@@ -127,7 +127,7 @@ def _locked(path: Path, request: Request, relock: Relock, catalog: Catalog) -> t
         raise UsageError(
             f"{path} is locked by {lock.path}, which does not hold what the upgrade needs.",
             cause="it lies outside the folder, and may belong to other stacks too",
-            next_step="lock the stack by a file of its own: --as 'TARGET OPTIONS --lock none', then ernie-deploy lock",
+            next_step="lock the stack with a file of its own: --as 'TARGET OPTIONS --lock none', then ernie-deploy lock",
         )
     after = relock(resolve(catalog, replace(request, lock=None)), lock.lock)
     changed = Outcome(lock.path, bytes_of(path.parent / name), text_of(after).encode())

@@ -43,7 +43,9 @@ def alone(folder: Path) -> Iterator[None]:
     import fcntl
 
     if (folder / OWN).is_symlink():
-        raise UsageError(f"{folder / OWN} is a link.", cause="what lies there is not only this folder's")
+        raise UsageError(
+            f"{folder / OWN} is a link.", cause="what is there may not belong to this folder alone"
+        )
     try:
         (folder / OWN).mkdir(exist_ok=True)
         handle = os.open(folder / OWN, os.O_DIRECTORY)
@@ -165,7 +167,7 @@ def _carry_out(folder: Path) -> Record:
         raise UsageError(
             f"The files of {folder} could not all be replaced: {fault.strerror}: {fault.filename}.",
             cause="some are new and some are old",
-            next_step=f"make room or set the permissions, then: ernie-deploy upgrade {folder}, which finishes it",
+            next_step=f"free space or set the permissions, then: ernie-deploy upgrade {folder}, which finishes it",
         ) from fault
     return record
 
@@ -176,8 +178,8 @@ def _move(fresh: Path, path: Path, file: Replaced) -> None:
         return
     if current != file.before:
         raise UsageError(
-            f"{path} was edited after a command that replaces it had been broken off.",
-            cause=f"it is neither what it was nor what it becomes: {path.parent / PENDING} has both",
+            f"{path} was edited after a command that replaces it was interrupted.",
+            cause=f"it matches neither the old version nor the new one: {path.parent / PENDING} has both",
             next_step=f"move your version away (mv {path} {path}.mine), then repeat the command",
         )
     if file.after is None:

@@ -90,7 +90,7 @@ CASES: list[tuple[str, str, str, str]] = [
     ("self-signed", "tls", "ok", "self-signed, for a laboratory"),
     ("no map", "gateway-keys", "error", "ernie-deploy key add NAME"),
     ("empty map", "gateway-keys", "warning", "lets nobody in"),
-    ("writable map", "gateway-keys", "error", "give themselves a key"),
+    ("writable map", "gateway-keys", "error", "grant themselves a key"),
     ("pasted key", "gateway-keys", "error", "line 1: a plain key, which belongs in no file"),
 ]
 

@@ -392,9 +392,9 @@ def test_what_was_broken_off_is_finished(folder: Path, monkeypatch: pytest.Monke
     assert is_pending(folder)
     assert kit("upgrade", str(folder), "--check").returncode == 5
     up = kit("up", str(folder / "compose.yml"), "--no-preflight", "--dry-run")
-    assert (up.returncode, "was broken off" in up.stderr) == (5, True)
+    assert (up.returncode, "was interrupted" in up.stderr) == (5, True)
     done = kit("rollback", str(folder))
-    assert (done.returncode, "finished what was broken off: u" in done.stderr) == (0, True)
+    assert (done.returncode, "finished what was interrupted: u" in done.stderr) == (0, True)
     assert seen(folder) == before
 
 

@@ -152,7 +152,7 @@ class Runner:
             raise ToolFailed(
                 f"vLLM's client failed at {cell.name}.",
                 cause=done.reasons[0].removeprefix(CLIENT_FAILED),
-                next_step="the journal has its last words; with --attach, --tokenizer names the model's tokenizer",
+                next_step="the journal has its last output; with --attach, --tokenizer names the model's tokenizer",
             )
         return done
 
