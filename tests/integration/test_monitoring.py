@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from conftest import FULL, planned
-from gateway.haproxy import free_port, running
+from gateway.authority import Authority
+from gateway.haproxy import Running, free_port, running
 from integration.live_monitoring import (
     SEQUENCES,
     Clients,
@@ -40,6 +43,9 @@ SHORTENED = {
     "ErnieGatewayLimited": ("10m", "5s", "the load of a test lasts as long as the test"),
     "ErnieDiskFull": ("10m", "5s", "a full tmpfs stays full"),
     "ErnieExporterDown": ("5m", "5s", "nobody starts the exporter again here"),
+    "ErnieNotStarted": ("13m", "5s", "nobody starts the server here"),
+    "ErnieNoRoomForWeights": ("10m", "5s", "the disk is small"),
+    "ErnieCertificateEnds": ("10m", "5s", "the certificate stays as it is"),
 }
 # Both objectives are missed on a processor.
 SLO = ("ttft_p95=100ms", "tpot_p95=10ms")
@@ -138,6 +144,78 @@ def test_every_panel_has_data_and_what_can_be_provoked_here_fires(bench: Bench):
     print(f"fired: {', '.join(sorted(bench.fired))}")
     for name, (usual, here, why) in SHORTENED.items():
         print(f"  {name} waited {here} for {usual}: {why}")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
+def test_what_can_be_provoked_without_a_server_fires(tmp_path: Path):
+    """A disk that is too small for the weights fills while no server answers, a certificate ends, a stand-in is killed twice."""
+    bench = Bench(tmp_path, "", free_port())
+    plan = planned("h100", gateway=True, tls="files", monitoring=True, node_exporter=True)
+    certificates, port, nobody = Authority(tmp_path / "authority"), free_port(), f"127.0.0.1:{bench.port}"
+    pair = certificates.issue(ends_days=90)
+    (tmp_path / "gateway").mkdir()
+    with (
+        small_disk(tmp_path / "disk", 16) as disk,
+        running(
+            tmp_path / "gateway", nobody, {}, target="h100", tls="files", certificate=(pair.cert, pair.key),
+            times={"bind :8406": f"bind 127.0.0.1:{port}"},
+        ) as gateway,
+    ):  # fmt: skip
+        node = NodeExporter(disk)
+        targets = {"vllm": nobody, "node": node.address, "certificate": f"127.0.0.1:{port}"}
+        bench.prometheus = Prometheus(
+            rendered(monitoring_files(plan), tmp_path / "prometheus", targets), free_port()
+        )
+        try:
+            _fill(disk, megabytes=8)
+            bench.wait_for("ErnieNotStarted", "ErnieNoRoomForWeights")
+            assert "ErnieCertificateEnds" not in bench.fired
+            _renew(gateway, certificates, days=10)
+            bench.wait_for("ErnieCertificateEnds")
+            _kill_once(bench)
+            assert "ErnieRestarting" not in bench.look()
+            _kill_once(bench)
+            bench.wait_for("ErnieRestarting")
+        finally:
+            bench.prometheus.stop()
+            node.close()
+
+
+def _fill(disk: Path, megabytes: int) -> None:
+    """As a download does: each second there is more."""
+    for number in range(megabytes):
+        (disk / f"part-{number}").write_bytes(b"\0" * (1 << 20))
+        time.sleep(1)
+
+
+def _kill_once(bench: Bench) -> None:
+    """Something that answers /metrics in the server's place, until Prometheus has seen it and seen it go."""
+    folder = bench.place / "stand-in"
+    folder.mkdir(exist_ok=True)
+    (folder / "metrics").touch()
+    words = [
+        sys.executable,
+        "-m",
+        "http.server",
+        str(bench.port),
+        "--bind",
+        "127.0.0.1",
+        "--directory",
+        folder,
+    ]
+    with (folder / "log").open("ab") as log, subprocess.Popen(words, stdout=log, stderr=log) as process:
+        until(lambda: bench.prometheus.query('up{job="vllm"} == 1'), 30, "the stand-in")
+        process.kill()
+    until(lambda: bench.prometheus.query('up{job="vllm"} == 0'), 30, "the stand-in's end")
+
+
+def _renew(gateway: Running, certificates: Authority, days: float) -> None:
+    """Another certificate, which the gateway takes up."""
+    pair = certificates.issue(ends_days=days)
+    for path, name in ((pair.cert, "tls.crt"), (pair.key, "tls.key")):
+        (gateway.folder / "tls" / name).write_text(path.read_text())
+    gateway.reload()
 
 
 def _calm(bench: Bench, folder: Path, targets: int) -> None:
