@@ -82,7 +82,7 @@ LINES = [
     Attack("two hosts", _post(b"Host: y\r\n" + LENGTH), (400,)),
     Attack("HTTP/1.2", _post(LENGTH, line=b"POST /v1/completions HTTP/1.2\r\n"), (505,)),
     Attack("HTTP/2.0 on the line", _post(LENGTH, line=b"POST /v1/completions HTTP/2.0\r\n"), (505,)),
-    Attack("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), (400, 400)),
+    Attack("HTTP/2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9), (400,)),
     Attack("websocket", b"GET /v1/models HTTP/1.1\r\n" + COMMON + AUTH + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", (200,), 1),
     Attack("h2c", _post(b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n" + LENGTH), (200,), 1),
     Attack("method override", _post(b"X-HTTP-Method-Override: DELETE\r\nX-Method-Override: GET\r\n" + LENGTH), (200,), 1),
