@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.catalog.schema import Failure
+from ernie_deploy.catalog.failure_schema import Failure
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.containers import State, log_of_start
 from ernie_deploy.stack.evidence import SCRIPTS, SERVING, Evidence, Line, gathered

@@ -24,7 +24,7 @@ from ernie_deploy.commands import status_watch
 from ernie_deploy.plan.objectives import most_tokens_per_s, parse
 from ernie_deploy.stack import containers, gateway, gateway_text, status, watch
 from ernie_deploy.stack.compose import Stack
-from ernie_deploy.stack.interval import Look, figures
+from ernie_deploy.stack.interval import Scrape, figures
 
 
 def text(**counts: float) -> str:
@@ -57,7 +57,7 @@ AFTER = text(
 
 
 def test_the_figures_are_of_the_interval_alone() -> None:
-    seen = figures(Look(10.0, {"serve": BEFORE}), Look(15.0, {"serve": AFTER}, 1090.0))
+    seen = figures(Scrape(10.0, {"serve": BEFORE}), Scrape(15.0, {"serve": AFTER}, 1090.0))
     assert seen["generation_tokens_per_s"] == 100.0
     assert seen["uptime_s"] == 90
     assert seen["ended_by_reason"] == {"error": 3, "stop": 2}
@@ -80,8 +80,8 @@ def test_several_servers_are_added_up_and_one_that_started_anew_counts_from_noth
     )
     fresh += "process_start_time_seconds 2000\n"
     seen = figures(
-        Look(0.0, {"serve": BEFORE, "serve-2": BEFORE}),
-        Look(10.0, {"serve": AFTER, "serve-2": fresh}, 2005.0),
+        Scrape(0.0, {"serve": BEFORE, "serve-2": BEFORE}),
+        Scrape(10.0, {"serve": AFTER, "serve-2": fresh}, 2005.0),
     )
     assert seen["servers"] == 2
     assert seen["uptime_s"] == 5
@@ -91,10 +91,10 @@ def test_several_servers_are_added_up_and_one_that_started_anew_counts_from_noth
 
 
 def test_a_server_that_was_not_seen_before_has_no_rate_yet() -> None:
-    seen = figures(Look(0.0, {}), Look(1.0, {"serve": AFTER}))
+    seen = figures(Scrape(0.0, {}), Scrape(1.0, {"serve": AFTER}))
     assert seen["generation_tokens_per_s"] == 0
     assert seen["latencies_s"]["ttft"] is None
-    assert figures(Look(0.0, {"serve": AFTER}), Look(1.0, {}))["servers"] == 0
+    assert figures(Scrape(0.0, {"serve": AFTER}), Scrape(1.0, {}))["servers"] == 0
 
 
 LINES = [
@@ -192,7 +192,7 @@ AIMS = watch.Aims(objectives=parse(("ttft_p95=100ms", "ttft_p90=2s", "tpot_p95=5
 
 
 def tick(aims: watch.Aims = AIMS, **other: Any) -> dict[str, Any]:
-    made = figures(Look(10.0, {"serve": BEFORE}), Look(15.0, {"serve": AFTER}, 12_000.0))
+    made = figures(Scrape(10.0, {"serve": BEFORE}), Scrape(15.0, {"serve": AFTER}, 12_000.0))
     return {
         "project": "ernie-21b",
         "time": "12:00:00",
@@ -237,7 +237,7 @@ def test_the_page_of_a_stack_that_nothing_is_known_of() -> None:
 
 
 def test_what_a_million_tokens_cost_is_unknown_while_none_is_generated() -> None:
-    seen = figures(Look(0.0, {"serve": AFTER}), Look(1.0, {"serve": AFTER}))
+    seen = figures(Scrape(0.0, {"serve": AFTER}), Scrape(1.0, {"serve": AFTER}))
     assert watch.by_plan(AIMS, seen)["usd_per_million_tokens"] is None
 
 
@@ -253,7 +253,7 @@ def test_a_tick_has_what_the_gateway_counted_since_the_one_before(monkeypatch: p
         return gateway.Gateway(url="", up=1, servers=1, queue=0, counts=counts, recent=logged)
 
     monkeypatch.setattr(gateway, "inspect_gateway", look)
-    monkeypatch.setattr(watch, "_look", lambda *_: Look(time.monotonic(), {"serve": AFTER}, time.time()))
+    monkeypatch.setattr(watch, "_scrape", lambda *_: Scrape(time.monotonic(), {"serve": AFTER}, time.time()))
     monkeypatch.setattr(containers, "states", lambda *_: [])
     seen = watch.ticks(None, watch.Watched(project="p", services={}), 0.01)  # type: ignore[arg-type]
     fronts = [next(seen)["gateway"] for _ in range(6)]

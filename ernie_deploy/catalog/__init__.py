@@ -11,7 +11,13 @@ from ernie_deploy.errors import CatalogError
 from ernie_deploy.paths import CATALOG
 
 if TYPE_CHECKING:
-    from ernie_deploy.catalog import bench_schema, gateway_schema, monitoring_schema, package_schema
+    from ernie_deploy.catalog import (
+        bench_schema,
+        failure_schema,
+        gateway_schema,
+        monitoring_schema,
+        package_schema,
+    )
 
 AnyFact = TypeVar("AnyFact", bound=schema.Fact)
 ENGINE_FILE = re.compile(r"(\d{1,4}\.\d{1,4}\.\d{1,4})\.toml")
@@ -129,9 +135,11 @@ class Catalog:
         return load(self.folder / "metrics.toml", Metrics).metric
 
     @cached_property
-    def failures(self) -> list[schema.Failure]:
+    def failures(self) -> "list[failure_schema.Failure]":
         """Known failures, in the order they are looked for in a line."""
-        tables = [load(self.folder / "failures" / f"{name}.toml", schema.Failures) for name in FAILURE_TABLES]
+        from ernie_deploy.catalog.failure_schema import Failures
+
+        tables = [load(self.folder / "failures" / f"{name}.toml", Failures) for name in FAILURE_TABLES]
         return [failure for table in tables for failure in table.failures]
 
     @cached_property

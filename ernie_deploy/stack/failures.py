@@ -11,7 +11,7 @@ from functools import cache
 from msgspec import Struct
 
 from ernie_deploy.catalog import Catalog
-from ernie_deploy.catalog.schema import Failure
+from ernie_deploy.catalog.failure_schema import Failure
 from ernie_deploy.stack.evidence import Evidence, Line
 
 PLACEHOLDER = re.compile(r"\{(\w{1,40})(?::([^{}]{0,300}))?\}")

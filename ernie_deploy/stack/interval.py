@@ -24,7 +24,7 @@ STARTED = "process_start_time_seconds"
 Totals = Mapping[tuple[str, str], float]
 
 
-class Look(Struct, frozen=True):
+class Scrape(Struct, frozen=True):
     """One reading of every server that answered, by its service, at a moment of a clock that only goes forward.
 
     `unix_s` is the same moment in seconds since 1970.
@@ -35,7 +35,7 @@ class Look(Struct, frozen=True):
     unix_s: float = 0.0
 
 
-def figures(before: Look, after: Look) -> dict[str, Any]:
+def figures(before: Scrape, after: Scrape) -> dict[str, Any]:
     """The figures of the time between two looks, as plain data; what nothing tells is None."""
     elapsed_s = after.at_s - before.at_s
     grown = _grown(before.texts, after.texts)
@@ -89,10 +89,10 @@ def _totals(text: str) -> Totals:
     return total
 
 
-def _uptime_s(look: Look) -> float | None:
+def _uptime_s(scrape: Scrape) -> float | None:
     """How long the server that started last has run; None where none says when it started."""
-    started = [value for text in look.texts.values() for name, _, value in samples(text) if name == STARTED]
-    return round(max(0.0, look.unix_s - max(started)), 1) if started else None
+    started = [value for text in scrape.texts.values() for name, _, value in samples(text) if name == STARTED]
+    return round(max(0.0, scrape.unix_s - max(started)), 1) if started else None
 
 
 def _quantiles(grown: Totals, name: str) -> dict[str, float] | None:

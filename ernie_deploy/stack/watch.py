@@ -8,7 +8,7 @@ from msgspec import Struct, to_builtins
 
 from ernie_deploy.plan.objectives import Objective
 from ernie_deploy.stack import containers, gateway, gateway_text, metrics
-from ernie_deploy.stack.interval import Look, figures
+from ernie_deploy.stack.interval import Scrape, figures
 from ernie_deploy.stack.servers import servers
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ class Watched(Struct, frozen=True, kw_only=True):
 
 def ticks(engine: "DockerClient", watched: Watched, interval_s: float) -> Iterator[dict[str, Any]]:
     """The figures of each interval, without end; a stack that stands still or is down is told too."""
-    before, front_before = _look(engine, watched), _front(engine, watched, time.time())
+    before, front_before = _scrape(engine, watched), _front(engine, watched, time.time())
     while True:
         time.sleep(interval_s)
-        after, front = _look(engine, watched), _front(engine, watched, before.unix_s)
+        after, front = _scrape(engine, watched), _front(engine, watched, before.unix_s)
         seen = figures(before, after)
         yield {
             "project": watched.project,
@@ -70,10 +70,10 @@ def _seen_s(objective: Objective, seen: Mapping[str, Any]) -> float | None:
     return quantiles.get(f"p{objective.percentile}")
 
 
-def _look(engine: "DockerClient", watched: Watched) -> Look:
+def _scrape(engine: "DockerClient", watched: Watched) -> Scrape:
     states = containers.states(engine, watched.project)
     texts = metrics.texts(servers(engine, watched.services, states))
-    return Look(time.monotonic(), texts, time.time())
+    return Scrape(time.monotonic(), texts, time.time())
 
 
 def _front(engine: "DockerClient", watched: Watched, since_unix_s: float) -> gateway.Gateway | None:
