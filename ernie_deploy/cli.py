@@ -49,9 +49,9 @@ COMMANDS = {
         "Gather stacks, images and weights in one folder, for a site without internet.",
     ),
     "down": ("logs_and_down", "Stop a stack; its weights stay on their volume."),
-    "key": ("key", "Add, list and revoke the keys of a gateway's clients."),
+    "key": ("key", "Add, list, limit and revoke the keys of a gateway's clients."),
     "tls": ("tls", "Install, make and show the certificate of a gateway."),
-    "reload": ("reload", "Have a running gateway take up its keys and certificate; streams go on."),
+    "reload": ("reload", "Make a running gateway load its keys and certificate; open streams continue."),
     "upgrade": (
         "upgrade",
         "Render a stack anew with another vLLM, keep your edits, and keep what was there for `rollback`.",
