@@ -26,6 +26,7 @@ from integration.live_monitoring import (
 
 from ernie_deploy.monitoring.queries import GPUS, panels
 from ernie_deploy.plan.plan import Plan
+from ernie_deploy.plan.request import Baseline
 from ernie_deploy.render.monitoring import monitoring_files
 
 KEY, SLOW_KEY = "ek_" + "k" * 43, "ek_" + "s" * 43
@@ -45,10 +46,15 @@ SHORTENED = {
     "ErnieExporterDown": ("5m", "5s", "nobody starts the exporter again here"),
     "ErnieNotStarted": ("13m", "5s", "nobody starts the server here"),
     "ErnieNoRoomForWeights": ("10m", "5s", "the disk is small"),
+    "ErnieSlowerThanBaseline": ("15m", "5s", "the load of a test lasts as long as the test"),
     "ErnieCertificateEnds": ("10m", "5s", "the certificate stays as it is"),
 }
 # Both objectives are missed on a processor.
 SLO = ("ttft_p95=100ms", "tpot_p95=10ms")
+# Faster than a processor can be, at more load than the clients make.
+BASELINE = Baseline(
+    path="baseline.json", cell="tiny", mean_tpot_s=0.001, concurrency=64, prompt_tokens=2000, tolerance_percent=5
+)  # fmt: skip
 
 
 def rendered(files: dict[str, str], place: Path, targets: dict[str, str]) -> Path:
@@ -106,7 +112,8 @@ def test_every_panel_has_data_and_what_can_be_provoked_here_fires(bench: Bench):
     keys = {KEY: "load:100000:100:0", SLOW_KEY: "storm:1:100:0"}
     pairs = (f"max-num-seqs={SEQUENCES}",)
     plan = planned(
-        "h100", gateway=True, monitoring=True, node_exporter=True, profiles=("mtp",), slo=SLO, gpu_price=2.5, pairs=pairs
+        "h100", gateway=True, monitoring=True, node_exporter=True, profiles=("mtp",), slo=SLO, gpu_price=2.5, pairs=pairs,
+        baseline=BASELINE,
     )  # fmt: skip
     files = monitoring_files(plan)
     vllm = Vllm(bench.engine, place, bench.port)
@@ -134,6 +141,7 @@ def test_every_panel_has_data_and_what_can_be_provoked_here_fires(bench: Bench):
             try:
                 _load_and_disk(bench, disk)
                 _panels(bench, plan)
+                bench.wait_for("ErnieSlowerThanBaseline", limit_s=240)
                 _faults(bench, vllm, node, gateway)
             finally:
                 bench.prometheus.stop()
