@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, rendered
+from conftest import CATALOG, ROOT, planned, rendered
 
 from ernie_deploy.cli import main
 from ernie_deploy.render.checksum import digest, is_original, stated, with_checksum
+from ernie_deploy.render.kubernetes import manifests
 
 Diff = Callable[..., tuple[int, str, str]]
 
@@ -299,10 +300,7 @@ def test_a_service_of_another_name_is_the_same_server(diff: Diff) -> None:
 
 
 def test_manifests_are_compared_field_by_field(diff: Diff) -> None:
-    from ernie_deploy.commands.render import manifests_of
-    from ernie_deploy.plan.request import Request
-
-    text = manifests_of(Request(target="h100"))
+    text = manifests(planned("h100"), CATALOG.defaults)
     Path("k.yml").write_text(text)
     assert diff("k.yml") == (0, "k.yml and today's rendering: h100 mean the same.\n", "")
     Path("k.yml").write_text(text.replace("replicas: 1", "replicas: 2").replace("60", "61"))
