@@ -1,5 +1,6 @@
 """ED233 and ED234: the keys and the certificate of the kit's gateway, as they lie beside the compose file."""
 
+import os
 import stat
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @rule(
     "ED233",
     "error",
-    "The gateway's keys.map has a line that grants nothing, or others can write to it.",
+    "The gateway's keys.map is missing, has a line that grants nothing, or others can write to it.",
     remedy="ernie-deploy key add NAME, ernie-deploy key revoke NAME",
     source="the file beside the stack, read as `key list` reads it; run with HAProxy 2.6",
 )
@@ -34,12 +35,13 @@ def unusable_keys(service: Service) -> Iterator[Spot]:
         if (mode := _mode(path)) is not None:
             text = _text(path, key_file.MOST_BYTES)
             yield from _spots(mount, faults.of_map(_shown(service, path), mode, text))
+        yield from _absent(service, mount, (path,), faults.ADD)
 
 
 @rule(
     "ED234",
     "error",
-    "The gateway's certificate or its key is one that the gateway or its clients refuse, or that others can read.",
+    "The gateway's certificate or its key is missing, or one that the gateway or its clients refuse, or that others can read.",
     remedy="ernie-deploy tls install CERT KEY, or for a laboratory: ernie-deploy tls self-signed",
     source="the files beside the stack, read by this host's openssl as `doctor` reads them",
 )
@@ -49,11 +51,14 @@ def unusable_certificate(service: Service) -> Iterator[Spot]:
 
     for folder, mount in _folder(service) if labelled(service, TLS_LABEL) else ():
         place = folder / tls_files.FOLDER
+        if place.is_symlink():
+            continue
         key = place / tls_files.KEY
         if (mode := _mode(key)) is not None:
             yield from _spots(mount, faults.of_key_mode(_shown(service, key), mode))
         if _mode(place / tls_files.CERTIFICATE) is not None:
             yield from _of_certificate(service, place, mount)
+        yield from _absent(service, mount, (place / tls_files.CERTIFICATE, key), faults.INSTALL)
 
 
 def _of_certificate(service: Service, place: Path, mount: Mount) -> Iterator[Spot]:
@@ -79,6 +84,16 @@ def _folder(service: Service) -> Iterator[tuple[Path, Mount]]:
         mounted = (folder / mount.source).resolve()
         if mount.target == FILES and mount.source and mounted.is_relative_to(folder.resolve()):
             yield mounted, mount
+
+
+def _absent(service: Service, mount: Mount, paths: tuple[Path, ...], remedy: str) -> Iterator[Spot]:
+    """The first of some files that is missing, for one command makes them all: a warning, for a repository holds the stack and neither keys nor a certificate."""
+    from ernie_deploy.gateway import faults
+
+    missing = [path for path in paths if not os.path.lexists(path)]
+    for path in missing[:1]:
+        fault = faults.absent(_shown(service, path), remedy)
+        yield Spot(mount.line, fault.sentence.rstrip("."), fault.remedy, severity="warning")
 
 
 def _mode(path: Path) -> int | None:

@@ -145,11 +145,12 @@ def _prepare_monitoring(folder: Path, plan: "Plan", user: dict[str, str], *, env
 
 def _next(plan: "Plan") -> str:
     """The command that goes on from here."""
+    from ernie_deploy.plan.gateway import first_steps
+
     if not plan.several_nodes:
-        install = "ernie-deploy tls install CERT KEY && " if plan.request.tls == "files" else ""
-        # HAProxy does not start without its map of keys.
-        key = "ernie-deploy key add NAME && " if plan.gateway else ""
-        return f"{install}{key}docker compose up -d --wait"
+        # A self-signed certificate is made already.
+        steps = [step for step in first_steps(plan.request) if "self-signed" not in step]
+        return " && ".join(map(shlex.join, [*steps, ["docker", "compose", "up", "-d", "--wait"]]))
     words = shlex.join(command_words(plan.request))
     return f"ernie-deploy doctor --write-env --node-rank 0 --head ADDR {words}"
 

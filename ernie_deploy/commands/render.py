@@ -86,6 +86,22 @@ def render(output: Path | None, every: bool, check_only: bool, force: bool, **op
         say(f"wrote {output}", err=True)
     if form == "compose":
         tell_errors(request, output or Path("compose.yml"), text)
+        if request.gateway:
+            say(f"next, where the file lies: {_first_start(request, output)}", err=True)
+
+
+def _first_start(request: Request, output: Path | None) -> str:
+    """The commands before a gateway starts for the first time: HAProxy ends at once without its keys and certificate."""
+    import shlex
+
+    from ernie_deploy.plan.gateway import first_steps
+
+    other = output is not None and output.name != "compose.yml"
+    file = ["-f", output.name] if output is not None and other else []
+    steps = [[*step, *file] for step in first_steps(request)]
+    return " && ".join(
+        shlex.join(step) for step in [*steps, ["docker", "compose", *file, "up", "-d", "--wait"]]
+    )
 
 
 def refuse_monitoring(request: Request, form: str) -> None:

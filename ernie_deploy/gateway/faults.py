@@ -8,9 +8,15 @@ from ernie_deploy.gateway.certificate import Certificate, Fault, dated, nameless
 from ernie_deploy.gateway.key_file import OTHERS_WRITE
 from ernie_deploy.gateway.keys import FORM, parse
 
+ADD = "ernie-deploy key add NAME"
 INSTALL = "ernie-deploy tls install CERT KEY, or for a laboratory: ernie-deploy tls self-signed"
 # Of one map: more of them say nothing new.
 MOST_LINES = 5
+
+
+def absent(path: str, remedy: str) -> Fault:
+    """That a file is missing without which HAProxy ends at once."""
+    return Fault("error", f"{path} does not exist: the gateway does not start without it.", remedy)
 
 
 def of_map(path: str, mode: int, text: str | None) -> Iterator[Fault]:

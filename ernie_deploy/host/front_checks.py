@@ -6,7 +6,7 @@ from shlex import quote
 
 from ernie_deploy.gateway import faults
 from ernie_deploy.gateway.certificate import Fault
-from ernie_deploy.gateway.faults import INSTALL
+from ernie_deploy.gateway.faults import ADD, INSTALL
 from ernie_deploy.host.examination import Examination
 from ernie_deploy.host.findings import Finding, error, ok, unknown, warning
 from ernie_deploy.host.front_files import Front
@@ -22,12 +22,9 @@ def keys(examination: Examination) -> Iterator[Finding]:
         return
     path, stat = f"{front.folder}/keys.map", front.keys
     if stat is None:
-        sentence = f"{path} does not exist: the gateway does not start without it."
-        yield error("gateway-keys", sentence, "ernie-deploy key add NAME")
+        yield from _findings("gateway-keys", [faults.absent(path, ADD)])
     elif not stat.size:
-        yield warning(
-            "gateway-keys", f"{path} is empty: the gateway lets nobody in.", "ernie-deploy key add NAME"
-        )
+        yield warning("gateway-keys", f"{path} is empty: the gateway lets nobody in.", ADD)
     elif wrong := _findings("gateway-keys", faults.of_map(path, stat.mode, front.map_text)):
         yield from wrong
     else:
@@ -77,7 +74,7 @@ def _files(examination: Examination, front: Front) -> Iterator[Finding]:
     certificate, key = f"{front.folder}/tls/tls.crt", f"{front.folder}/tls/tls.key"
     for path, stat in ((certificate, front.certificate_file), (key, front.key_file)):
         if stat is None:
-            yield error("tls", f"{path} does not exist: the gateway does not start without it.", INSTALL)
+            yield from _findings("tls", [faults.absent(path, INSTALL)])
         else:
             yield from _readable(examination, "tls", path, stat, AGAIN)
     if front.key_file and front.key_file.kind == "file":

@@ -35,6 +35,13 @@ PASSED_ON_PORT = 8408
 CERTIFICATE_PORT = 8406
 
 
+def first_steps(request: Request) -> list[list[str]]:
+    """The commands that make what HAProxy does not start without: its certificate, and its map of keys."""
+    make = {"files": ["install", "CERT", "KEY"], "self-signed": ["self-signed"]}
+    certificate = [["ernie-deploy", "tls", *make[request.tls]]] if request.tls else []
+    return [*certificate, ["ernie-deploy", "key", "add", "NAME"]] if request.gateway else []
+
+
 class Server(Struct, frozen=True):
     """One vLLM behind the gateway: its name in logs and metrics, where it is, and how many requests it takes at once."""
 

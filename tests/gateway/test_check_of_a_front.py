@@ -91,9 +91,21 @@ def test_what_is_wrong_with_the_files_beside_it(name: str, stack: Path, ca: Auth
     assert words in sentence
 
 
-def test_what_is_not_there_is_not_judged(stack: Path) -> None:
+def test_what_haproxy_does_not_start_without_is_missed(stack: Path) -> None:
+    """A warning: a repository may hold the stack, and then neither keys nor a certificate."""
     shutil.rmtree(stack / "gateway")
-    assert wrong(stack) == []
+    missing = " does not exist: the gateway does not start without it"
+    expected = [("ED233", "gateway/keys.map"), ("ED234", "gateway/tls/tls.crt")]
+    assert [(rule, severity) for rule, severity, _ in wrong(stack)] == [
+        (rule, "warning") for rule, _ in expected
+    ]
+    for (_, _, sentence), (_, path) in zip(wrong(stack), expected, strict=True):
+        assert f"{path}{missing}" in sentence
+
+
+def test_a_certificate_without_its_key_is_missed(stack: Path) -> None:
+    (stack / "gateway/tls/tls.key").unlink()
+    assert any("tls/tls.key does not exist" in sentence for _, _, sentence in wrong(stack))
 
 
 def test_a_certificate_is_judged_with_tls_alone(stack: Path) -> None:
@@ -118,6 +130,8 @@ def test_nothing_beyond_the_folder_of_the_stack_is_read(
     (stack / "gateway").unlink()
     (stack / "gateway").mkdir()
     (stack / "gateway/keys.map").symlink_to(elsewhere / "keys.map")
+    (elsewhere / "tls/tls.key").chmod(0o644)
+    (stack / "gateway/tls").symlink_to(elsewhere / "tls")
     assert wrong(stack) == []
     # A text that lies nowhere has nothing beside it.
     text = (stack / "compose.yml").read_bytes()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CATALOG, planned, rendered
+from conftest import CATALOG, kit, planned, rendered
 from gateway import haproxy
 from test_compose import lint
 from test_scripts import before_the_scripts
@@ -171,3 +171,27 @@ def test_the_buffers_of_all_connections_fit_its_memory(options: dict[str, Any]) 
     limit = yaml.safe_load(rendered("h100", gateway=True, **options))["services"]["gateway"]["mem_limit"]
     # Before and after a reload.
     assert int(limit.removesuffix("m")) * 2**20 > 2 * most * 2 * buffer
+
+
+@pytest.mark.parametrize(
+    ("tls", "certificate"),
+    [
+        ("", ""),
+        ("files", "ernie-deploy tls install CERT KEY"),
+        ("self-signed", "ernie-deploy tls self-signed"),
+    ],
+)
+def test_a_rendered_gateway_says_what_its_first_start_takes(
+    tls: str, certificate: str, tmp_path: Path
+) -> None:
+    words = ["render", "h100", "--gateway", *([f"--tls={tls}"] if tls else [])]
+    for output, file in ([], ""), (["-o", "compose.yml"], ""), (["-o", "own.yml"], " -f own.yml"):
+        done = kit(*words, *output, cwd=tmp_path)
+        steps = [f"{certificate}{file}"] if tls else []
+        steps += [f"ernie-deploy key add NAME{file}", f"docker compose{file} up -d --wait"]
+        assert f"next, where the file lies: {' && '.join(steps)}\n" in done.stderr
+        text = done.stdout or (tmp_path / output[1]).read_text()
+        (line,) = [line for line in text.splitlines() if "HAProxy ends at once unless" in line]
+        assert "(ernie-deploy key add NAME)" in line
+        assert (certificate in line) if tls else ("tls" not in line)
+    assert "next" not in kit("render", "h100", cwd=tmp_path).stderr
