@@ -91,7 +91,7 @@ def test_a_rule_says_what_to_do_and_where_the_fact_is_from(rule):
 def test_ids_tell_the_floor_of_their_rule():
     floors = {
         "ED1": "engine value command model code lock wiring hardware orchestration environment ernie health client",
-        "ED2": "security secret request front front_file",
+        "ED2": "security secret publishing request front front_file",
         "ED3": "lifecycle storage",
         "ED4": "input",
     }
