@@ -54,7 +54,7 @@ COMMANDS = {
     "reload": ("reload", "Make a running gateway load its keys and certificate; open streams continue."),
     "upgrade": (
         "upgrade",
-        "Render a stack anew with another vLLM, keep your edits, and keep what was there for `rollback`.",
+        "Render a stack for another vLLM, keep your edits, and keep the old files for `rollback`.",
     ),
     "rollback": ("rollback", "Bring back the files that the last upgrade of a stack replaced."),
     "volumes": ("volumes", "List the stacks' volumes and who uses them; `remove` one that is not used."),

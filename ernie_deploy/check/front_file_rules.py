@@ -42,7 +42,7 @@ def unusable_keys(service: Service) -> Iterator[Spot]:
     "ED234",
     "error",
     "The gateway's certificate or its key is missing, or one that the gateway or its clients refuse, or that others can read.",
-    remedy="ernie-deploy tls install CERT KEY, or for a laboratory: ernie-deploy tls self-signed",
+    remedy="ernie-deploy tls install CERT KEY, or for testing: ernie-deploy tls self-signed",
     source="the files beside the stack, read by this host's openssl as `doctor` reads them",
 )
 def unusable_certificate(service: Service) -> Iterator[Spot]:

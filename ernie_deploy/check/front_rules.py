@@ -85,7 +85,7 @@ def _is_internal(service: Service, name: str) -> bool:
     "warning",
     "The proxy in front of the server is published beyond this host without TLS.",
     remedy="have it speak TLS (ernie-deploy render --gateway --tls files), or publish it on 127.0.0.1 behind what does",
-    source="HTTP: whoever is on the way reads the Authorization header and every prompt",
+    source="HTTP: anyone on the network path can read the Authorization header and every prompt",
 )
 def front_in_clear(service: Service) -> Iterator[Spot]:
     """A front whose clients send their keys as plain text, as far as the file says."""

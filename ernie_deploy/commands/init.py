@@ -83,7 +83,7 @@ def init(folder: Path, values: tuple[str, ...], force: bool, **options: Any) -> 
 
 
 def _make_certificate(folder: Path, plan: "Plan") -> None:
-    """With --tls self-signed, make the certificate of a laboratory; one that is there stays."""
+    """With --tls self-signed, make a certificate for testing; one that is there stays."""
     if plan.request.tls != "self-signed":
         return
     from ernie_deploy.commands.stack_of import stack_of

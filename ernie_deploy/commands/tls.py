@@ -1,4 +1,4 @@
-"""`tls`: the certificate of a gateway: installed from files, made for a laboratory, and shown."""
+"""`tls`: the certificate of a gateway: installed from files, self-signed for testing, and shown."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def install(cert: Path | None, key: Path | None, **options: Any) -> None:
 @DRY_RUN
 @JSON
 def self_signed(hosts: tuple[str, ...], force: bool, **options: Any) -> None:
-    """Make a certificate for a laboratory, which no client trusts unless it is told to."""
+    """Make a self-signed certificate for testing, which no client trusts unless it is told to."""
     from ernie_deploy.gateway import tls_files
 
     stack = stack_of(options["files"], options["project"])
@@ -87,14 +87,14 @@ def has_certificate(stack: "Stack") -> bool:
 
 
 def make_self_signed(stack: "Stack", hosts: tuple[str, ...], options: dict[str, Any]) -> None:
-    """Make the certificate of a laboratory for these hosts and this one, and put it where the gateway reads it."""
+    """Make a self-signed certificate for these hosts and this one, and put it where the gateway reads it."""
     from ernie_deploy.gateway import certificate, tls_files
 
     chain, private = tls_files.self_signed([*hosts, *_own_names(stack)])
     (made,) = certificate.chain_of(chain, "the certificate that was made")
     _put(stack, chain, private, made, options)
     say(
-        f"self-signed, for a laboratory: clients must be given {tls_folder(stack) / 'tls/tls.crt'}"
+        f"self-signed, for testing: clients must be given {tls_folder(stack) / 'tls/tls.crt'}"
         " (curl --cacert, SSL_CERT_FILE), and `ernie-deploy tls install` puts one of a CA in its place",
         err=True,
     )
@@ -150,9 +150,7 @@ def _as_text(data: dict[str, Any]) -> str:
     rows = {
         "subject": data["subject"] or "-",
         "names": " ".join(data["names"]) or "none",
-        "issuer": f"{data['issuer']} (self-signed, for a laboratory)"
-        if data["self_signed"]
-        else data["issuer"],
+        "issuer": f"{data['issuer']} (self-signed, for testing)" if data["self_signed"] else data["issuer"],
         "valid": f"{data['not_before']} to {data['not_after']}, {data['days_left']} days left",
         "SHA-256": data["fingerprint_sha256"],
         "pair": pair[data["pair_ok"]],

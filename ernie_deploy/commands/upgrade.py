@@ -42,7 +42,7 @@ FOLDER = click.argument("folder", default=Path(), metavar="[FOLDER]", type=click
 @click.option("--dry-run", is_flag=True, help="Show what would change and write nothing.")
 @click.option("--force", is_flag=True, help="Write even what `check` calls an error.")
 def upgrade(folder: Path, engine: str, words: str, force: bool, **options: Any) -> None:
-    """Render a stack anew with another vLLM, keep your edits, and keep what was there for `rollback`."""
+    """Render a stack for another vLLM, keep your edits, and keep the old files for `rollback`."""
     from ernie_deploy.catalog import Catalog
     from ernie_deploy.upgrade.proposal import propose
     from ernie_deploy.upgrade.transaction import alone, finish

@@ -9,7 +9,7 @@ from ernie_deploy.gateway.key_file import OTHERS_WRITE
 from ernie_deploy.gateway.keys import FORM, parse
 
 ADD = "ernie-deploy key add NAME"
-INSTALL = "ernie-deploy tls install CERT KEY, or for a laboratory: ernie-deploy tls self-signed"
+INSTALL = "ernie-deploy tls install CERT KEY, or for testing: ernie-deploy tls self-signed"
 # Of one map: more of them say nothing new.
 MOST_LINES = 5
 

@@ -62,7 +62,7 @@ def tls(examination: Examination) -> Iterator[Finding]:
     if not findings and front.certificate:
         one = front.certificate
         names = " ".join(one.names) or one.subject
-        own = "; self-signed, for a laboratory" if one.is_self_signed else ""
+        own = "; self-signed, for testing" if one.is_self_signed else ""
         findings.append(
             ok("tls", f"The certificate is for {names}, {one.days_left(time.time())} days left{own}.")
         )

@@ -16,7 +16,9 @@ CLOSE = (
     "set BIND_ADDR=127.0.0.1 in .env and forward the port; for others render it with --gateway, or with"
     " --accept-open-routes where a firewall or a proxy of yours keeps strangers out"
 )
-IN_CLEAR = "The gateway is published on {address} without TLS: whoever is on the way reads keys and prompts."
+IN_CLEAR = (
+    "The gateway is published on {address} without TLS: anyone on the network path can read keys and prompts."
+)
 ADD_TLS = "render it with --tls files, or let a proxy of yours that speaks TLS stand before it on this host"
 KEEP_OUT = "let nothing but your own proxy or network reach it; --gateway needs neither"
 

@@ -1,4 +1,4 @@
-"""Alerts on the gateway: gone, without a server, failing, refusing or queueing requests, and its certificate's end."""
+"""Alerts on the gateway: gone, full, without a server, failing, refusing or queueing requests, and its certificate's end."""
 
 from collections.abc import Collection, Iterator
 
@@ -11,6 +11,7 @@ SERVERS_UP = 'haproxy_backend_active_servers{job="gateway",proxy="serve"}'
 ERROR_SHARE = 0.05
 LIMITED_SHARE = 0.5
 FEWEST = 20
+FULL_CONNECTIONS = 0.9
 # Renewals come 30 days before the end (ACME clients' usual time): two weeks later something is wrong with them.
 CERTIFICATE_DAYS = 14
 
@@ -32,7 +33,7 @@ def records(jobs: Collection[str]) -> Iterator[Record]:
 def alerts(plan: Plan, jobs: Collection[str]) -> Iterator[Alert]:
     """Those of the gateway, where the stack has one."""
     if "gateway" in jobs:
-        yield from (*_unreachable(plan), *_refusing(), _queue())
+        yield from (*_unreachable(plan), *_refusing(), _queue(), _full())
     if "certificate" in jobs:
         yield _certificate()
 
@@ -90,6 +91,20 @@ def _queue() -> Alert:
         summary="Requests have waited at the gateway all the time",
         description="{{ $value }} or more requests were in its queue for ten minutes: every server has as many as it"
         " takes, and the deadline of the queue will refuse the next with 503.",
+    )
+
+
+def _full() -> Alert:
+    front = '{job="gateway",proxy="front"}'
+    return Alert(
+        name="ErnieGatewayFull",
+        expr=f"haproxy_frontend_current_sessions{front} > {FULL_CONNECTIONS} * haproxy_frontend_limit_sessions{front}",
+        # Whoever shows no key keeps a connection for a minute at most: a burst is over by then.
+        hold="2m",
+        severity="critical",
+        summary="The gateway has hardly a connection left for clients",
+        description=f"{{{{ $value | humanize }}}} connections are open, more than {FULL_CONNECTIONS:.0%} of those that clients"
+        " may open together: the next ones wait until others end. A few addresses can hold them all.",
     )
 
 

@@ -151,6 +151,10 @@ def _full(plan: Plan) -> Iterator[Panel]:
             row=FULL, title="The gateway's queue", queries=(Query(expr='haproxy_backend_current_queue{proxy="serve"}', legend="waiting"),),
             why=f"Requests that no server has a place for; beyond {plan.gateway.queue} they are refused with 503.", limits=(float(plan.gateway.queue),),
         )  # fmt: skip
+        yield Panel(
+            row=FULL, title="The gateway's connections", queries=(Query(expr='haproxy_frontend_current_sessions{proxy="front"}', legend="open"),),
+            why="Beyond the line the next client waits; whoever shows no key keeps a connection for a minute at most.", limits=(float(plan.gateway.most_connections),),
+        )  # fmt: skip
     if any(JOBS.get(one.id) == "node" for one in plan.monitoring):
         yield Panel(
             row=FULL, title="Disk left", unit="bytes", queries=(Query(expr='node_filesystem_avail_bytes{mountpoint=~"/disk/.*"}', legend="{{mountpoint}}"),),

@@ -139,7 +139,7 @@ GATEWAY = (
     " passes on only the paths that clients need."
 )
 IN_CLEAR = (
-    "The gateway is published beyond this host, on {bind}, without TLS: whoever is on the way reads keys and prompts."
+    "The gateway is published beyond this host, on {bind}, without TLS: anyone on the network path can read keys and prompts."
     " Add --tls files, or let a proxy of yours that speaks TLS stand before it."
 )
 SELF_SIGNED = (

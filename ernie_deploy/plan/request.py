@@ -13,7 +13,7 @@ from ernie_deploy.plan.settings import Setting, merge
 
 MultiNode = Literal["native", "ray"]
 ExtraPackages = Literal["fetch", "none"]
-# Where the gateway's certificate comes from: its owner's files, or made here for a laboratory.
+# Where the gateway's certificate comes from: its owner's files, or made here for testing.
 Tls = Literal["files", "self-signed"]
 Balance = Literal["leastconn", "sticky"]
 

@@ -87,7 +87,7 @@ CASES: list[tuple[str, str, str, str]] = [
     ("no key", "tls", "error", "tls.key does not exist"),
     ("no certificate", "tls", "error", "tls.crt does not exist"),
     ("garbage", "tls", "error", "is no certificate that openssl reads"),
-    ("self-signed", "tls", "ok", "self-signed, for a laboratory"),
+    ("self-signed", "tls", "ok", "self-signed, for testing"),
     ("no map", "gateway-keys", "error", "ernie-deploy key add NAME"),
     ("empty map", "gateway-keys", "warning", "lets nobody in"),
     ("writable map", "gateway-keys", "error", "grant themselves a key"),

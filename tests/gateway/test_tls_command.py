@@ -297,10 +297,10 @@ def test_who_is_not_root_has_the_gateway_run_as_them(folder: Path, monkeypatch: 
         _owner(stack)
 
 
-def test_a_self_signed_one_is_for_a_laboratory(tmp_path: Path, ca: Authority) -> None:
+def test_a_self_signed_one_is_for_testing(tmp_path: Path, ca: Authority) -> None:
     done = kit("init", "s", "h100", "--gateway", "--tls", "self-signed", cwd=tmp_path, env=OWN)
     assert done.returncode == 0, done.stderr
-    assert "self-signed, for a laboratory" in done.stderr
+    assert "self-signed, for testing" in done.stderr
     folder = tmp_path / "s"
     first = (folder / "gateway/tls/tls.crt").read_text()
     made = kit(

@@ -19,6 +19,8 @@ FAILED = FINE.replace("2xx", "5xx")
 BROKEN = 'vllm:request_success_total{job="vllm",instance="serve:8000",engine="0",finished_reason="error"}'
 GATEWAY_UP = 'up{job="gateway",instance="gateway:8405"}'
 SERVERS = 'haproxy_backend_active_servers{job="gateway",proxy="serve"}'
+OPEN = 'haproxy_frontend_current_sessions{job="gateway",proxy="front"}'
+MOST = 'haproxy_frontend_limit_sessions{job="gateway",proxy="front"}'
 QUEUED = 'haproxy_backend_current_queue{job="gateway",proxy="serve"}'
 DENIED = 'haproxy_frontend_requests_denied_total{job="gateway",proxy="front"}'
 CERTIFICATE = 'ernie_certificate_not_after_seconds{job="certificate"}'
@@ -136,6 +138,9 @@ CASES = [
          answers(13, "4xx", 0) | {DENIED: rising(12.5, 20), front_responses("2xx"): rising(15, 20), front_responses("4xx"): rising(12.5, 20)}),
     Case("ErnieGatewayQueue", "15m", {QUEUED: then(flat(0, 5), flat(1, 15))}, {QUEUED: then(flat(0, 5), flat(1, 15))}, quiet_at="14m45s"),
     Case("ErnieGatewayQueue", "15m", {QUEUED: flat(1, 20)}, {QUEUED: then(flat(1, 12), "0", flat(1, 8))}),
+    Case("ErnieGatewayFull", "8m", {OPEN: then(flat(3600, 5), flat(3630, 5)), MOST: flat(4032, 12)}, {OPEN: then(flat(3600, 5), flat(3628, 5)), MOST: flat(4032, 12)}),
+    # A burst that is over within two minutes.
+    Case("ErnieGatewayFull", "8m", {OPEN: then(flat(0, 5), flat(4032, 5)), MOST: flat(4032, 12)}, {OPEN: then(flat(0, 5), flat(4032, 1), flat(9, 5)), MOST: flat(4032, 12)}),
     Case("ErnieCertificateEnds", "11m", {CERTIFICATE: flat(14 * DAY, 20)}, {CERTIFICATE: flat(14 * DAY + 700, 20)}),
     Case("ErnieSlowAnswers", "10m", latencies("ttft", 0.27, 12), latencies("ttft", 0.29, 12), labels=',slo="ttft_p95",severity="critical"'),
     Case("ErnieSlowAnswers", "10m", latencies("tpot", 0.27, 12), latencies("tpot", 0.29, 12), labels=',slo="tpot_p95",severity="critical"'),
