@@ -221,7 +221,7 @@ def test_the_plan_of_a_gateway_alone_is_about_the_gateway() -> None:
     page = as_text(planned("h100", **ELSEWHERE))
     assert "upstream-2  [fd00::4]:8000" in page
     assert "vllm serve" not in page
-    assert "must not ask for a key" in page
+    assert "must require no key" in page
 
 
 def test_the_command_refuses_what_is_no_upstream() -> None:
