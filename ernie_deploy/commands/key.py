@@ -179,9 +179,7 @@ def limit(name: str, rate_per_minute: int | None, concurrency: int | None, expir
     with key_file.locked(folder):
         changed = key_file.limit(folder, name, limits)
     say(f"changed {changed.name}: {_changes(limits)}", err=True)
-    taken = not options["no_reload"] and _take_up(stack, f"{name} is changed in the file.", must=True)
-    if options["as_json"]:
-        say(json.dumps({**row(changed), "reloaded": taken}), as_json=True)
+    _enforce(stack, changed, "changed", options)
 
 
 def _some(limits: dict[str, int], name: str) -> dict[str, int]:
@@ -217,9 +215,7 @@ def revoke(name: str, **options: Any) -> None:
     with key_file.locked(folder):
         gone = key_file.revoke(folder, name)
     say(f"revoked {gone.name}", err=True)
-    taken = not options["no_reload"] and _take_up(stack, f"{name} is revoked in the file.", must=True)
-    if options["as_json"]:
-        say(json.dumps({**row(gone), "reloaded": taken}), as_json=True)
+    _enforce(stack, gone, "revoked", options)
 
 
 def row(key: "Key") -> dict[str, Any]:
@@ -278,6 +274,13 @@ def _take_up(stack: "Stack", done: str, *, must: bool) -> bool:
         raise type(fault)(
             f"{done} But: {fault.what}", cause=fault.cause, next_step=fault.next_step
         ) from fault
+
+
+def _enforce(stack: "Stack", key: "Key", done: str, options: dict[str, Any]) -> None:
+    """Have the gateway read what is `done` to a key in the file, and print the key as it was asked for."""
+    taken = not options["no_reload"] and _take_up(stack, f"{key.name} is {done} in the file.", must=True)
+    if options["as_json"]:
+        say(json.dumps({**row(key), "reloaded": taken}), as_json=True)
 
 
 def _say_reload(stack: "Stack", *, skipped: bool) -> None:

@@ -96,8 +96,7 @@ def _first_start(request: Request, output: Path | None) -> str:
 
     from ernie_deploy.plan.gateway import first_steps
 
-    other = output is not None and output.name != "compose.yml"
-    file = ["-f", output.name] if output is not None and other else []
+    file = ["-f", output.name] if output is not None and output.name != "compose.yml" else []
     steps = [[*step, *file] for step in first_steps(request)]
     return " && ".join(
         shlex.join(step) for step in [*steps, ["docker", "compose", *file, "up", "-d", "--wait"]]

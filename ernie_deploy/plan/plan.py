@@ -50,7 +50,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     topology: Topology
     gpu_ids: tuple[int, ...]
     replicas: tuple[Replica, ...]
-    visible_devices: str
     memory: MemoryPlan
     settings: tuple[Setting, ...]
     environment: tuple[Setting, ...]
@@ -183,6 +182,11 @@ class Plan(Struct, frozen=True, kw_only=True):
         if self.request.weights:
             return f"{STATE}/weights.json"
         return f"{HF_CACHE}/ernie/{owner}--{name}@{self.revision.replace('/', '-')}.json"
+
+    @property
+    def visible_devices(self) -> str:
+        """The variable that names the GPUs in use; empty where the chosen ones alone are handed out."""
+        return "" if self.request.gpus_cdi else self.vendor.visible_devices
 
     @property
     def joins_device_groups(self) -> bool:

@@ -115,7 +115,6 @@ def _decided(catalog: Catalog, request: Request, pairing: Pairing, support: Supp
         vendor=pairing.vendor,
         gpu_ids=gpu_ids,
         replicas=replicas,
-        visible_devices="" if request.gpus_cdi else pairing.vendor.visible_devices,
         settings=settings,
         environment=(
             *serve_environment(request, pairing, layout, gpu_ids[: layout.topology.gpus], ready_timeout_s),
