@@ -261,12 +261,25 @@ def test_what_the_health_check_knows_of_an_engine_at_rest_counts(
 ) -> None:
     ready = started()
     ready.wait_for(200)
-    state: list[object] = [{}, 100.0, 1, {}, ["0"]]
-    (tmp_path / "canary.json").write_text(json.dumps(state))
-    ready.wait_for(503)
-    state[2:] = [0, {}, []]
-    (tmp_path / "canary.json").write_text(json.dumps(state))
+    for stuck, words in ((["0", "2"], "engine 0, 2 stands still"), ([""], "the engine stands still")):
+        state: list[object] = [{}, 100.0, 1, {}, stuck]
+        (tmp_path / "canary.json").write_text(json.dumps(state))
+        ready.wait_for(503, words)
+        state[2:] = [0, {}, []]
+        (tmp_path / "canary.json").write_text(json.dumps(state))
+        ready.wait_for(200)
+
+
+def test_a_health_check_that_came_before_the_first_answer_is_no_hang(
+    started: Callable[..., Ready], tmp_path: Path
+) -> None:
+    (tmp_path / "canary.json").write_text(json.dumps([{}, None, 3, {}, [""]]))
+    ready = started()
     ready.wait_for(200)
+    end = time.monotonic() + HANG_S + 1
+    while time.monotonic() < end:
+        assert ready.ask()[0] == 200
+        time.sleep(0.1)
 
 
 def test_a_silent_api_is_busy_for_a_while(started: Callable[..., Ready], api: Api) -> None:

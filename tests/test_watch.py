@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from conftest import ROOT, planned
@@ -121,10 +122,11 @@ def test_the_log_tells_who_asked_and_who_was_refused() -> None:
 def test_of_a_log_that_is_longer_than_what_is_read_the_figures_are_at_least(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(containers, "log_since", lambda *_: "\n".join(LINES[:3]))
-    assert not gateway.recent(None, state("gateway", "running"), 0).cut  # type: ignore[arg-type]
+    engine = Mock()
+    engine.containers.get.return_value.logs.return_value = [line.encode() + b"\n" for line in LINES]
+    assert not gateway.recent(engine, state("gateway", "running"), 0).cut
     monkeypatch.setattr(containers, "MOST_OF_START_BYTES", len("\n".join(LINES[:3])))
-    seen = gateway.recent(None, state("gateway", "running"), 0)  # type: ignore[arg-type]
+    seen = gateway.recent(engine, state("gateway", "running"), 0)
     assert (seen.cut, seen.by_key) == (True, {"alice": 2})
     logged = {**FRONT["logged"], "cut": True}
     assert (

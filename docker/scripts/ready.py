@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from canary import ENGINE_LABEL, METRICS, SAMPLE, load_state
+from canary import ENGINE_LABEL, METRICS, SAMPLE, load_state, named
 from common import say
 
 PORT = 8001
@@ -76,8 +76,9 @@ class Watch:
         }
         stuck = [label for label, (_, moved_at) in self.engines.items() if now - moved_at >= self.hang_s]
         seen = load_state()
-        stuck = stuck or (seen.stuck if seen.misses else [])
-        return f"engine {', '.join(stuck)} stands still" if stuck else ""
+        # A probe that comes before the first answer does not tell a hang from loading.
+        stuck = stuck or (seen.stuck if seen.misses and seen.healthy_at is not None else [])
+        return f"{named(stuck)} stands still" if stuck else ""
 
 
 def read_engines(metrics: str) -> dict[str, list[float]]:

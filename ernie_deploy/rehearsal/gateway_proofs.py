@@ -91,7 +91,7 @@ def log_names_the_key(stage: Stage) -> str:
 
 def _lines(stage: Stage, since_unix_s: float) -> list[str]:
     log = containers.log_since(containers.client(), state_of(stage, gateway.SERVICE).id, since_unix_s)
-    return [line for line in log.splitlines() if f'"{CLIENT}"' in line and "completions" in line]
+    return [line for line in log.text.splitlines() if f'"{CLIENT}"' in line and "completions" in line]
 
 
 def drains_on_down(stage: Stage) -> str:

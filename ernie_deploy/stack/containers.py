@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
@@ -134,15 +134,22 @@ def log(engine: "DockerClient", container_id: str, lines: int = 400) -> str:
     return text.decode("utf-8", "replace")
 
 
-def log_since(engine: "DockerClient", container_id: str, since_unix_s: float) -> str:
-    """What a container printed since then, the first megabytes of it; empty where it is gone."""
+class Log(NamedTuple):
+    """The first megabytes of a container's log; `cut` where it may have more."""
+
+    text: str
+    cut: bool = False
+
+
+def log_since(engine: "DockerClient", container_id: str, since_unix_s: float) -> Log:
+    """What a container printed since then; empty where it is gone."""
     from docker.errors import APIError
 
     try:
         container = engine.containers.get(container_id)
         return _first(container.logs(since=since_unix_s, stream=True, follow=False))
     except APIError:
-        return ""
+        return Log("")
 
 
 def log_of_start(engine: "DockerClient", state: State) -> str:
@@ -158,10 +165,10 @@ def log_of_start(engine: "DockerClient", state: State) -> str:
         container = engine.containers.get(state.id)
         # Where the log is no older than this start, no start before it could have served.
         whole = began is not None and _first_words(container) >= began - NOTED_LATE_S
-        text = _first(container.logs(since=None if whole else began, stream=True, follow=False))
+        text = _first(container.logs(since=None if whole else began, stream=True, follow=False)).text
         if waits := WAITS.match(text):
             failed = container.logs(since=_moment(waits[1]), until=began, stream=True, follow=False)
-            return _first(failed) + text
+            return _first(failed).text + text
     except APIError:
         return ""
     return text
@@ -174,14 +181,14 @@ def _first_words(container: "Container") -> float:
     return _moment(stamp) if stamp else 0.0
 
 
-def _first(parts: Iterable[bytes]) -> str:
+def _first(parts: Iterable[bytes]) -> Log:
     """The first MOST_OF_START_BYTES of a log."""
     read = bytearray()
     for part in parts:
         read += part
         if len(read) >= MOST_OF_START_BYTES:
             break
-    return read[:MOST_OF_START_BYTES].decode("utf-8", "replace")
+    return Log(read[:MOST_OF_START_BYTES].decode("utf-8", "replace"), cut=len(read) >= MOST_OF_START_BYTES)
 
 
 def seconds_until(engine: "DockerClient", state: State, words: str) -> float | None:

@@ -149,8 +149,8 @@ def counts_in(text: str) -> Counts:
 
 def recent(engine: "DockerClient", state: containers.State, since_unix_s: float) -> Requests:
     """What the gateway's log has of the time since then."""
-    text = containers.log_since(engine, state.id, since_unix_s)
-    return replace(requests_in(text.splitlines()), cut=len(text.encode()) >= containers.MOST_OF_START_BYTES)
+    log = containers.log_since(engine, state.id, since_unix_s)
+    return replace(requests_in(log.text.splitlines()), cut=log.cut)
 
 
 def requests_in(lines: Iterable[str]) -> Requests:
