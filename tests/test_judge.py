@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -20,13 +21,12 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-READER = (ROOT / "docker" / "scripts" / "code_reader.py").read_text()
-JUDGE = (ROOT / "docker" / "scripts" / "judge.py").read_text()
+SCRIPTS = ROOT / "docker" / "scripts"
 FONT = "Roboto-Regular.ttf"
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docker" / "scripts" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -35,8 +35,8 @@ def load(name: str) -> ModuleType:
     return module
 
 
-code_reader, judge = load("code_reader"), load("judge")
-ASK = judge.ask
+code_reader, model_code, judge = load("code_reader"), load("model_code"), load("judge")
+ASK = model_code.ask
 
 
 def notes(source: str, kind: str, placed: list[str] | None = None) -> list[str]:
@@ -78,7 +78,7 @@ class Model:
 
     def judge(self, *words: str) -> tuple[int, str, str]:
         self.capture.readouterr()
-        code = judge.main(["--reader", READER, *words, str(self.folder), str(self.record)])
+        code = judge.main([*words, str(self.folder), str(self.record)])
         out, err = self.capture.readouterr()
         assert "Traceback" not in out + err
         assert all(char.isprintable() or char == "\n" for char in out + err)
@@ -91,13 +91,13 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     own = [path for path in sys.path if "site-packages" not in path and path not in ("", str(ROOT))]
     monkeypatch.setattr(sys, "path", [*own, str(model.image)])
     # The reader in this process, which is faster; `by_processes` has it as `fetch` has it.
-    monkeypatch.setattr(judge, "ask", lambda _, *question: code_reader.read(*question))
+    monkeypatch.setattr(model_code, "ask", code_reader.read)
     return model
 
 
 @pytest.fixture
 def by_processes(model: Model, monkeypatch: pytest.MonkeyPatch) -> Model:
-    monkeypatch.setattr(judge, "ask", ASK)
+    monkeypatch.setattr(model_code, "ask", ASK)
     return model
 
 
@@ -150,7 +150,7 @@ def test_the_published_shape_is_refused_with_its_package_and_approved_with_it(by
     )
     assert not model.record.exists()
     [line] = [line for line in out.splitlines() if "processing.py" in line]
-    digest = judge.hashlib.sha256(PUBLISHED.encode()).hexdigest()
+    digest = hashlib.sha256(PUBLISHED.encode()).hexdigest()
     assert line == (
         f"judge: processing.py {digest[:12]} (loaded): imports what is not here: decord, moviepy (optional); "
         f"network while imported: line 14 requests.get (not with {FONT} in place); "
@@ -590,12 +590,12 @@ def test_a_name_does_not_read_as_a_sentence_of_ours(model: Model) -> None:
 
 @cache
 def conditions() -> list[str]:
-    return judge.names_of_transformers()  # type: ignore[no-any-return]
+    return model_code.names_of_transformers()  # type: ignore[no-any-return]
 
 
 def test_conditions_are_those_of_transformers() -> None:
     utils = pytest.importorskip("transformers.utils.import_utils", reason="transformers is not installed")
-    names = set(judge.names_of_transformers())
+    names = set(model_code.names_of_transformers())
     # The one that it imports for type checkers alone; nobody calls it.
     assert {name for name in names if not hasattr(utils, name)} <= {"torch"}
     assert {name for name in dir(utils) if not name.startswith("__")} <= names
@@ -716,20 +716,13 @@ def test_deep_nesting_takes_no_longer_for_each_level(before: str, after: str) ->
     assert seconds(f"x = {before * depth}y{after * depth}\n" * 200) < 5
 
 
-@pytest.mark.parametrize("text", [JUDGE, READER])
-def test_scripts_can_be_inlined(text: str) -> None:
-    assert text.isascii()
-    assert not set("$\t") & set(text)
-    assert "__file__" not in text
-
-
-@pytest.mark.parametrize("reader", [READER, str(ROOT / "docker" / "scripts" / "code_reader.py")])
-def test_it_runs_as_its_container_runs_it(model: Model, reader: str) -> None:
-    model.write("processing.py", "import json\nimport no_such_module_here\n")
-    words = [f"--reader={reader}", "--file=x.ttf", "--network=refuse"]
-    command = [sys.executable, "-I", "-c", JUDGE, *words, str(model.folder), str(model.record)]
+@pytest.mark.parametrize("module", ["no_such_module_here", "common"], ids=["no module", "a script's name"])
+def test_it_runs_as_its_container_runs_it(model: Model, module: str) -> None:
+    model.write("processing.py", f"import json\nimport {module}\n")
+    words = ["--file=x.ttf", "--network=refuse"]
+    command = [sys.executable, "-I", str(SCRIPTS / "judge.py"), *words, str(model.folder), str(model.record)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=model.folder, check=False)
     assert done.returncode == 50
     assert done.stderr.startswith(
-        "judge: processing.py:2 imports no_such_module_here (package no_such_module_here)"
+        f"judge: processing.py:2 imports {module} (package {module}), which this image has not"
     )

@@ -80,7 +80,7 @@ def test_the_code_is_read_before_the_weights_and_imported_before_the_engine(
     packages = [package.requirement for package in CATALOG.packages.values()]
     assert fetch[fetch.index("--before") + 1 :] == [
         *("python3", "-I", "/scripts/packages.py", "bring", "--into=/packages", *packages, "--"),
-        *("python3", "-I", "/scripts/judge.py", "--reader=/scripts/code_reader.py", "--network=refuse"),
+        *("python3", "-I", "/scripts/judge.py", "--network=refuse"),
         *("--path=/packages/decord-0.6.0", "--file=Roboto-Regular.ttf"),
     ]
     for name in ("serve", "worker", "bench"):
@@ -126,7 +126,7 @@ def test_without_packages_the_code_is_judged_all_the_same(options: dict[str, obj
     compose = of_vision(**options, extra_packages="none")
     fetch = mounted(compose["fetch"]["command"])
     assert fetch[fetch.index("--before") + 1 :] == [
-        *("python3", "-I", "/scripts/judge.py", "--reader=/scripts/code_reader.py", "--network=refuse"),
+        *("python3", "-I", "/scripts/judge.py", "--network=refuse"),
     ]  # fmt: skip
     for name, service in compose.items():
         assert not any("/packages" in str(volume) for volume in service["volumes"])

@@ -154,10 +154,8 @@ def test_a_folder_of_the_users_is_looked_at_before_its_stamp(local: tuple[Stack,
 
 
 JUDGE = (
-    *PYTHON,
-    (ROOT / "docker" / "scripts" / "judge.py").read_text(),
-    "--reader",
-    str(ROOT / "docker" / "scripts" / "code_reader.py"),
+    *PYTHON[:2],
+    str(ROOT / "docker" / "scripts" / "judge.py"),
 )
 
 

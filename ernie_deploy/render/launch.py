@@ -81,7 +81,7 @@ class Launch(Struct, frozen=True, kw_only=True):
         if not code:
             return own
         bring = [*self._run("packages.py", "-I"), *map(word, code.bring_words)] if self.plan.packages else []
-        judge = [*self._run("judge.py", "-I"), f"--reader={self.scripts.path('code_reader.py')}"]
+        judge = self._run("judge.py", "-I")
         network = f'"--network={self.host["REMOTE_CODE_NETWORK"]}"'
         return [*own, "--before", *bring, *judge, network, *map(word, code.judge_words)]
 

@@ -51,7 +51,8 @@ def scripts_of(plan: Plan) -> Scripts:
     names += ["ready.py"] * bool(plan.gateway)
     names += list(OF_NODES) * plan.several_nodes
     if plan.code:
-        names += ["packages.py"] * bool(plan.packages) + ["judge.py", "code_reader.py", "dry_import.py"]
+        names += ["packages.py", "package_index.py"] if plan.packages else []
+        names += ["judge.py", "model_code.py", "code_reader.py", "dry_import.py"]
     texts = {name: read(name) for name in names}
     return Scripts(texts | ({CONFIGURATION: configuration(plan)} if plan.gateway else {}))
 

@@ -89,7 +89,7 @@ def services(text: str, **env: str) -> dict[str, Document]:
 
 def mounted(words: list[str]) -> list[str]:
     """Words of Compose with each script where pods have it: a ConfigMap has one version of it."""
-    return [re.sub(r"^(--reader=)?/scripts/[0-9a-f]{12}/", r"\1/scripts/", word) for word in words]
+    return [re.sub(r"^/scripts/[0-9a-f]{12}/", "/scripts/", word) for word in words]
 
 
 def unpacked(tmp_path: Path, text: str) -> Path:

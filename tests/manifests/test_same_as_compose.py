@@ -106,9 +106,10 @@ def test_scripts_for_remote_code_are_there_with_it(choice: str) -> None:
     names = {
         "with_code.py",
         "judge.py",
+        "model_code.py",
         "code_reader.py",
         "dry_import.py",
-        *(["packages.py"] if choice == "fetch" else []),
+        *(["packages.py", "package_index.py"] if choice == "fetch" else []),
     }
     assert data.keys() - plain.keys() == names
     for name in names:
