@@ -44,6 +44,8 @@ def load(name: str) -> ModuleType:
 
 
 checkpoints, hub = load("checkpoints"), load("hub")
+# The modules that the first of them loaded.
+tiny, weights = sys.modules["tiny_model"], sys.modules["tiny_weights"]
 KINDS = tuple(checkpoints.KINDS)
 
 
@@ -72,7 +74,7 @@ def catalog_model(kind: str) -> Model:
     tiny = checkpoints.KINDS[kind]
     names = ("layers", "hidden_size", "heads", "kv_heads", "head_dim", "intermediate_size", "tied_embeddings")
     figures = {name: getattr(tiny, name) for name in names}
-    seen = [tensor.parameters for tensor in checkpoints.tensors(tiny) if is_vision(tensor.name)]
+    seen = [tensor.parameters for tensor in weights.tensors(tiny) if is_vision(tensor.name)]
     return Model(
         id=kind, title=kind, hf_id=kind, revision="main", architecture=tiny.architecture, min_vllm="0.32.0",
         context_tokens=checkpoints.CONTEXT_TOKENS, source="test", mtp=tiny.mtp,
@@ -97,7 +99,7 @@ def test_the_bytes_are_those_of_every_machine(kind: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_memory_plan_counts_the_same_parameters(kind: str) -> None:
-    tensors = list(checkpoints.tensors(checkpoints.KINDS[kind]))
+    tensors = list(weights.tensors(checkpoints.KINDS[kind]))
     count = parameters(catalog_model(kind))
     assert sum(tensor.parameters for tensor in tensors if "mtp" not in tensor.name) == count.total
     drafting = [tensor for tensor in tensors if "mtp" in tensor.name]
@@ -119,17 +121,17 @@ def test_the_index_finds_every_tensor_once_in_two_shards(kind: str, folder: Path
         assert max(entry["data_offsets"][1] for entry in content.values()) == length
         held |= dict.fromkeys(content, path.name)
     assert held == index["weight_map"]
-    assert len(held) == len(list(checkpoints.tensors(checkpoints.KINDS[kind])))
+    assert len(held) == len(list(weights.tensors(checkpoints.KINDS[kind])))
     assert sum(path.stat().st_size for path in shards) < 8e6
 
 
 def test_weights_are_finite_and_mute_words_have_no_embedding(folder: Path) -> None:
-    tensor = next(iter(checkpoints.tensors(checkpoints.KINDS["moe"])))
-    content = checkpoints.content(tensor)
+    tensor = next(iter(weights.tensors(checkpoints.KINDS["moe"])))
+    content = weights.content(tensor)
     values = struct.unpack(
         f"<{tensor.parameters}f", b"".join(b"\0\0" + content[i : i + 2] for i in range(0, len(content), 2))
     )
-    silent = len(checkpoints.SILENT) * 128
+    silent = len(tiny.SILENT) * 128
     assert not any(values[:silent])
     assert max(map(abs, values)) < 1
     spread = (sum(value**2 for value in values[silent:]) / (len(values) - silent)) ** 0.5
