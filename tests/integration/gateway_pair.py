@@ -137,6 +137,9 @@ class Load(NamedTuple):
 
 
 def load(pair: Pair, tokens: int = TOKENS) -> Load:
+    # On a busy machine one that the last fault left alone may be out of rotation for a while too.
+    for service in ("serve", "serve-2"):
+        until(lambda s=service: pair.at_gateway(s) == "UP", 120, f"{service} up")  # type: ignore[misc]
     made = Load(threading.Event(), [], ThreadPoolExecutor(CLIENTS), [])
 
     def keep_asking() -> None:
