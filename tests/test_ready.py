@@ -261,7 +261,7 @@ def test_what_the_health_check_knows_of_an_engine_at_rest_counts(
 ) -> None:
     ready = started()
     ready.wait_for(200)
-    for stuck, words in ((["0", "2"], "engine 0, 2 stands still"), ([""], "the engine stands still")):
+    for stuck, words in ((["0", "2"], "engine 0, 2 stands still"), ([""], "engine ? stands still")):
         state: list[object] = [{}, 100.0, 1, {}, stuck]
         (tmp_path / "canary.json").write_text(json.dumps(state))
         ready.wait_for(503, words)

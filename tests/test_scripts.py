@@ -72,11 +72,11 @@ def test_a_folder_and_a_configmap_carry_the_same_bytes(target: str, options: dic
 
 
 def with_imports(names: set[str], texts: dict[str, str]) -> set[str]:
-    """These scripts, and those of the stack that they import, and that these import."""
+    """These scripts, and those of the stack that they import or run from beside themselves, and so on."""
     imports = {
         f"{module}.py"
         for name in names
-        for module in re.findall(r"^\s*(?:from|import) (\w+)", texts[name], re.MULTILINE)
+        for module in re.findall(r'(?:^\s*(?:from|import) |with_name\(")(\w+)', texts[name], re.MULTILINE)
     }
     more = names | (imports & texts.keys())
     return more if more == names else with_imports(more, texts)
@@ -157,7 +157,7 @@ def supported() -> list[tuple[str, str]]:
 
 BUDGET, BUDGET_WITH_KEY, BUDGET_OF_NODES, BUDGET_OF_FOLDER = 125, 130, 155, 130
 # The whole file with its scripts, and what more it takes where the model has code of its own.
-WHOLE, WHOLE_WITH_KEY, WHOLE_OF_NODES, WHOLE_OF_CODE = 1090, 1225, 1655, 1885
+WHOLE, WHOLE_WITH_KEY, WHOLE_OF_NODES, WHOLE_OF_CODE = 1090, 1225, 1655, 1920
 
 
 @pytest.mark.parametrize(("model", "target"), supported())

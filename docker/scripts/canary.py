@@ -219,22 +219,17 @@ class Probe:
             reason = f"{stopped[0].title} does not run (state {stopped[0].state})" if stopped else idle
             return Verdict(False, reason, since=min(one.moved_at for one in stopped or api))
         if stuck and not engines_run:
-            return Verdict(False, f"{named(stuck)} stood still and does not run", stuck)
+            return Verdict(False, f"engine {', '.join(stuck) or '?'} stood still and does not run", stuck)
         if engines_run and not stuck:
             return Verdict(True, "the engine works, the API is too busy to answer")
         # An engine at rest looks like one that waits for ever: only one that had work is known to hang.
         return Verdict(False, f"{fault}: the API is too busy to answer (not a hang)", may_hang=False)
 
 
-def named(engines: list[str]) -> str:
-    """The engines by their labels, of which a server whose metrics cannot be read shows none."""
-    return f"engine {', '.join(engines)}" if any(engines) else "the engine"
-
-
 def judge_engines(count: int, stuck: list[str], answers: Answers, silent: dict[str, str]) -> Verdict:
     """Judge by what the API shows and passes on."""
     if stuck:
-        return Verdict(False, f"{named(stuck)} has requests and stands still", stuck)
+        return Verdict(False, f"engine {', '.join(stuck)} has requests and stands still", stuck)
     if silent:
         whose = f"engine {', '.join(silent)}: " if count > 1 else ""
         return Verdict(False, whose + next(iter(silent.values())), [*silent])

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from canary import ENGINE_LABEL, METRICS, SAMPLE, load_state, named
+from canary import ENGINE_LABEL, METRICS, SAMPLE, load_state
 from common import say
 
 PORT = 8001
@@ -78,7 +78,8 @@ class Watch:
         seen = load_state()
         # A probe that comes before the first answer does not tell a hang from loading.
         stuck = stuck or (seen.stuck if seen.misses and seen.healthy_at is not None else [])
-        return f"{named(stuck)} stands still" if stuck else ""
+        # An engine whose metrics cannot be read has no label.
+        return f"engine {', '.join(stuck) or '?'} stands still" if stuck else ""
 
 
 def read_engines(metrics: str) -> dict[str, list[float]]:
