@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from container_scripts import copied
+from container_scripts import copied, loaded
 from fake_vllm import FakeVllm
 
 LOADING = "http://127.0.0.1:9"  # nobody listens on the discard port
@@ -182,6 +182,13 @@ def test_one_stuck_engine_of_two_is_a_hang(probe: Probe, server: FakeVllm) -> No
     lines = [probe(server.url)[1] for _ in range(3)]
     assert lines[:2] == ["unhealthy: engine 1 has requests and stands still"] * 2
     assert "a hang, every process is killed" in lines[2]
+
+
+def test_an_engine_without_a_label_is_a_question_mark() -> None:
+    canary = loaded("canary")
+    probe = canary.Probe("http://127.0.0.1:9", "m", "", canary.State({}, 1.0, 1, {}, [""]))
+    assert probe.judge_processes([], "silent").reason == "engine ? stood still and does not run"
+    assert canary.judge_engines(1, [""], {}, {}).reason == "engine ? has requests and stands still"
 
 
 # --- an API that does not answer: the kernel is the witness ---

@@ -1,12 +1,12 @@
 """The catalog is complete, true to its sources, and says all of a file's faults at once."""
 
 import re
-import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, planned
+from container_scripts import loaded
 from msgspec.structs import replace
 
 from ernie_deploy.catalog import Catalog
@@ -187,13 +187,13 @@ def test_every_package_is_some_models(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("package", Catalog().packages.values(), ids=lambda package: package.id)
 def test_the_script_unpacks_a_package_where_the_catalog_says(package: Package) -> None:
-    script = runpy.run_path(str(ROOT / "docker/scripts/packages.py"))
-    archive = script["pinned"](package.requirement)
+    script = loaded("packages")
+    archive = script.pinned(package.requirement)
     assert f"/packages/{archive.folder}" == package.folder
     assert archive.fits("x86_64")
     assert archive.fits("aarch64") == (package.machine == "")
-    assert package.size_bytes <= script["MOST_ARCHIVE_BYTES"]
-    assert package.unpacked_bytes <= script["MOST_UNPACKED_BYTES"]
+    assert package.size_bytes <= script.MOST_ARCHIVE_BYTES
+    assert package.unpacked_bytes <= script.MOST_UNPACKED_BYTES
     assert package.modules or package.places
     if package.places:
         assert re.fullmatch("[0-9a-f]{64}", package.places.sha256)

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -658,7 +659,7 @@ def test_imports_of_real_files_are_counted_as_transformers_does(tmp_path: Path) 
             same_imports(path.read_text(), tmp_path)
 
 
-# --- time, and the scripts as they are inlined ---
+# --- time, and the script as its container runs it ---
 
 LINE = "value_{n} = requests.get('http://a.example/{n}', x, y)\n"
 
@@ -726,3 +727,13 @@ def test_it_runs_as_its_container_runs_it(model: Model, module: str) -> None:
     assert done.stderr.startswith(
         f"judge: processing.py:2 imports {module} (package {module}), which this image has not"
     )
+
+
+def test_a_stack_without_the_reader_does_not_blame_the_model(model: Model, tmp_path: Path) -> None:
+    for name in ("judge.py", "model_code.py"):
+        shutil.copy(SCRIPTS / name, tmp_path)
+    command = [sys.executable, "-I", str(tmp_path / "judge.py"), str(model.folder), str(model.record)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 52
+    assert f"{tmp_path}/code_reader.py cannot be read or written" in done.stderr
+    assert not model.record.exists()

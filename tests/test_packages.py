@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT
+from container_scripts import SCRIPTS, copied
 
-SCRIPTS = ROOT / "docker/scripts"
 WHEEL, SDIST = "tiny-1.0-py3-none-any.whl", "tiny-font-0.1.tar.gz"
 NOWHERE = "http://127.0.0.1:9"
 PASSWORD = "s3cret/p@ss"
@@ -180,19 +179,6 @@ class Place(NamedTuple):
         return self.into / name
 
 
-def with_constants(folder: Path, **constants: object) -> Path:
-    """The scripts with other limits, in a folder of their own."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in SCRIPTS.glob("*.py")}
-    for name, value in constants.items():
-        line = re.compile(rf"(?m)^{name} = .*")
-        assert sum(len(line.findall(text)) for text in texts.values()) == 1, name
-        texts = {file: line.sub(f"{name} = {value}", text) for file, text in texts.items()}
-    folder.mkdir()
-    for file, text in texts.items():
-        (folder / file).write_text(text, encoding="utf-8")
-    return folder
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     with FakeIndex(**{WHEEL: wheel(), SDIST: source()}) as index:
@@ -259,7 +245,7 @@ def test_what_is_whole_needs_nothing_to_write_to(place: Place) -> None:
         if parent.stat().st_mode & 0o777 == 0o700:
             parent.chmod(0o711)
     # The checkout may be closed to others.
-    scripts = with_constants(place.into.parent / "scripts")
+    scripts = copied(place.into.parent / "scripts")
     assert place.bring(before=NO_CAPABILITIES, scripts=scripts).code == 0
 
 
@@ -391,7 +377,7 @@ def test_an_answer_of_no_index_ends_in_a_sentence(
 ) -> None:
     place.index.answer = answer
     began = time.monotonic()
-    scripts = with_constants(place.into.parent / "scripts", PAGE_S=1) if answer is drips else SCRIPTS
+    scripts = copied(place.into.parent / "scripts", PAGE_S=1) if answer is drips else SCRIPTS
     done = place.bring(place.pin(WHEEL), scripts=scripts)
     assert done.code == UNREACHABLE
     assert f"({reason}" in done.err
@@ -403,9 +389,7 @@ def test_an_answer_of_no_index_ends_in_a_sentence(
 def test_an_archive_without_end_is_cut_off(place: Place) -> None:
     pin = place.pin(WHEEL)
     place.index.archives[WHEEL] = b"\0" * 3_000_000
-    done = place.bring(
-        pin, scripts=with_constants(place.into.parent / "scripts", MOST_ARCHIVE_BYTES="1 << 20")
-    )
+    done = place.bring(pin, scripts=copied(place.into.parent / "scripts", MOST_ARCHIVE_BYTES="1 << 20"))
     assert done.code == UNREACHABLE
     assert "it sends more than any of these packages has" in done.err
     assert list(place.file("archives").iterdir()) == []
@@ -572,7 +556,7 @@ def test_what_would_leave_its_folder_is_never_written(place: Place, name: str, c
 
 @pytest.mark.parametrize("limits", [{"MOST_UNPACKED_BYTES": 4000}, {"MOST_FILES": 1}])
 def test_more_than_any_package_holds_is_refused(place: Place, limits: dict[str, int]) -> None:
-    done = place.bring(place.pin(WHEEL), scripts=with_constants(place.into.parent / "scripts", **limits))
+    done = place.bring(place.pin(WHEEL), scripts=copied(place.into.parent / "scripts", **limits))
     assert done.code == DAMAGED
     assert not place.file("tiny-1.0").exists()
 
@@ -615,7 +599,7 @@ def test_a_folder_that_cannot_be_written_is_told(place: Place) -> None:
     for parent in (place.into, *place.into.parents):
         if parent != Path("/") and not parent.stat().st_mode & 0o1:
             parent.chmod(0o711)
-    done = place.bring(before=NO_CAPABILITIES, scripts=with_constants(place.into.parent / "scripts"))
+    done = place.bring(before=NO_CAPABILITIES, scripts=copied(place.into.parent / "scripts"))
     assert done.code == NOT_STORED
     assert done.err == (
         f"packages: {place.into}/archives cannot be written (Permission denied): check PACKAGES_DIR, its mount and its "

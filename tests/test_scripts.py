@@ -71,13 +71,13 @@ def test_a_folder_and_a_configmap_carry_the_same_bytes(target: str, options: dic
     }
 
 
+# What a script imports, or runs from beside itself.
+BESIDE = r'(?:^\s*(?:from|import) |with_name\(")(\w+)'
+
+
 def with_imports(names: set[str], texts: dict[str, str]) -> set[str]:
     """These scripts, and those of the stack that they import or run from beside themselves, and so on."""
-    imports = {
-        f"{module}.py"
-        for name in names
-        for module in re.findall(r'(?:^\s*(?:from|import) |with_name\(")(\w+)', texts[name], re.MULTILINE)
-    }
+    imports = {f"{module}.py" for name in names for module in re.findall(BESIDE, texts[name], re.MULTILINE)}
     more = names | (imports & texts.keys())
     return more if more == names else with_imports(more, texts)
 
@@ -193,7 +193,7 @@ def test_a_default_stack_carries_what_it_runs_and_no_more() -> None:
 def test_every_script_finds_those_that_it_imports(target: str, options: dict[str, object]) -> None:
     texts = scripts_of(planned(target, **options)).texts
     for name, text in texts.items():
-        for line in re.findall(r"^\s*(?:from|import) (\w+)", text, re.MULTILINE):
+        for line in re.findall(BESIDE, text, re.MULTILINE):
             there = f"{line}.py" in texts or not (ROOT / "docker/scripts" / f"{line}.py").exists()
             # What stands for fetch where the weights are the user's own folder.
             assert there or (name, line) == ("with_code.py", "own_folder"), (name, line)

@@ -27,6 +27,7 @@ from model_code import (
     MISSING,
     MOST_FILES,
     NETWORK,
+    READER,
     UNREADABLE,
     Code,
     Folder,
@@ -38,7 +39,7 @@ from model_code import (
     say,
 )
 
-# What a script of the stack is called is no module of the image's.
+# The stack's own scripts are no modules of the image: `is_there` must not find them.
 sys.path.pop(0)
 
 MOST_RECORD_BYTES = 256 << 20
@@ -229,6 +230,8 @@ def write_record(path: Path, folder: Folder, loaded: Iterable[str]) -> None:
 
 def judge(options: Options) -> list[Problem]:
     """Show what the files do, and return what keeps them from being loaded."""
+    # A stack without it would blame each file of the model.
+    READER.stat()
     folder = Folder(options.folder, options.file)
     names = folder.names()
     for name in names:

@@ -229,7 +229,7 @@ class Probe:
 def judge_engines(count: int, stuck: list[str], answers: Answers, silent: dict[str, str]) -> Verdict:
     """Judge by what the API shows and passes on."""
     if stuck:
-        return Verdict(False, f"engine {', '.join(stuck)} has requests and stands still", stuck)
+        return Verdict(False, f"engine {', '.join(stuck) or '?'} has requests and stands still", stuck)
     if silent:
         whose = f"engine {', '.join(silent)}: " if count > 1 else ""
         return Verdict(False, whose + next(iter(silent.values())), [*silent])

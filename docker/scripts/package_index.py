@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import ssl
-import sys
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urldefrag, urljoin, urlsplit
 
-sys.path.insert(0, str(Path(__file__).parent))
 from common import KnownError
 
 PAGE_FORMS = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"

@@ -34,6 +34,9 @@ from package_index import (
     known_faults,
 )
 
+# What is imported later is pip's or Python's own, whatever the stack's scripts are called.
+sys.path.pop(0)
+
 MOST_UNPACKED_BYTES = 1 << 30
 MOST_FILES = 10_000
 SUFFIXES = (".whl", ".tar.gz")

@@ -78,7 +78,7 @@ class Watch:
         seen = load_state()
         # A probe that comes before the first answer does not tell a hang from loading.
         stuck = stuck or (seen.stuck if seen.misses and seen.healthy_at is not None else [])
-        # An engine whose metrics cannot be read has no label.
+        # An engine has no label where its metrics have none, or cannot be read.
         return f"engine {', '.join(stuck) or '?'} stands still" if stuck else ""
 
 

@@ -13,7 +13,7 @@ TENSOR = "tensor-parallel-size"
 UNPROFILED = "skip-mm-profiling"
 # What of --monitoring is started: the services whose program Debian has (docker/debian/build_image.py).
 WATCHING = ("prometheus", "node-exporter")
-# Of every tiny checkpoint (docker/rehearsal/checkpoints.py).
+# Of every tiny checkpoint (docker/rehearsal/tiny_model.py).
 TINY_LAYERS = 4
 
 
