@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import planned, rendered
+from conftest import FULL, planned, rendered
 from integration.stack import Running
 
 from ernie_deploy.rehearsal import runner
@@ -13,7 +13,9 @@ from ernie_deploy.rehearsal.override import decide, override_file
 from ernie_deploy.stack import containers
 from ernie_deploy.stack.compose import Stack, ask, demand
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500)]
+# Three starts of vLLM, four minutes: beyond the forty that `.ci/run` may take.
+full = pytest.mark.skipif(not FULL, reason="only with .ci/run --full")
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1500), full]
 # Those of the stack of the other tests: its weights are verified, its kernels compiled.
 CACHES = "ernie-faults"
 UP_S = 600
