@@ -24,16 +24,16 @@ def copied(folder: Path, **constants: object) -> Path:
     return folder
 
 
-def loaded(name: str) -> ModuleType:
-    """One script as a module; it finds the others beside it."""
-    sys.path.insert(0, str(SCRIPTS))
+def loaded(name: str, folder: Path = SCRIPTS) -> ModuleType:
+    """One script as a module of its own; it finds the others beside it, which are in `sys.modules` then."""
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
     try:
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
         assert spec
         assert spec.loader
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
     finally:
-        while str(SCRIPTS) in sys.path:
-            sys.path.remove(str(SCRIPTS))
+        sys.path[:] = before

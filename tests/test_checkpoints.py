@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import struct
 import subprocess
@@ -11,11 +10,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from container_scripts import loaded
 
 from ernie_deploy.catalog.schema import Experts, Figures, Model, Vision
 from ernie_deploy.plan.memory import parameters
@@ -33,21 +32,7 @@ DIGESTS = {
 }
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"rehearsal_{name}", SCRIPTS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    before = list(sys.path)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = before
-    return module
-
-
-checkpoints, hub = load("checkpoints"), load("hub")
+checkpoints, hub = loaded("checkpoints", SCRIPTS), loaded("hub", SCRIPTS)
 # The modules that the first of them loaded.
 tiny, weights = sys.modules["tiny_model"], sys.modules["tiny_weights"]
 KINDS = tuple(checkpoints.KINDS)

@@ -14,29 +14,20 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from container_scripts import SCRIPTS, loaded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-SCRIPTS = ROOT / "docker" / "scripts"
 FONT = "Roboto-Regular.ttf"
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-code_reader, model_code, judge = load("code_reader"), load("model_code"), load("judge")
+code_reader, judge = loaded("code_reader"), loaded("judge")
+# The module that the judge loaded.
+model_code = sys.modules["model_code"]
 ASK = model_code.ask
 
 

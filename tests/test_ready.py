@@ -140,6 +140,13 @@ class Ready:
             assert asked_at < end, body
             time.sleep(0.02)
 
+    def stays(self, status: int, seconds: float) -> None:
+        """Whenever it is asked in that time it answers so."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            assert self.ask()[0] == status
+            time.sleep(0.1)
+
 
 @pytest.fixture
 def api() -> Iterator[Api]:
@@ -242,10 +249,7 @@ def test_an_engine_that_works_is_ready_and_one_that_stands_still_is_not(
     api.running = 3
     ready = started()
     ready.wait_for(200)
-    end = time.monotonic() + HANG_S + 1
-    while time.monotonic() < end:
-        assert ready.ask()[0] == 200
-        time.sleep(0.1)
+    ready.stays(200, HANG_S + 1)
     api.works = False
     assert ready.wait_for(503, "engine 0 stands still") > api.moved_at + HANG_S
     api.works = True
@@ -276,10 +280,7 @@ def test_a_health_check_that_came_before_the_first_answer_is_no_hang(
     (tmp_path / "canary.json").write_text(json.dumps([{}, None, 3, {}, [""]]))
     ready = started()
     ready.wait_for(200)
-    end = time.monotonic() + HANG_S + 1
-    while time.monotonic() < end:
-        assert ready.ask()[0] == 200
-        time.sleep(0.1)
+    ready.stays(200, HANG_S + 1)
 
 
 def test_a_silent_api_is_busy_for_a_while(started: Callable[..., Ready], api: Api) -> None:

@@ -153,10 +153,7 @@ def test_a_folder_of_the_users_is_looked_at_before_its_stamp(local: tuple[Stack,
     assert LFS in listing
 
 
-JUDGE = (
-    *PYTHON[:2],
-    str(ROOT / "docker" / "scripts" / "judge.py"),
-)
+JUDGE = (sys.executable, "-I", str(ROOT / "docker" / "scripts" / "judge.py"))
 
 
 def test_remote_code_that_cannot_run_ends_before_any_weight(stack: Stack, remote_code: FakeHub) -> None:

@@ -52,8 +52,6 @@ AGAIN = (
     if "KUBERNETES_SERVICE_HOST" in os.environ
     else "run `docker compose up -d`"
 )
-
-
 REMEDIES = {
     MISSING: "render with `--extra-packages fetch`, or with an image of your own that has it",
     NETWORK: "`serve` has no way out of the network, so the start would hang or fail: bring what it downloads in an "

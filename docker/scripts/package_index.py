@@ -37,7 +37,6 @@ AGAIN = (
     else "run `docker compose up -d`"
 )
 
-
 # Exit codes; judge.py has 50 to 52, dry_import.py 57 to 59.
 UNREACHABLE, DAMAGED, NO_SUCH_MACHINE, NOT_STORED = range(53, 57)
 

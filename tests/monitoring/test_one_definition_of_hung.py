@@ -1,12 +1,10 @@
 """The canary and the alert ErnieHung call the same thing hung: one reads two probes, the other two minutes of samples."""
 
-import importlib.util
-import sys
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, planned
+from conftest import planned
+from container_scripts import loaded
 from monitoring.promtool import PER_MINUTE, Case, Series, judged, question
 
 from ernie_deploy.monitoring import serving_alerts
@@ -15,20 +13,7 @@ from ernie_deploy.monitoring.rules import rules
 MINUTES = 10
 
 
-def canary() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("canary_of_the_rule", ROOT / "docker/scripts/canary.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    before = list(sys.path)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = before
-    return module
-
-
-CANARY = canary()
+CANARY = loaded("canary")
 
 
 class Engine(NamedTuple):
